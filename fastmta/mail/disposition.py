@@ -1,0 +1,37 @@
+"""What an attempt at delivery ended in."""
+
+from enum import StrEnum
+
+from msgspec import Struct
+
+from fastmta.mail.reply import Reply
+
+
+class Kind(StrEnum):
+    DELIVERED = "delivered"
+    DEFERRED = "deferred"
+    FAILED = "failed"
+
+
+class Disposition(Struct, frozen=True, array_like=True):
+    """The end of one attempt for one recipient: what, by whose word, from which host, when.
+
+    `host` is the remote's name and address, "mx1.example.test [192.0.2.1]", or empty where no
+    host was reached (a DNS answer, an expiry): then the reply is our own.
+    """
+
+    kind: Kind
+    reply: Reply
+    host: str
+    time: float  # seconds since the epoch
+
+    @classmethod
+    def of_reply(cls, reply: Reply, host: str, time: float) -> "Disposition":
+        """2xx is delivered, 5xx failed, anything else deferred (RFC 5321 section 4.2.1)."""
+        if reply.is_positive:
+            kind = Kind.DELIVERED
+        elif 500 <= reply.code < 600:
+            kind = Kind.FAILED
+        else:
+            kind = Kind.DEFERRED
+        return cls(kind, reply, host, time)

@@ -1,0 +1,62 @@
+"""The envelope: one sender, the recipients of one destination domain, and the retry state."""
+
+from msgspec import Struct
+
+from fastmta.mail.disposition import Disposition
+
+# Crockford's base 32: no letter that a person reads as a digit.
+_DIGITS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_ID_LENGTH = 13  # 64 bits at 5 bits a digit
+
+
+def format_id(number: int) -> str:
+    """A message id (64 bits, growing with time) as the 13 characters that people see."""
+    return "".join(_DIGITS[number >> shift & 31] for shift in range(5 * (_ID_LENGTH - 1), -1, -5))
+
+
+def parse_id(text: str) -> int:
+    """The number behind `format_id`; ValueError for anything else."""
+    if len(text) != _ID_LENGTH:
+        raise ValueError(f"a message id has {_ID_LENGTH} characters, not {len(text)}: {text!r}")
+    number = 0
+    for character in text.upper():
+        digit = _DIGITS.find(character)
+        if digit < 0:
+            raise ValueError(f"{character!r} is no character of a message id: {text!r}")
+        number = number << 5 | digit
+    if number >> 64:
+        raise ValueError(f"no message id: {text!r}")
+    return number
+
+
+class Recipient(Struct, array_like=True):
+    """One forward-path and what the sender asked to be told about it (RFC 3461 section 4)."""
+
+    address: str
+    notify: str = ""  # NOTIFY as sent, upper case: "NEVER", "SUCCESS,FAILURE,DELAY"
+    orcpt: str = ""  # ORCPT as sent: "rfc822;bob@example.test"
+
+
+class Envelope(Struct, array_like=True):
+    """What is needed to deliver, retry, list and bounce without reading the message."""
+
+    message: int  # id of the message, shared by its envelopes
+    index: int  # which of the message's envelopes
+    sender: str  # reverse-path; "" is the null reverse-path
+    domain: str  # destination, lower case, A-labels or an address literal in brackets
+    recipients: list[Recipient]
+    received: float  # seconds since the epoch
+    size: int  # octets of the message, our Received field included
+    eight_bit: bool = False  # BODY=8BITMIME was declared (RFC 6152)
+    utf8: bool = False  # SMTPUTF8 was asked for (RFC 6531)
+    ret: str = ""  # RET as sent: "FULL", "HDRS" or "" (RFC 3461 section 4.3)
+    envid: str = ""  # ENVID as sent, xtext (RFC 3461 section 4.4)
+    client: str = ""  # who handed it to us, for log and DSN: "helo.name [192.0.2.1]"
+    attempts: int = 0
+    due: float = 0.0  # seconds since the epoch; 0: not deferred yet
+    last: Disposition | None = None
+
+    @property
+    def id(self) -> str:
+        """What people call it: the message's id, and which envelope where there are several."""
+        return format_id(self.message) + (f".{self.index}" if self.index else "")

@@ -1,0 +1,59 @@
+"""Install the Debian packages that a step needs; without root, say which are missing.
+
+    python tools/system_packages.py build    a C compiler and Python's headers
+    python tools/system_packages.py test     the real peers that the tests talk to
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+
+# program that must be on the path -> Debian package that brings it
+NEEDS = {
+    "build": {"cc": "gcc"},
+    "test": {
+        "smtp-source": "postfix",
+        "smtp-sink": "postfix",
+        "swaks": "swaks",
+        "msmtp": "msmtp",
+        "curl": "curl",
+        "openssl": "openssl",
+        "nc": "netcat-openbsd",
+        "dnsmasq": "dnsmasq-base",
+        "strace": "strace",
+    },
+}
+SEARCH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
+
+
+def missing(step: str) -> list[str]:
+    needs = NEEDS[step]
+    return sorted({package for program, package in needs.items() if not shutil.which(program, path=SEARCH)})
+
+
+def main() -> int:
+    if len(sys.argv) != 2 or sys.argv[1] not in NEEDS:
+        print(__doc__, file=sys.stderr)
+        return 2
+    packages = missing(sys.argv[1])
+    if not packages:
+        return 0
+    command = ["apt-get", "install", "-y", "--no-install-recommends", *packages]
+    if os.geteuid() != 0 or not shutil.which("apt-get"):
+        print(f"missing programs; install them with: sudo {' '.join(command)}", file=sys.stderr)
+        return 1
+    print(f"installing {' '.join(packages)}", flush=True)
+    # Services must not start by themselves: the tests run their own, on their own ports.
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
+    quiet = {"stdout": subprocess.DEVNULL}
+    subprocess.run(["apt-get", "update"], check=True, env=environment, **quiet)
+    subprocess.run(command, check=True, env=environment, **quiet)
+    left = missing(sys.argv[1])
+    if left:
+        print(f"still missing after installation: {' '.join(left)}", file=sys.stderr)
+    return bool(left)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
