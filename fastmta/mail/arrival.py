@@ -1,0 +1,21 @@
+"""A message that has arrived whole and waits to be made safe."""
+
+from msgspec import Struct
+
+from fastmta.mail.envelope import Recipient
+
+
+class Arrival(Struct):
+    """What a listener hands to the spool; recipients may be of many domains."""
+
+    message: int  # id, from Spool.new_id
+    sender: str
+    recipients: list[Recipient]
+    parts: list[bytes]  # the octets in order, our Received field first; CRLF line ends
+    size: int  # octets in `parts`
+    received: float  # seconds since the epoch
+    eight_bit: bool = False
+    utf8: bool = False
+    ret: str = ""
+    envid: str = ""
+    client: str = ""  # "helo.name [192.0.2.1]"

@@ -1,0 +1,89 @@
+"""Counters as plain integers, declared where they happen and read only when somebody asks.
+
+A module declares its metrics at import and adds to `value`; nothing else is done per message.
+`snapshot` gives what one process counted; `web.metrics` sums the workers and writes the
+Prometheus text.
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable
+
+from msgspec import Struct
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+
+
+class Counter:
+    """A number that only grows."""
+
+    __slots__ = ("help", "name", "value")
+
+    def __init__(self, name: str, help: str) -> None:
+        self.name, self.help, self.value = name, help, 0
+
+
+class Gauge:
+    """A number that goes up and down, or is read through `read` when somebody asks."""
+
+    __slots__ = ("help", "name", "read", "value")
+
+    def __init__(self, name: str, help: str) -> None:
+        self.name, self.help, self.value = name, help, 0.0
+        self.read: Callable[[], float] | None = None
+
+
+class Histogram:
+    """Observations counted by upper bound; the last count is for all above the last bound."""
+
+    __slots__ = ("bounds", "counts", "help", "name", "total")
+
+    def __init__(self, name: str, help: str, bounds: tuple[float, ...]) -> None:
+        self.name, self.help, self.bounds = name, help, bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+
+class Sample(Struct, array_like=True):
+    """One metric of one process, as it goes from a worker to whoever sums them."""
+
+    kind: str  # "counter", "gauge", "histogram"
+    name: str
+    help: str
+    value: float  # the sum of observations for a histogram
+    bounds: tuple[float, ...] = ()
+    counts: tuple[int, ...] = ()  # of each bucket by itself, not cumulated
+
+
+_counters: list[Counter] = []
+_gauges: list[Gauge] = []
+_histograms: list[Histogram] = []
+
+
+def counter(name: str, help: str) -> Counter:
+    _counters.append(metric := Counter(name, help))
+    return metric
+
+
+def gauge(name: str, help: str) -> Gauge:
+    _gauges.append(metric := Gauge(name, help))
+    return metric
+
+
+def histogram(name: str, help: str, bounds: tuple[float, ...] = SECONDS) -> Histogram:
+    _histograms.append(metric := Histogram(name, help, bounds))
+    return metric
+
+
+def snapshot() -> list[Sample]:
+    """Everything that this process has declared, as it stands now."""
+    samples = [Sample("counter", c.name, c.help, c.value) for c in _counters]
+    samples += [Sample("gauge", g.name, g.help, g.read() if g.read else g.value) for g in _gauges]
+    samples += [
+        Sample("histogram", h.name, h.help, h.total, h.bounds, tuple(h.counts))
+        for h in _histograms
+    ]
+    return samples
