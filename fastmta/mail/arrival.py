@@ -19,3 +19,4 @@ class Arrival(Struct):
     ret: str = ""
     envid: str = ""
     client: str = ""  # "helo.name [192.0.2.1]"
+    protocol: str = ""  # "ESMTP", as in the Received field (RFC 3848)

@@ -29,6 +29,11 @@ def parse_id(text: str) -> int:
     return number
 
 
+def id_time(number: int) -> float:
+    """When the id was given, in seconds since the epoch: its first 44 bits are milliseconds."""
+    return (number >> 20) / 1000
+
+
 class Recipient(Struct, array_like=True):
     """One forward-path and what the sender asked to be told about it (RFC 3461 section 4)."""
 

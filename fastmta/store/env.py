@@ -1,0 +1,223 @@
+"""An LMDB environment with one writer thread: a batch of operations is one synced transaction.
+
+What is always true: a batch is applied whole or not at all, and `finished(None)` is called only
+after the commit that holds the operation has returned from its flush. No setting turns the
+flush off.
+"""
+
+import asyncio
+import fcntl
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import lmdb
+
+from fastmta import metrics
+
+log = logging.getLogger(__name__)
+
+COMMITS = metrics.counter("fastmta_spool_commits_total", "Synced transactions")
+COMMIT_ERRORS = metrics.counter("fastmta_spool_commit_errors_total", "Transactions that failed")
+COMMIT_SECONDS = metrics.histogram(
+    "fastmta_spool_commit_seconds", "Time of one transaction, from its begin to its flush"
+)
+COMMIT_OPERATIONS = metrics.histogram(
+    "fastmta_spool_commit_operations",
+    "Operations in one transaction",
+    (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024),
+)
+
+# The map is sparse, and growing it later would invalidate what other processes see of it.
+MAP_SIZE = 1 << 40
+MAX_DATABASES = 16
+# LMDB 0.9's file format: the other engine of py-lmdb cannot read it, so it is never left open.
+LIB_VERSION = 0
+
+T = TypeVar("T")
+Transaction = lmdb.Transaction[bytes]
+Databases = dict[str, lmdb._Database]
+
+
+class Locked(Exception):
+    """Another process owns this environment."""
+
+
+class Operation(Protocol):
+    """A change, and who wants to know that it is durable."""
+
+    def apply(self, txn: Transaction, db: Databases) -> None:
+        """Make the change; runs in the writer thread, and again if its batch failed."""
+
+    def finished(self, error: Exception | None) -> None:
+        """Hear how it ended; runs on the loop."""
+
+
+def open_environment(
+    folder: Path, databases: tuple[str, ...], readonly: bool = False
+) -> tuple[lmdb.Environment, Databases]:
+    """Open the files; `readonly` is for looking into what another process owns."""
+    env = lmdb.open(
+        str(folder),
+        map_size=MAP_SIZE,
+        max_dbs=MAX_DATABASES,
+        mode=0o600,
+        readonly=readonly,
+        readahead=False,
+        lib_version=LIB_VERSION,
+    )
+    return env, {name: env.open_db(name.encode(), create=not readonly) for name in databases}
+
+
+def _own(path: Path) -> int:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise Locked(f"{path.parent} is in use by another process") from None
+    return descriptor
+
+
+class Environment:
+    """One LMDB environment, owned by this process alone, bound to the running loop."""
+
+    def __init__(self, folder: Path, databases: tuple[str, ...]) -> None:
+        """Open `folder`, making it if need be; Locked if another process has it."""
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.folder = folder
+        self._names = databases
+        self._owner = _own(folder / "owner.lock")
+        self._env, self._db = open_environment(folder, databases)
+        self._use = threading.Lock()  # reading, and reopening after a panic, exclude each other
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="spool-reader")
+        self._loop = asyncio.get_running_loop()
+        self._pending: deque[Operation] = deque()
+        self._urgent = False  # somebody waits for what is pending
+        self._idle = True  # the writer waits on `_wake`, or is about to
+        self._wake_scheduled = False
+        self._stopping = False
+        self._wake = threading.Semaphore(0)
+        self._writer = threading.Thread(target=self._run, name="spool-writer")
+        self._writer.start()
+
+    # Writing: on the loop
+
+    def submit(self, operation: Operation) -> None:
+        """Put into the next transaction, and see that there is one soon."""
+        self._pending.append(operation)
+        self._urgent = True
+        if self._idle and not self._wake_scheduled:
+            # At the end of this turn of the loop: what else it brings shares the flush.
+            self._wake_scheduled = True
+            self._loop.call_soon(self._wake_writer)
+
+    def submit_lazily(self, operation: Operation) -> None:
+        """Put into the next transaction, whoever causes it; `flush` causes one."""
+        self._pending.append(operation)
+
+    def flush(self) -> None:
+        """See that everything submitted is written soon."""
+        if self._pending:
+            self._urgent = True
+            self._wake_writer()
+
+    @property
+    def backlog(self) -> int:
+        """Operations that wait for the next transaction."""
+        return len(self._pending)
+
+    def _wake_writer(self) -> None:
+        self._wake_scheduled = False
+        if self._idle:
+            self._wake.release()
+
+    # Writing: in the writer thread
+
+    def _run(self) -> None:
+        # `_urgent` and `_idle` are plain flags under the GIL. Each side sets its own before it
+        # looks at the other's, so a wake-up may come once too often, but never too rarely.
+        while True:
+            self._wake.acquire()
+            while self._urgent or self._stopping:
+                self._idle = False
+                self._urgent = False
+                batch = [self._pending.popleft() for _ in range(len(self._pending))]
+                if batch:
+                    errors = self._write(batch)
+                    self._loop.call_soon_threadsafe(self._finish, batch, errors)
+                elif self._stopping:
+                    return
+                self._idle = True
+
+    def _write(self, batch: list[Operation]) -> list[Exception | None] | None:
+        """Commit a batch; None, or for each operation the error that it met."""
+        try:
+            self._commit(batch)
+            return None
+        except lmdb.Error as error:  # the disk's: all share its fate
+            self._recover(error)
+            return [error] * len(batch)
+        except Exception as error:
+            if len(batch) == 1:
+                log.exception("an operation on %s failed", self.folder)
+                return [error]
+        # One operation is broken: it alone may fail.
+        return [errors[0] if (errors := self._write([one])) else None for one in batch]
+
+    def _commit(self, batch: list[Operation]) -> None:
+        began = time.perf_counter()
+        with self._env.begin(write=True) as txn:
+            for operation in batch:
+                operation.apply(txn, self._db)
+        COMMIT_SECONDS.observe(time.perf_counter() - began)
+        COMMIT_OPERATIONS.observe(len(batch))
+        COMMITS.value += 1
+
+    def _recover(self, error: lmdb.Error) -> None:
+        COMMIT_ERRORS.value += 1
+        log.error("cannot write to %s: %s", self.folder, error)
+        if isinstance(error, lmdb.PanicError):
+            # The meta page could not be written: this handle refuses everything from now on.
+            with self._use:
+                self._env.close()
+                self._env, self._db = open_environment(self.folder, self._names)
+
+    def _finish(self, batch: list[Operation], errors: list[Exception | None] | None) -> None:
+        for operation, error in zip(batch, errors or repeat(None), strict=False):
+            try:
+                operation.finished(error)
+            except Exception:  # the others still have to hear
+                log.exception("nobody could be told of a finished %s", type(operation).__name__)
+
+    # Reading
+
+    async def read(self, look: Callable[[Transaction, Databases], T]) -> T:
+        """Run `look` in a short read transaction, off the loop: the disk may be slow."""
+        return await self._loop.run_in_executor(self._reader, self.read_now, look)
+
+    def read_now(self, look: Callable[[Transaction, Databases], T]) -> T:
+        """Run `look` in a short read transaction, here and now."""
+        with self._use, self._env.begin() as txn:
+            return look(txn, self._db)
+
+    def last_page(self) -> int:
+        """The file's highest page in use, counted from 0."""
+        return int(self._env.info()["last_pgno"])
+
+    async def close(self) -> None:
+        """Write what is pending, tell its owners, and let go."""
+        self._stopping = True
+        self._wake.release()
+        await self._loop.run_in_executor(None, self._writer.join)
+        await asyncio.sleep(0)  # the last batch's owners hear of it first
+        self._reader.shutdown()
+        self._env.close()
+        os.close(self._owner)

@@ -1,0 +1,380 @@
+"""The persistent queue of one shard.
+
+What is always true:
+- `accept` calls back only after the commit that holds the message and all its envelopes;
+- an envelope leaves only in the transaction that also records why (`settle`);
+- an envelope is stored in one place: `fresh` while its `due` is 0, else `envelopes` and `due`;
+- an envelope is out (handed over, in memory) or waits in `due`, and is handed over once only.
+"""
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable
+from functools import partial
+from math import inf
+from pathlib import Path
+from typing import NamedTuple
+
+from fastmta import metrics
+from fastmta.mail.address import domain_of
+from fastmta.mail.arrival import Arrival
+from fastmta.mail.envelope import Envelope, Recipient
+from fastmta.mail.reply import Reply
+from fastmta.store import records, rows
+from fastmta.store.env import Databases, Environment, Transaction
+
+log = logging.getLogger(__name__)
+
+ASIDE = metrics.counter("fastmta_spool_unreadable_total", "Rows that were moved aside")
+
+WINDOW = 20_000  # envelopes that are out at the same time
+LEASE = 1_000  # envelopes that one look into `due` hands over at the most
+RESIDENT_OCTETS = 64 << 20  # octets of messages kept in memory for envelopes that are out
+SETTLE_DELAY = 0.02  # seconds that a settlement waits for an accept to share its flush with
+RETRY_DELAY = 1.0  # seconds until a settlement that could not be written is tried again
+SPACE_INTERVAL = 1.0  # seconds between looks at the free space
+
+STORAGE_FULL = Reply(452, "4.3.1", "Insufficient system storage, try again later")
+STORAGE_FAILED = Reply(451, "4.3.0", "The queue could not be written, try again later")
+
+Deliver = Callable[[Envelope, list[bytes] | None], None]
+Done = Callable[[Reply | None], None]
+
+
+class Statistics(NamedTuple):
+    envelopes: int
+    oldest: float  # when the oldest came, seconds since the epoch; 0 when there is none
+    file_octets: int  # pages of the file that were ever used
+    free_octets: int  # of them, what is free for new rows
+
+
+def _number(envelope: Envelope) -> int:
+    """An envelope as one integer: its key in `envelopes`, read as a number."""
+    return envelope.message << 16 | envelope.index
+
+
+class Accept:
+    """Store a message with its envelopes."""
+
+    __slots__ = ("body", "done", "envelopes", "spool")
+
+    def __init__(
+        self, spool: "Spool", envelopes: list[Envelope], body: list[bytes], done: Done
+    ) -> None:
+        self.spool, self.envelopes, self.body, self.done = spool, envelopes, body, done
+
+    def apply(self, txn: Transaction, db: Databases) -> None:
+        first = self.envelopes[0]
+        if first.due == 0:
+            inline = self.body if first.size <= records.CHUNK else []
+            row = records.pack_fresh(first, inline)
+            key = records.message_key(first.message)
+            if not txn.put(key, row, overwrite=False, db=db["fresh"]):
+                raise ValueError(f"message {first.id} is in the spool already")
+            if inline:
+                return
+        else:
+            for envelope in self.envelopes:
+                rows.put_envelope(txn, db, envelope)
+        rows.put_body(txn, db, first.message, self.body)
+
+    def finished(self, error: Exception | None) -> None:
+        if error is not None:
+            for envelope in self.envelopes:
+                self.spool.take_back(envelope)
+            self.done(self.spool.refusal() or STORAGE_FAILED)
+            return
+        self.done(None)
+        for envelope in self.envelopes:
+            self.spool.hand_over(envelope, self.body)
+
+
+class Settle:
+    """Record how an attempt ended: the envelope goes or waits anew, its bounce comes in."""
+
+    __slots__ = ("bounce", "envelope", "remaining", "spool")
+
+    def __init__(
+        self,
+        spool: "Spool",
+        envelope: Envelope,
+        remaining: Envelope | None,
+        bounce: Accept | None,
+    ) -> None:
+        self.spool, self.envelope, self.remaining = spool, envelope, remaining
+        self.bounce = bounce
+
+    def apply(self, txn: Transaction, db: Databases) -> None:
+        if self.remaining is None:
+            self._remove(txn, db)
+        else:
+            self._keep(self.remaining, txn, db)
+        if self.bounce is not None:
+            self.bounce.apply(txn, db)
+
+    def _remove(self, txn: Transaction, db: Databases) -> None:
+        envelope = self.envelope
+        if envelope.due == 0:
+            txn.delete(records.message_key(envelope.message), db=db["fresh"])
+            has_chunks = envelope.size > records.CHUNK
+        else:
+            rows.delete_envelope(txn, db, envelope)
+            has_chunks = not rows.has_envelopes(txn, db, envelope.message)
+        if has_chunks:
+            rows.delete_body(txn, db, envelope.message)
+
+    def _keep(self, remaining: Envelope, txn: Transaction, db: Databases) -> None:
+        envelope = self.envelope
+        if envelope.due == 0:
+            row = txn.pop(records.message_key(envelope.message), db=db["fresh"])
+            if row is not None and envelope.size <= records.CHUNK:
+                rows.put_body(txn, db, envelope.message, [records.unpack_fresh(row)[1]])
+        else:
+            rows.delete_envelope(txn, db, envelope)
+        rows.put_envelope(txn, db, remaining)
+
+    def finished(self, error: Exception | None) -> None:
+        if error is not None:  # it stays out, so that nobody delivers it again before this is safe
+            self.spool.settle_later(self)
+            return
+        self.spool.take_back(self.envelope)
+        if self.remaining is not None:
+            self.spool.note_due(self.remaining.due)
+        if self.bounce is not None:
+            self.bounce.finished(None)
+
+
+class Spool:
+    """One shard: what is accepted, what is out, and what is due when."""
+
+    def __init__(self, folder: Path, shard: int, min_free: int) -> None:
+        """Open the shard in `folder`, for the running loop; Locked if another process has it.
+
+        `shard` is 0 to 255 and part of each id; `min_free` is in octets.
+        """
+        self._env = Environment(folder, records.DATABASES)
+        self._loop = asyncio.get_running_loop()
+        self._shard, self._min_free = shard, min_free
+        self._tick = self._env.read_now(rows.last_id) >> 8
+        self._out: dict[int, int] = {}  # number of an envelope -> octets that it keeps in memory
+        self._octets = 0
+        self._taken_back: set[int] | None = None  # while a look into `due` is under way
+        self._position = b""  # rows of `due` up to here are out, or were when they were read
+        self._noted = inf  # the earliest row that came into `due` since it was last read
+        self._soonest = 0.0  # no row that is not out is due earlier
+        self._awaits_room = False
+        self._changed = asyncio.Event()
+        self._flush_timer: asyncio.TimerHandle | None = None
+        self._is_full = False
+        self._watch_space()
+
+    # In
+
+    def new_id(self) -> int:
+        """An id that no message of any shard has: milliseconds, a counter, the shard."""
+        self._tick = max(self._tick + 1, int(time.time() * 1000) << 12)
+        return self._tick << 8 | self._shard
+
+    def refusal(self) -> Reply | None:
+        """Why no message can be taken now, or None."""
+        return STORAGE_FULL if self._is_full else None
+
+    def accept(self, arrival: Arrival, done: Done) -> list[Envelope]:
+        """Store a message; `done(None)` after the synced commit, `done(reply)` where it failed.
+
+        Returns the envelopes that it is stored as.
+        """
+        operation = self._acceptance(arrival, done)
+        self._env.submit(operation)
+        return operation.envelopes
+
+    def _acceptance(self, arrival: Arrival, done: Done) -> Accept:
+        envelopes = _envelopes(arrival)
+        has_room = len(self._out) < WINDOW
+        if len(envelopes) > 1 or not has_room:
+            for envelope in envelopes:
+                envelope.due = arrival.received
+        if has_room:  # from now on: a lease must not find what the commit has just made visible
+            for envelope in envelopes:
+                self._out[_number(envelope)] = 0
+        return Accept(self, envelopes, arrival.parts, done)
+
+    # Out
+
+    def hand_over(self, envelope: Envelope, body: list[bytes]) -> None:
+        """A stored envelope goes to the scheduler if room was kept for it, else it waits."""
+        number = _number(envelope)
+        if number not in self._out:
+            self.note_due(envelope.due)
+            return
+        keep = self._octets + envelope.size <= RESIDENT_OCTETS
+        if keep:
+            self._out[number] = envelope.size
+            self._octets += envelope.size
+        self._deliver(envelope, body if keep else None)
+
+    def take_back(self, envelope: Envelope) -> None:
+        """The envelope is not out any more."""
+        number = _number(envelope)
+        self._octets -= self._out.pop(number, 0)
+        if self._taken_back is not None:
+            self._taken_back.add(number)
+        if self._awaits_room and len(self._out) <= WINDOW - LEASE:
+            self._changed.set()
+
+    def settle(
+        self, envelope: Envelope, remaining: Envelope | None, bounce: Arrival | None = None
+    ) -> None:
+        """Record the end of an attempt, in one transaction.
+
+        `remaining` is the envelope as it waits from now on (its `due` set), None when nothing of
+        it remains; `bounce` is the DSN that this made.
+        """
+        acceptance = self._acceptance(bounce, _ignore) if bounce else None
+        self._settle(Settle(self, envelope, remaining, acceptance))
+
+    def settle_later(self, operation: Settle) -> None:
+        """Try once more what could not be written."""
+        self._loop.call_later(RETRY_DELAY, self._settle, operation)
+
+    def _settle(self, operation: Settle) -> None:
+        self._env.submit_lazily(operation)
+        if self._flush_timer is None:
+            self._flush_timer = self._loop.call_later(SETTLE_DELAY, self._flush)
+
+    def _flush(self) -> None:
+        self._flush_timer = None
+        self._env.flush()
+
+    async def read(self, message: int, first: int) -> list[bytes]:
+        """Chunks of a message from number `first` on, about 1 MiB of them; [] at the end."""
+        return await self._env.read(partial(rows.read_body, message, first))
+
+    # Due
+
+    def note_due(self, due: float) -> None:
+        """A row has come into `due`, and its commit is done."""
+        self._noted = min(self._noted, due)
+        if due < self._soonest:
+            self._soonest = due
+            self._changed.set()
+
+    async def wait_due(self) -> None:
+        """Return when a row may be due and there is room for it."""
+        while True:
+            self._changed.clear()
+            self._awaits_room = len(self._out) >= WINDOW
+            wait = self._soonest - time.time()
+            if wait <= 0 and not self._awaits_room:
+                return
+            # A look once a minute at the least: the clock may be set forward.
+            timeout = None if self._awaits_room else min(wait, 60.0)
+            try:
+                await asyncio.wait_for(self._changed.wait(), timeout)
+            except TimeoutError:
+                pass
+
+    async def lease(self) -> None:
+        """Hand over what is due, as much as there is room for."""
+        # What came in since the last look lies before what was read then, if the clock went back.
+        position = min(self._position, records.due_prefix(self._noted))
+        self._noted = self._soonest = inf
+        self._taken_back = set()
+        room = min(WINDOW - len(self._out), LEASE)
+        look = partial(rows.read_due, position, room, time.time(), self._out.__contains__)
+        found = await self._env.read(look)
+        self._position = found.position
+        self._soonest = min(self._soonest, found.soonest)
+        self._hand_over_found(found)
+        self._taken_back = None
+
+    async def start(self, deliver: Deliver) -> None:
+        """Before the first accept: hand over what was out when the last process ended.
+
+        `deliver` is called from now on with each envelope that is to go out, with its message
+        where memory still has it; each is given back once, through `settle`.
+        """
+        self._deliver = deliver
+        self._hand_over_found(await self._env.read(rows.read_fresh))
+
+    def _hand_over_found(self, found: rows.Found) -> None:
+        for envelope in found.envelopes:
+            number = _number(envelope)
+            # What was taken back meanwhile was read as it was before that.
+            if number not in self._out and number not in (self._taken_back or ()):
+                self._out[number] = 0
+                self._deliver(envelope, None)
+        for operation in found.unreadable:
+            ASIDE.value += 1
+            key = operation.key.hex()
+            log.error("row %s of %s cannot be read: moved aside", key, operation.database)
+            self._env.submit(operation)
+
+    # About
+
+    def statistics(self) -> Statistics:
+        """How much there is; a few look-ups in pages that are in memory."""
+        return self._env.read_now(self._count)
+
+    def _count(self, txn: Transaction, db: Databases) -> Statistics:
+        stats = {name: txn.stat(handle) for name, handle in db.items()}
+        pages = [s["branch_pages"] + s["leaf_pages"] + s["overflow_pages"] for s in stats.values()]
+        size, last_page = stats["due"]["psize"], self._env.last_page()
+        return Statistics(
+            envelopes=stats["fresh"]["entries"] + stats["envelopes"]["entries"],
+            oldest=rows.oldest_time(txn, db),
+            file_octets=last_page * size,
+            free_octets=max(0, last_page - sum(pages)) * size,
+        )
+
+    def _watch_space(self) -> None:
+        """Below the floor mail is refused, before LMDB fails; pages free in the file count."""
+        self._space_timer = self._loop.call_later(SPACE_INTERVAL, self._watch_space)
+        disk = os.statvfs(self._env.folder)
+        free = disk.f_bavail * disk.f_frsize + self.statistics().free_octets
+        if (is_full := free < self._min_free) != self._is_full:
+            self._is_full = is_full
+            log.warning(
+                "%s: %d MiB can be written and the floor is %d MiB, so mail is %s",
+                self._env.folder,
+                free >> 20,
+                self._min_free >> 20,
+                "refused" if is_full else "taken again",
+            )
+
+    async def close(self) -> None:
+        """Write what is settled, and let go of the files."""
+        self._space_timer.cancel()
+        if self._flush_timer is not None:
+            self._flush_timer.cancel()
+        await self._env.close()
+
+
+def _envelopes(arrival: Arrival) -> list[Envelope]:
+    """One envelope for each destination domain."""
+    by_domain: dict[str, list[Recipient]] = {}
+    for recipient in arrival.recipients:
+        by_domain.setdefault(domain_of(recipient.address), []).append(recipient)
+    return [
+        Envelope(
+            message=arrival.message,
+            index=index,
+            sender=arrival.sender,
+            domain=domain,
+            recipients=recipients,
+            received=arrival.received,
+            size=arrival.size,
+            eight_bit=arrival.eight_bit,
+            utf8=arrival.utf8,
+            ret=arrival.ret,
+            envid=arrival.envid,
+            client=arrival.client,
+        )
+        for index, (domain, recipients) in enumerate(by_domain.items())
+    ]
+
+
+def _ignore(reply: Reply | None) -> None:
+    """A bounce has no client that waits for an answer."""
