@@ -83,7 +83,6 @@ def snapshot() -> list[Sample]:
     samples = [Sample("counter", c.name, c.help, c.value) for c in _counters]
     samples += [Sample("gauge", g.name, g.help, g.read() if g.read else g.value) for g in _gauges]
     samples += [
-        Sample("histogram", h.name, h.help, h.total, h.bounds, tuple(h.counts))
-        for h in _histograms
+        Sample("histogram", h.name, h.help, h.total, h.bounds, tuple(h.counts)) for h in _histograms
     ]
     return samples
