@@ -284,7 +284,7 @@ def _check_retry(config: Config) -> Iterator[Problem]:
 def _check_files(config: Config) -> Iterator[Problem]:
     yield from _check_folder("data_dir", config.data_dir)
     name = config.log.dispositions
-    if not name or "\0" in name:
+    if not (name and name.isprintable()):
         yield Problem("log.dispositions", 'is no path; write "dispositions.jsonl" or "-"')
     elif Path(name).is_absolute():
         yield from _check_folder("log.dispositions", Path(name).parent)

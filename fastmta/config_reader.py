@@ -138,7 +138,7 @@ def _host(text: str) -> str:
 
 
 def _path(text: str, folder: Path) -> Path:
-    if not text or "\0" in text:
+    if not (text and text.isprintable()):
         raise ValueError(f"{_show(text)} is no path")
     return folder / text
 
