@@ -1,0 +1,45 @@
+"""The `fastmta` command; a subcommand's module is imported only when it runs.
+
+Exit codes: 0 done, 1 "no", 2 wrong usage.
+"""
+
+from importlib import import_module
+
+import click
+
+from fastmta import __version__
+
+# Name -> short help. `fastmta.cli.NAME` holds the click command NAME.
+COMMANDS = {
+    "check": "Say whether a configuration can be used.",
+    "demo": "Try fastmta here: a relay and a sink on high ports.",
+    "dns": "Show where mail for a domain goes.",
+    "queue": "List and show queued mail.",
+    "serve": "Run the server.",
+    "sink": "Run a receiving server that misbehaves as told.",
+}
+
+
+class Lazy(click.Group):
+    """A group that knows its commands' names without their modules."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = import_module(f"fastmta.cli.{cmd_name}")
+        command = getattr(module, cmd_name)
+        assert isinstance(command, click.Command), cmd_name
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.command(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="fastmta")
+def main() -> None:
+    """A mail transfer agent: durable, fast, observable."""

@@ -1,0 +1,40 @@
+"""What several commands share: the configuration option, JSON output, how to say "no"."""
+
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+import msgspec
+
+from fastmta.config import Config, ConfigError, load
+
+config_option = click.option(
+    "-c",
+    "--config",
+    "path",
+    required=True,
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The configuration file.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def refuse(*lines: str) -> NoReturn:
+    """Say why not on standard error and leave with 1."""
+    for line in lines:
+        click.echo(f"fastmta: {line}", err=True)
+    raise SystemExit(1)
+
+
+def load_or_refuse(path: Path) -> Config:
+    """The configuration, or one line for each problem and exit code 1."""
+    try:
+        return load(path)
+    except ConfigError as error:
+        refuse(*(f"{path}: {problem}" for problem in error.problems))
+
+
+def print_json(value: Any) -> None:
+    """One value as one line on standard output."""
+    click.echo(msgspec.json.encode(value))

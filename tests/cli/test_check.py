@@ -1,0 +1,106 @@
+"""`fastmta check`, and what holds for every command, through real processes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+GOOD = """
+hostname = "relay.example.test"
+data_dir = "data"
+workers = 2
+[[listener]]
+service = "smtp"
+bind = "127.0.0.1:2525"
+"""
+
+
+def fastmta(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "fastmta", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    file = tmp_path / "fastmta.toml"
+    file.write_text(GOOD)
+    return file
+
+
+def test_a_good_configuration_is_summed_up(file: Path) -> None:
+    result = fastmta("check", "-c", file)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.splitlines()[0] == f"{file}: ok"
+    for fact in ("127.0.0.1:2525", "MX hosts, port 25", str(file.parent / "data"), "workers"):
+        assert fact in result.stdout
+    assert [entry.name for entry in file.parent.iterdir()] == [file.name]
+
+
+def test_the_same_as_json(file: Path) -> None:
+    result = fastmta("check", "-c", file, "--json")
+    facts = json.loads(result.stdout)
+    assert result.returncode == 0
+    assert facts["ok"] is True
+    assert facts["listeners"] == [{"service": "smtp", "bind": "127.0.0.1:2525", "tls": "none"}]
+    assert facts["routes"] == [{"domain": "*", "next_hop": ["MX hosts, port 25"]}]
+
+
+def test_each_problem_is_one_line_on_standard_error(file: Path) -> None:
+    file.write_text(GOOD.replace("workers", "worker") + "\n[smtp]\nmax_hops = 0\n")
+    result = fastmta("check", "-c", file)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.splitlines() == [
+        f"fastmta: {file}: worker: unknown key; did you mean workers?",
+        f"fastmta: {file}: smtp.max_hops: 0 is too small; the least is 1",
+    ]
+
+
+def test_problems_as_json(file: Path) -> None:
+    file.write_text(GOOD.replace("2525", "0"))
+    result = fastmta("check", "-c", file, "--json")
+    facts = json.loads(result.stdout)
+    assert (result.returncode, facts["ok"]) == (1, False)
+    assert [problem["key"] for problem in facts["problems"]] == ["listener[0].bind"]
+
+
+@pytest.mark.parametrize("missing", ["none.toml", "none/fastmta.toml"])
+def test_a_file_that_cannot_be_read_is_said_without_a_traceback(
+    tmp_path: Path, missing: str
+) -> None:
+    result = fastmta("check", "-c", tmp_path / missing)
+    assert result.returncode == 1
+    error = f"fastmta: {tmp_path / missing}: cannot be read: No such file or directory\n"
+    assert result.stderr == error
+
+
+@pytest.mark.parametrize("arguments", [["cheque"], ["check"], ["check", "-c"], ["--verbose"]])
+def test_wrong_usage_is_2(arguments: list[str]) -> None:
+    assert fastmta(*arguments).returncode == 2
+
+
+def test_help_names_every_command_and_loads_none() -> None:
+    result = fastmta("--help")
+    assert result.returncode == 0
+    for name in ("serve", "check", "demo", "queue", "dns", "sink"):
+        assert f"  {name} " in result.stdout
+
+
+def test_check_loads_no_server(file: Path) -> None:
+    program = (
+        "import sys; from fastmta.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit: print(*sorted(sys.modules), file=sys.stderr)"
+    )
+    command = [sys.executable, "-c", program, "check", "-c", file]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    loaded = set(result.stderr.split())
+    assert "fastmta.cli.check" in loaded
+    assert not loaded & {"uvloop", "asyncio", "aiohttp", "lmdb", "rich", "prometheus_client"}
+
+
+def test_the_version_is_the_package_version() -> None:
+    from importlib.metadata import version
+
+    assert version("fastmta") in fastmta("--version").stdout

@@ -1,0 +1,396 @@
+"""The configuration: what is right is read as written, what is wrong is named by its key."""
+
+import subprocess
+from ipaddress import ip_network
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastmta.config import Config, ConfigError, Duration, Endpoint, load, parse
+from fastmta.config_reader import covers, parse_pattern
+
+GOOD = """
+hostname = "relay.example.test"
+data_dir = "data"
+workers = 2
+
+[[listener]]
+service = "smtp"
+bind = "127.0.0.1:2525"
+
+[[listener]]
+service = "admin"
+bind = "[::1]:2580"
+
+[smtp]
+relay_networks = ["127.0.0.0/8", "2001:db8::/32"]
+max_message_size = 1000
+
+[dns]
+nameservers = ["127.0.0.1:5300"]
+
+[delivery]
+port = 2600
+
+[[route]]
+domain = "*.Example.org"
+next_hop = ["mail.example.org:25", "[::1]:26"]
+
+[retry]
+first = "1s"
+max_interval = "1h30m"
+"""
+
+
+def problems(text: str, folder: Path = Path("/tmp")) -> dict[str, str]:
+    with pytest.raises(ConfigError) as caught:
+        parse(text, folder)
+    return {problem.key: problem.text for problem in caught.value.problems}
+
+
+def test_a_whole_configuration_is_read_as_written(tmp_path: Path) -> None:
+    config = parse(GOOD, tmp_path)
+    assert (config.hostname, config.workers) == ("relay.example.test", 2)
+    assert config.data_dir == tmp_path / "data"
+    assert [str(listener.bind) for listener in config.listener] == ["127.0.0.1:2525", "[::1]:2580"]
+    assert config.listener[1].bind == Endpoint("::1", 2580)
+    assert config.smtp.relay_networks == (ip_network("127.0.0.0/8"), ip_network("2001:db8::/32"))
+    assert config.smtp.max_hops == 50
+    assert config.dns.nameservers == (Endpoint("127.0.0.1", 5300),)
+    assert config.route[0].domain == "*.example.org"
+    assert config.route[0].next_hop == (Endpoint("mail.example.org", 25), Endpoint("::1", 26))
+    assert (config.retry.first, config.retry.max_interval) == (1.0, 5400.0)
+    assert config.disposition_log == str(tmp_path / "data" / "dispositions.jsonl")
+    assert not (tmp_path / "data").exists()
+
+
+def edit(old: str, new: str) -> str:
+    assert old in GOOD
+    return GOOD.replace(old, new, 1)
+
+
+BROKEN = {
+    "an unknown key, nearly right": (
+        edit("[smtp]", "[smtp]\nmax_hop = 3"),
+        "smtp.max_hop",
+        "max_hops",
+    ),
+    "a key in the wrong table": (edit("[smtp]", "[smtp]\nport = 3"), "smtp.port", "in [delivery]"),
+    "a key of the top below a table": (
+        GOOD + 'hostname = "a.test"',
+        "retry.hostname",
+        "above the first [table]",
+    ),
+    "an unknown key of a list": (edit("bind", "tsl = 1\nbind"), "listener[0].tsl", "mean tls"),
+    "an unknown key, nearly one elsewhere": ("max_hop = 3" + GOOD, "max_hop", "max_hops in [smtp]"),
+    "an unknown table": (GOOD + "[retries]\n", "retries", "mean retry"),
+    "a key that wants quotes": ('"a\\nb" = 1' + GOOD, '"a\\nb"', "unknown key"),
+    "a missing key": (edit('hostname = "relay.example.test"', ""), "hostname", "write a domain"),
+    "no listener at all": ('hostname = "a.test"\ndata_dir = "d"', "listener", "[[listener]]"),
+    "a string for a number": (edit("= 2600", '= "2600"'), "delivery.port", "a whole number"),
+    "a fraction for a number": (edit("= 2600", "= 25.5"), "delivery.port", "25.5"),
+    "a number for a string": (edit('"127.0.0.1:2525"', "2525"), "listener[0].bind", "a string"),
+    "a truth value for a number": (edit("workers = 2", "workers = true"), "workers", "true"),
+    "a table for a list": (
+        edit("[[route]]", "[route]"),
+        "route",
+        "write [[route]]",
+    ),
+    "a value for a table": ("smtp = 1\n" + GOOD.replace("[smtp]", "[dns]"), "", "TOML"),
+    "a list for a table": (edit("[retry]", "[[retry]]"), "retry", "write [retry]"),
+    "a value for a list": (
+        edit('["127.0.0.1:5300"]', '"127.0.0.1:5300"'),
+        "dns.nameservers",
+        "[...]",
+    ),
+    "a wrong item of a list": (
+        edit('"2001:db8::/32"', '"2001:db8::/320"'),
+        "smtp.relay_networks[1]",
+        "2001:db8::/320",
+    ),
+    "a network with bits below its mask": (
+        edit('"127.0.0.0/8"', '"127.0.0.1/8"'),
+        "smtp.relay_networks[0]",
+        "host bits",
+    ),
+    "no workers": (edit("workers = 2", "workers = 0"), "workers", "the least is 1"),
+    "a negative size": (edit("= 1000", "= -1"), "smtp.max_message_size", "the least is 1"),
+    "a port out of range": (edit("= 2600", "= 65536"), "delivery.port", "the most is 65535"),
+    "a number of thousands of digits": (
+        edit("= 2600", f"= 0x{'F' * 5000}"),
+        "delivery.port",
+        "most",
+    ),
+    "a duration without a unit": (edit('"1s"', '"5"'), "retry.first", '"5m"'),
+    "a duration as a number": (edit('"1s"', "300"), "retry.first", "a duration"),
+    "a duration of nothing": (edit('"1s"', '"0s"'), "retry.first", "more than 0s"),
+    "a duration without end": (edit('"1s"', f'"{"9" * 400}d"'), "retry.first", "the most is 30d"),
+    "an address without a port": (
+        edit('"127.0.0.1:2525"', '"127.0.0.1"'),
+        "listener[0].bind",
+        "host:port",
+    ),
+    "a port of 0": (edit(":2525", ":0"), "listener[0].bind", "1 to 65535"),
+    "an IPv6 address without brackets": (
+        edit("[::1]:2580", "::1:2580"),
+        "listener[1].bind",
+        "brackets",
+    ),
+    "a bad address in brackets": (edit("[::1]:2580", "[::g]:2580"), "listener[1].bind", "::g"),
+    "a name to bind to": (
+        edit("127.0.0.1:2525", "localhost:2525"),
+        "listener[0].bind",
+        "127.0.0.1:2525",
+    ),
+    "a name for a nameserver": (
+        edit("127.0.0.1:5300", "ns.test:53"),
+        "dns.nameservers[0]",
+        "address",
+    ),
+    "a host name with a space": (edit("relay.example", "my relay"), "hostname", "domain name"),
+    "an address for a host name": (edit("relay.example.test", "192.0.2.1"), "hostname", "address"),
+    "a label of 64 octets": (edit("relay.", "a" * 64 + "."), "hostname", "domain name"),
+    "an unknown service": (edit('"smtp"', '"smpt"'), "listener[0].service", "mean smtp"),
+    "a service of a later release": (
+        edit('"smtp"', '"imap"'),
+        "listener[0].service",
+        "not in this release",
+    ),
+    "local mailboxes": (GOOD + '[domains."example.test"]', "domains", "not in this release"),
+    "DKIM": (GOOD + '[[dkim]]\ndomain = "a.test"', "dkim", "not in this release"),
+    "no listener for mail": (edit('"smtp"', '"admin"'), "listener", 'service = "smtp"'),
+    "one address for two listeners": (
+        edit("[::1]:2580", "127.0.0.1:2525"),
+        "listener[1].bind",
+        "listener[0]",
+    ),
+    "STARTTLS without a certificate": (
+        edit('"127.0.0.1:2525"', '"127.0.0.1:2525"\ntls = "starttls"'),
+        "listener[0].tls",
+        "[tls]",
+    ),
+    "TLS for the admin listener": (
+        edit('"[::1]:2580"', '"[::1]:2580"\ntls = "implicit"'),
+        "listener[1].tls",
+        "without TLS",
+    ),
+    "no next hop": (
+        edit('["mail.example.org:25", "[::1]:26"]', "[]"),
+        "route[0].next_hop",
+        "empty",
+    ),
+    "a route twice": (
+        GOOD + '[[route]]\ndomain = "*.example.ORG"\nnext_hop = ["192.0.2.1:25"]',
+        "route[1].domain",
+        "never match",
+    ),
+    "a route behind a wider one": (
+        GOOD + '[[route]]\ndomain = "a.example.org"\nnext_hop = ["192.0.2.1:25"]',
+        "route[1].domain",
+        "route[0]",
+    ),
+    "a route that is no domain": (
+        edit("*.Example.org", "exa*.org"),
+        "route[0].domain",
+        "domain name",
+    ),
+    "a first retry after the longest": (
+        edit('"1s"', '"2h"'),
+        "retry.first",
+        "retry.max_interval, 1h30m",
+    ),
+    "an interval longer than the end": (
+        GOOD + 'give_up_after = "1h"',
+        "retry.max_interval",
+        "retry.give_up_after, 1h",
+    ),
+    "a data folder that is a file": (edit('"data"', '"/dev/null/x"'), "data_dir", "/dev/null"),
+    "a path with a NUL": (edit('"data"', '"a\\u0000"'), "data_dir", "no path"),
+    "a path that is too long": (edit('"data"', f'"{"a" * 300}"'), "data_dir", "too long"),
+    "a key twice": ("workers = 1" + GOOD, "", "line 4"),
+    "no TOML": (edit("port = 2600", "port 2600"), "", "line 22, column 6"),
+    "brackets without end": ("x = " + "[" * 5000, "", "nested too deep"),
+    "a decimal number of thousands of digits": (f"workers = {'9' * 5000}", "", "no TOML"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_what_is_wrong_is_named(name: str, tmp_path: Path) -> None:
+    text, key, hint = BROKEN[name]
+    found = problems(text, tmp_path)
+    assert key in found
+    assert hint in found[key]
+
+
+def test_every_problem_is_reported_at_once() -> None:
+    text = edit("[smtp]", "[smtp]\nfoo = 1\nmax_hop = 2").replace('"1s"', "3").replace("2600", "0")
+    assert set(problems(text)) == {"smtp.foo", "smtp.max_hop", "retry.first", "delivery.port"}
+
+
+def test_every_rule_is_tried_at_once() -> None:
+    text = edit('"smtp"', '"admin"').replace('"1s"', '"2h"')
+    assert set(problems(text)) == {"listener", "retry.first"}
+
+
+def test_a_host_name_is_written_in_its_ascii_form() -> None:
+    config = parse(edit("relay.example.test", "Bücher.example"), Path("/tmp"))
+    assert config.hostname == "xn--bcher-kva.example"
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("250ms", 0.25),
+        ("30s", 30),
+        ("1.5h", 5400),
+        ("1h30m", 5400),
+        ("5d", 432000),
+        ("1d1s", 86401),
+    ],
+)
+def test_a_duration_is_seconds_and_is_written_back(text: str, seconds: float) -> None:
+    assert Duration.parse(text) == seconds
+    assert Duration.parse(str(Duration(seconds))) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "5", "m", "5 m", "-5m", "5M", "٥m", "5m ", "1h-5m"])
+def test_what_is_no_duration_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="no duration"):
+        Duration.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        ("*", "a.test", True),
+        ("*", "*.test", True),
+        ("*.test", "a.test", True),
+        ("*.test", "*.a.test", True),
+        ("*.test", "test", False),
+        ("*.a.test", "*.test", False),
+        ("*.test", "atest", False),
+        ("a.test", "a.test", True),
+        ("a.test", "*.a.test", False),
+    ],
+)
+def test_which_route_covers_which(one: str, other: str, expected: bool) -> None:
+    assert covers(parse_pattern(one), parse_pattern(other)) is expected
+
+
+class TestFiles:
+    """`load`: what depends on files."""
+
+    def test_paths_count_from_the_folder_of_the_file(self, tmp_path: Path) -> None:
+        (tmp_path / "fastmta.toml").write_text(GOOD)
+        assert load(tmp_path / "fastmta.toml").data_dir == tmp_path / "data"
+
+    @pytest.mark.parametrize(
+        ("content", "reason"),
+        [(b"\xff", "not UTF-8 at octet 0"), (b"#" * ((1 << 20) + 1), "larger than 1048576")],
+    )
+    def test_what_is_no_configuration(self, tmp_path: Path, content: bytes, reason: str) -> None:
+        (tmp_path / "bad").write_bytes(content)
+        with pytest.raises(ConfigError, match=reason):
+            load(tmp_path / "bad")
+
+    def test_a_file_that_is_not_there(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match="No such file"):
+            load(tmp_path / "none")
+
+
+def openssl(folder: Path, arguments: str) -> None:
+    subprocess.run(["openssl", *arguments.split()], cwd=folder, check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("certificates")
+    make = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=relay.test"
+    openssl(folder, f"{make} -days 2 -keyout one.key -out one.pem")
+    openssl(folder, f"{make} -days 2 -keyout two.key -out two.pem")
+    openssl(folder, "pkey -in one.key -aes128 -passout pass:secret -out locked.key")
+    return folder
+
+
+class TestTls:
+    def read(self, certificates: Path, pair: tuple[str, str], text: str = GOOD) -> Config:
+        return parse(f'{text}\n[tls]\ncertificate = "{pair[0]}"\nkey = "{pair[1]}"', certificates)
+
+    def test_starttls_is_offered_where_there_is_a_certificate(self, certificates: Path) -> None:
+        config = self.read(certificates, ("one.pem", "one.key"))
+        assert [config.tls_mode(one) for one in config.listener] == ["starttls", "none"]
+
+    @pytest.mark.parametrize(
+        ("pair", "error"),
+        [
+            (("none.pem", "one.key"), "tls.certificate: .*none.pem cannot be read"),
+            (("one.pem", "none.key"), "tls.key: .*none.key cannot be read"),
+            (("one.pem", "two.key"), "tls.key: .*two.key is not the key of .*one.pem"),
+            (("one.key", "one.key"), "tls: .* cannot be loaded"),
+            (("one.pem", "locked.key"), "tls: .* cannot be loaded"),
+        ],
+    )
+    def test_a_pair_that_cannot_be_used(
+        self, certificates: Path, pair: tuple[str, str], error: str
+    ) -> None:
+        with pytest.raises(ConfigError, match=error):
+            self.read(certificates, pair)
+
+    def test_a_certificate_that_no_listener_uses(self, certificates: Path) -> None:
+        text = edit('"127.0.0.1:2525"', '"127.0.0.1:2525"\ntls = "none"')
+        with pytest.raises(ConfigError, match="tls: is without effect"):
+            self.read(certificates, ("one.pem", "one.key"), text)
+
+
+# TOML that is nearly a configuration: known keys with values of any kind, and plain noise.
+_KEYS = ["hostname", "data_dir", "workers", "listener", "tls", "smtp", "route", "retry", "bind"]
+_keys = st.sampled_from(_KEYS) | st.text(max_size=5)
+_scalars = st.one_of(
+    st.integers(),
+    st.booleans(),
+    st.floats(),
+    st.text(max_size=20),
+    st.sampled_from(["127.0.0.1:25", "smtp", "5m", "a.test", "[::1]:25", "*", "/tmp"]),
+)
+_values = st.recursive(
+    _scalars,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_keys, inner, max_size=4),
+    max_leaves=10,
+)
+
+
+def toml(value: object) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{toml(key)} = {toml(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(toml, value)) + "]"
+    if isinstance(value, str):
+        return '"' + "".join(f"\\U{ord(c):08x}" for c in value) + '"'
+    return str(value).lower()
+
+
+@given(st.dictionaries(_keys, _values, max_size=8))
+def test_random_tables_raise_nothing_but_config_error(table: dict[str, object]) -> None:
+    _try("\n".join(f"{toml(key)} = {toml(value)}" for key, value in table.items()))
+
+
+@given(st.text())
+def test_random_text_raises_nothing_but_config_error(text: str) -> None:
+    _try(text)
+
+
+@given(st.integers(0, len(GOOD)), st.text(max_size=5), st.integers(0, 5))
+def test_a_damaged_configuration_raises_nothing_but_config_error(
+    place: int, put: str, cut: int
+) -> None:
+    _try(GOOD[:place] + put + GOOD[place + cut :])
+
+
+def _try(text: str) -> None:
+    try:
+        parse(text, Path("/tmp"))
+    except ConfigError as error:
+        assert error.problems
+        assert all(str(problem).isprintable() for problem in error.problems)
