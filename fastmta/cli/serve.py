@@ -1,0 +1,33 @@
+"""`fastmta serve`: run the server until SIGTERM."""
+
+from pathlib import Path
+
+import click
+
+from fastmta.cli.common import config_option, load_or_refuse, refuse
+
+
+@click.command()
+@config_option
+def serve(path: Path) -> None:
+    """Run the server in the foreground.
+
+    SIGTERM drains: messages that are under way are finished, the rest stays safe in the queue.
+    SIGHUP reopens the disposition log.
+    """
+    config = load_or_refuse(path)
+    # Late: --help and a broken configuration need neither the loop nor the HTTP server.
+    import uvloop
+
+    from fastmta import log
+    from fastmta.supervisor import CannotStart, Supervisor
+
+    log.set_up(config.log.level, "supervisor")
+
+    async def run() -> None:
+        await Supervisor(path, config).run()
+
+    try:
+        uvloop.run(run())
+    except (CannotStart, OSError) as error:
+        refuse(str(error))
