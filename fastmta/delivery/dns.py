@@ -81,7 +81,8 @@ class Resolver:
 
     def __init__(self, settings: config.Dns, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock  # seconds
-        self._nameservers = _nameservers(settings)
+        endpoints = settings.nameservers or _of_the_system()
+        self._nameservers = [Nameserver(*endpoint) for endpoint in endpoints]
         self._patience = settings.timeout / (ROUNDS * len(self._nameservers))
         self._cache: OrderedDict[Key, Answer[Any]] = OrderedDict()
         self._pending: dict[Key, asyncio.Task[Answer[Any]]] = {}
@@ -193,14 +194,6 @@ class Resolver:
         if self._nameservers[0] is not nameserver:
             self._nameservers.remove(nameserver)
             self._nameservers.insert(0, nameserver)
-
-
-def _nameservers(settings: config.Dns) -> list[Nameserver]:
-    try:
-        found = [Nameserver(*endpoint) for endpoint in settings.nameservers or _of_the_system()]
-    except OSError as error:
-        raise config.ConfigError(f"dns.nameservers: {error}; write addresses") from error
-    return found
 
 
 def _of_the_system() -> list[tuple[str, int]]:

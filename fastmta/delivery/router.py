@@ -8,7 +8,8 @@ from ipaddress import ip_address
 from math import inf
 from typing import TypeVar
 
-from fastmta.config import Config, Endpoint, Route
+from fastmta.config import Config, DomainPattern, Endpoint, Route
+from fastmta.config_reader import covers
 from fastmta.delivery import addresses
 from fastmta.delivery.dns import Answer, Exchange, Resolver, Status
 from fastmta.delivery.site import RoutingError, Site
@@ -32,7 +33,7 @@ class Router:
         self._resolver = resolver
         self._clock = resolver.clock
         self._routes = config.route
-        self._hostname = config.hostname.lower()
+        self._hostname = config.hostname
         self._port = config.delivery.port
         self._allow_local = config.delivery.allow_local_addresses
         self._listening = {
@@ -63,7 +64,7 @@ class Router:
     async def survey(self, domain: str) -> Survey:
         """What is to be known of a domain; never from this router's own cache."""
         for route in self._routes:
-            if matches(route.domain.lower(), domain):
+            if covers(route.domain, DomainPattern(domain)):
                 return await self._by_route(domain, route)
         try:
             literal = addresses.parse_literal(domain)
@@ -163,13 +164,6 @@ class Router:
             site = known
         _remember(self._sites, site.name, site)
         return site
-
-
-def matches(pattern: str, domain: str) -> bool:
-    """Whether a [[route]] is for a domain: "*" any, "*.example.test" what is below, or itself."""
-    if pattern.startswith("*."):
-        return domain.endswith(pattern[1:])
-    return pattern in ("*", domain)
 
 
 def _first(exchanges: Iterable[Exchange]) -> list[Exchange]:

@@ -65,10 +65,14 @@ def judge_exchanges(domain: str, answer: Answer[Exchange]) -> Reply | None:
     return None
 
 
+def own_preference(candidates: Sequence[Candidate]) -> float:
+    """Our own place among the exchanges: only better ones may be tried (RFC 5321 section 5.1)."""
+    return min((each.preference for each in candidates if each.is_us), default=inf)
+
+
 def judge(domain: str, candidates: Sequence[Candidate], *, implicit: bool) -> Site | Reply:
     """The site that the candidates make, or why there is none."""
-    # RFC 5321 section 5.1: we are one of the exchanges, so only better ones may be tried.
-    limit = min((each.preference for each in candidates if each.is_us), default=inf)
+    limit = own_preference(candidates)
     better = [each for each in candidates if each.preference < limit]
     if usable := [each for each in better if each.usable]:
         return _site(usable)
