@@ -199,7 +199,11 @@ def _show(shards: list[Shard]) -> None:
         oldest = min(filter(None, times), default=0.0)
         return max(0.0, time.time() - oldest) if oldest else 0.0
 
-    QUEUE.read, FILE.read, FREE.read = total("envelopes"), total("file_octets"), total("free_octets")
+    QUEUE.read, FILE.read, FREE.read = (
+        total("envelopes"),
+        total("file_octets"),
+        total("free_octets"),
+    )
     OLDEST.read = age
 
 

@@ -16,7 +16,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
 from pathlib import Path
-from typing import Protocol, TypeVar
+from queue import SimpleQueue
+from typing import Protocol, TypeAlias, TypeVar
 
 import lmdb
 
@@ -42,8 +43,9 @@ MAX_DATABASES = 16
 LIB_VERSION = 0
 
 T = TypeVar("T")
-Transaction = lmdb.Transaction[bytes]
-Databases = dict[str, lmdb._Database]
+# Quoted: generic for a type checker only.
+Transaction: TypeAlias = "lmdb.Transaction[bytes]"
+Databases: TypeAlias = "dict[str, lmdb._Database]"
 
 
 class Locked(Exception):
@@ -104,8 +106,8 @@ class Environment:
         self._idle = True  # the writer waits on `_wake`, or is about to
         self._wake_scheduled = False
         self._stopping = False
-        self._wake = threading.Semaphore(0)
-        self._writer = threading.Thread(target=self._run, name="spool-writer")
+        self._wake: SimpleQueue[None] = SimpleQueue()
+        self._writer = threading.Thread(target=self._run, name="spool-writer", daemon=True)
         self._writer.start()
 
     # Writing: on the loop
@@ -137,7 +139,7 @@ class Environment:
     def _wake_writer(self) -> None:
         self._wake_scheduled = False
         if self._idle:
-            self._wake.release()
+            self._wake.put(None)
 
     # Writing: in the writer thread
 
@@ -145,7 +147,7 @@ class Environment:
         # `_urgent` and `_idle` are plain flags under the GIL. Each side sets its own before it
         # looks at the other's, so a wake-up may come once too often, but never too rarely.
         while True:
-            self._wake.acquire()
+            self._wake.get()
             while self._urgent or self._stopping:
                 self._idle = False
                 self._urgent = False
@@ -215,7 +217,7 @@ class Environment:
     async def close(self) -> None:
         """Write what is pending, tell its owners, and let go."""
         self._stopping = True
-        self._wake.release()
+        self._wake.put(None)
         await self._loop.run_in_executor(None, self._writer.join)
         await asyncio.sleep(0)  # the last batch's owners hear of it first
         self._reader.shutdown()

@@ -1,0 +1,479 @@
+"""The spool on a real disk: what it promises, also over a restart and over failing writes."""
+
+import asyncio
+import resource
+import shutil
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from fastmta.mail.arrival import Arrival
+from fastmta.mail.envelope import Envelope, Recipient
+from fastmta.mail.reply import Reply
+from fastmta.store import env as store_env
+from fastmta.store import records, rows, spool
+from fastmta.store.env import Locked
+from fastmta.store.spool import Spool
+from tests.support import run, until
+
+NOTHING = dict.fromkeys(records.DATABASES, 0)
+
+
+class Box:
+    """A scheduler that only keeps what it is handed."""
+
+    def __init__(self) -> None:
+        self.handed: list[tuple[Envelope, list[bytes] | None]] = []
+        self._changed = asyncio.Event()
+
+    def deliver(self, envelope: Envelope, parts: list[bytes] | None) -> None:
+        self.handed.append((envelope, parts))
+        self._changed.set()
+
+    async def wait(self, count: int) -> list[Envelope]:
+        while len(self.handed) < count:
+            self._changed.clear()
+            await self._changed.wait()
+        return [envelope for envelope, _ in self.handed]
+
+
+@asynccontextmanager
+async def opened(folder: Path, shard: int = 0) -> AsyncIterator[tuple[Spool, Box]]:
+    box = Box()
+    one = Spool(folder, shard, min_free=0)
+    await one.start(box.deliver)
+    try:
+        yield one, box
+    finally:
+        await one.close()
+
+
+def arrival(one: Spool, *addresses: str, content: bytes = b"Subject: x\r\n\r\nHi\r\n") -> Arrival:
+    return Arrival(
+        message=one.new_id(),
+        sender="alice@from.test",
+        recipients=[Recipient(address) for address in addresses],
+        parts=[content],
+        size=len(content),
+        received=time.time(),
+    )
+
+
+async def accept(one: Spool, what: Arrival) -> Reply | None:
+    answer: asyncio.Future[Reply | None] = asyncio.get_running_loop().create_future()
+    one.accept(what, answer.set_result)
+    return await answer
+
+
+def rows_in(folder: Path) -> dict[str, int]:
+    """What a crash at this moment would leave: a copy of the file, opened anew."""
+    with tempfile.TemporaryDirectory() as copy:
+        shutil.copy(folder / "data.mdb", copy)
+        env, db = store_env.open_environment(Path(copy), records.DATABASES)
+        with env, env.begin() as txn:
+            return {name: txn.stat(handle)["entries"] for name, handle in db.items()}
+
+
+def test_one_put_and_one_delete_for_a_message_that_leaves_at_once(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with opened(tmp_path) as (one, box):
+            assert await accept(one, arrival(one, "bob@to.test")) is None
+            [envelope] = await box.wait(1)
+            assert rows_in(tmp_path) == NOTHING | {"fresh": 1}
+            assert box.handed[0][1] == [b"Subject: x\r\n\r\nHi\r\n"]
+            one.settle(envelope, None)
+        assert rows_in(tmp_path) == NOTHING
+
+    run(scenario())
+
+
+def test_what_was_accepted_is_there_after_a_restart(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        big = b"x" * 100_000
+        async with opened(tmp_path) as (one, _):
+            for content in (b"small", big):
+                await accept(one, arrival(one, "bob@to.test", content=content))
+            await accept(one, arrival(one, "a@one.test", "b@two.test", "c@one.test"))
+        async with opened(tmp_path) as (one, box):
+            await one.wait_due()
+            await one.lease()
+            envelopes = await box.wait(4)
+            assert [e.domain for e in envelopes] == ["to.test", "to.test", "one.test", "two.test"]
+            assert [r.address for r in envelopes[2].recipients] == ["a@one.test", "c@one.test"]
+            assert await one.read(envelopes[0].message, 0) == [b"small"]
+            assert b"".join(await one.read(envelopes[1].message, 0)) == big
+            assert await one.read(envelopes[1].message, 4) == []
+            for envelope in envelopes:
+                one.settle(envelope, None)
+        assert rows_in(tmp_path) == NOTHING
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("size", [0, 1, records.CHUNK, records.CHUNK + 1, 5 << 20])
+def test_bodies_of_all_sizes_come_back_whole_after_a_deferral(tmp_path: Path, size: int) -> None:
+    async def scenario() -> None:
+        content = bytes(range(256)) * (size // 256) + b"z" * (size % 256)
+        async with opened(tmp_path) as (one, box):
+            what = arrival(one, "bob@to.test", content=content)
+            what.parts = [content[:1000], content[1000:]]
+            await accept(one, what)
+            [envelope] = await box.wait(1)
+            one.settle(envelope, msgspec.structs.replace(envelope, due=time.time(), attempts=1))
+            await flushed(one)
+            await one.lease()
+            _, again = await box.wait(2)
+            assert again.attempts == 1
+            chunks: list[bytes] = []
+            while more := await one.read(again.message, len(chunks)):
+                assert sum(map(len, more)) <= rows.READ_OCTETS + records.CHUNK
+                chunks += more
+            assert b"".join(chunks) == content
+            one.settle(again, None)
+        assert rows_in(tmp_path) == NOTHING
+
+    run(scenario())
+
+
+def test_the_body_stays_until_its_last_envelope_is_gone(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with opened(tmp_path) as (one, box):
+            await accept(one, arrival(one, "a@one.test", "b@two.test"))
+            first, second = await box.wait(2)
+            one.settle(first, None)
+            await flushed(one)
+            assert rows_in(tmp_path)["chunks"] == 1
+            one.settle(second, None)
+            await flushed(one)
+            assert rows_in(tmp_path) == NOTHING
+
+    run(scenario())
+
+
+class Marker:
+    """An operation that changes nothing and says when all before it is durable."""
+
+    def __init__(self) -> None:
+        self.done = asyncio.Event()
+
+    def apply(self, txn: object, db: object) -> None:
+        pass
+
+    def finished(self, error: Exception | None) -> None:
+        self.done.set()
+
+
+async def flushed(one: Spool) -> None:
+    one._env.submit(marker := Marker())
+    await marker.done.wait()
+
+
+def test_a_shard_has_one_owner(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with opened(tmp_path):
+            with pytest.raises(Locked, match="in use"):
+                Spool(tmp_path, 0, 0)
+        async with opened(tmp_path):
+            pass
+
+    run(scenario())
+
+
+def test_ids_grow_and_name_their_shard_also_after_a_restart_with_the_clock_set_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        async with opened(tmp_path, shard=3) as (one, _):
+            ids = [one.new_id() for _ in range(10_000)]
+            assert ids == sorted(set(ids))
+            assert {i & 0xFF for i in ids} == {3}
+            await accept(one, what := arrival(one, "bob@to.test"))
+        monkeypatch.setattr(time, "time", lambda: 1000.0)
+        async with opened(tmp_path, shard=3) as (one, _):
+            assert one.new_id() > what.message
+            assert one.new_id() & 0xFF == 3
+
+    run(scenario())
+
+
+def defer(one: Spool, envelope: Envelope, due: float) -> Envelope:
+    later = msgspec.structs.replace(envelope, due=due, attempts=envelope.attempts + 1)
+    one.settle(envelope, later)
+    return later
+
+
+def test_due_envelopes_come_in_the_order_of_their_time_and_once_only(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with opened(tmp_path) as (one, box):
+            now = time.time()
+            for n in range(5):
+                await accept(one, arrival(one, f"u{n}@to.test"))
+            for n, envelope in enumerate(await box.wait(5)):
+                defer(one, envelope, now - n)
+            await flushed(one)
+            box.handed.clear()
+            await one.lease()
+            assert [e.due for e in await box.wait(5)] == [now - n for n in (4, 3, 2, 1, 0)]
+            await one.lease()
+            assert len(box.handed) == 5
+
+    run(scenario())
+
+
+def test_a_lease_wakes_for_what_falls_due_and_not_before(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with opened(tmp_path) as (one, box):
+            await one.wait_due()
+            await one.lease()
+            await accept(one, arrival(one, "bob@to.test"))
+            [envelope] = await box.wait(1)
+            due = time.time() + 0.2
+            defer(one, envelope, due)
+            await one.wait_due()
+            assert time.time() >= due
+            await one.lease()
+            assert (await box.wait(2))[1].attempts == 1
+
+    run(scenario())
+
+
+def test_an_earlier_row_is_found_behind_what_was_read_already(tmp_path: Path) -> None:
+    """The clock went back, or an operator asked for it now."""
+
+    async def scenario() -> None:
+        async with opened(tmp_path) as (one, box):
+            for name in ("a", "b"):
+                await accept(one, arrival(one, f"{name}@to.test"))
+            first, second = await box.wait(2)
+            now = time.time()
+            first = defer(one, first, now)
+            await flushed(one)
+            await one.lease()
+            await box.wait(3)
+            defer(one, second, now - 1000)
+            defer(one, first, now - 2000)
+            await flushed(one)
+            await one.lease()
+            assert [e.due for e in (await box.wait(5))[3:]] == [now - 2000, now - 1000]
+
+    run(scenario())
+
+
+def test_what_comes_back_while_the_rows_are_read_is_not_handed_over_twice(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with opened(tmp_path) as (one, box):
+            await accept(one, arrival(one, "bob@to.test"))
+            [envelope] = await box.wait(1)
+            waiting = defer(one, envelope, time.time() - 10)
+            await flushed(one)
+            box.handed.clear()
+            await one.lease()
+            for _ in range(200):
+                one._noted = 0.0  # look at every row again
+                leasing = asyncio.ensure_future(one.lease())
+                waiting = defer(one, waiting, time.time() - 10)
+                await flushed(one)
+                await leasing
+                await one.lease()
+                assert box.handed[-1][0].due == waiting.due
+                assert len({e.due for e, _ in box.handed}) == len(box.handed)
+
+    run(scenario())
+
+
+def test_over_the_window_mail_waits_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spool, "WINDOW", 10)
+    monkeypatch.setattr(spool, "LEASE", 4)
+
+    async def scenario() -> None:
+        async with opened(tmp_path) as (one, box):
+            scheduler = asyncio.ensure_future(_schedule(one))
+            for n in range(50):
+                assert await accept(one, arrival(one, f"u{n}@to.test")) is None
+            assert len(box.handed) == 10
+            assert rows_in(tmp_path)["due"] == 40
+            for n in range(50):
+                envelopes = await box.wait(n + 1)
+                one.settle(envelopes[n], None)
+                assert len(one._out) <= 10
+            assert len({e.id for e in envelopes}) == 50
+            scheduler.cancel()
+        assert rows_in(tmp_path) == NOTHING
+
+    run(scenario())
+
+
+async def _schedule(one: Spool) -> None:
+    while True:
+        await one.wait_due()
+        await one.lease()
+
+
+def test_memory_holds_a_bounded_number_of_octets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spool, "RESIDENT_OCTETS", 2500)
+
+    async def scenario() -> None:
+        async with opened(tmp_path) as (one, box):
+            for n in range(4):
+                await accept(one, arrival(one, f"u{n}@to.test", content=b"x" * 1000))
+            envelopes = await box.wait(4)
+            assert [parts is not None for _, parts in box.handed] == [True, True, False, False]
+            assert await one.read(envelopes[3].message, 0) == [b"x" * 1000]
+            for envelope in envelopes:
+                one.settle(envelope, None)
+            await flushed(one)
+            assert one._octets == 0
+
+    run(scenario())
+
+
+def test_a_bounce_comes_in_with_the_settlement_that_caused_it(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with opened(tmp_path) as (one, box):
+            await accept(one, arrival(one, "bob@to.test"))
+            [envelope] = await box.wait(1)
+            bounce = arrival(one, "alice@from.test", content=b"sorry")
+            one.settle(envelope, None, bounce)
+            await box.wait(2)
+            assert box.handed[1][0].message == bounce.message
+            assert rows_in(tmp_path)["fresh"] == 1
+
+    run(scenario())
+
+
+def test_a_write_that_fails_is_answered_451_and_mail_flows_again(tmp_path: Path) -> None:
+    """A file that may not grow is what a full disk is to LMDB."""
+
+    async def scenario() -> None:
+        async with opened(tmp_path) as (one, box):
+            size = (tmp_path / "data.mdb").stat().st_size
+            await accept(one, arrival(one, "first@to.test"))
+            [envelope] = await box.wait(1)
+            soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+            try:
+                answer = await accept(one, arrival(one, "x@to.test", content=b"x" * 1_000_000))
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+            assert answer == spool.STORAGE_FAILED
+            assert len(box.handed) == 1
+            assert await accept(one, arrival(one, "again@to.test")) is None
+            for envelope in await box.wait(2):
+                one.settle(envelope, None)
+        assert rows_in(tmp_path) == NOTHING
+
+    run(scenario())
+
+
+def test_a_settlement_that_cannot_be_written_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spool, "RETRY_DELAY", 0.01)
+
+    async def scenario() -> None:
+        async with opened(tmp_path) as (one, box):
+            await accept(one, arrival(one, "bob@to.test"))
+            [envelope] = await box.wait(1)
+            soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+            errors = store_env.COMMIT_ERRORS.value
+            try:
+                one.settle(envelope, None)
+                await until(lambda: store_env.COMMIT_ERRORS.value >= errors + 2)
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+            await until(lambda: not one._out)
+            assert rows_in(tmp_path)["fresh"] == 0
+
+    run(scenario())
+
+
+def test_one_broken_operation_does_not_take_its_batch_along(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with opened(tmp_path) as (one, _):
+            what = arrival(one, "bob@to.test")
+            answers = await asyncio.gather(
+                accept(one, what), accept(one, what), accept(one, arrival(one, "c@to.test"))
+            )
+            assert answers == [None, spool.STORAGE_FAILED, None]
+
+    run(scenario())
+
+
+def test_below_the_floor_mail_is_refused_and_above_it_taken(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with opened(tmp_path) as (one, _):
+            assert one.refusal() is None
+            one._min_free = 1 << 60
+            one._watch_space()
+            assert one.refusal() == spool.STORAGE_FULL
+            one._min_free = 0
+            one._watch_space()
+            assert one.refusal() is None
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("database", ["fresh", "envelopes"])
+@pytest.mark.parametrize("garbage", [b"", b"\x01", b"\xff" * 40, b"\x01\x00\x00\x00\x05nope!x"])
+def test_a_row_that_cannot_be_read_is_moved_aside(
+    tmp_path: Path, database: str, garbage: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        async with opened(tmp_path) as (one, box):
+            await accept(one, what := arrival(one, "bob@to.test"))
+            [envelope] = await box.wait(1)
+            if database == "envelopes":
+                envelope = defer(one, envelope, time.time() - 1)
+            await accept(one, arrival(one, "good@to.test"))
+        key = {
+            "fresh": records.message_key(what.message),
+            "envelopes": records.envelope_key(envelope),
+        }[database]
+        env, db = store_env.open_environment(tmp_path, records.DATABASES)
+        with env, env.begin(write=True) as txn:
+            txn.put(key, garbage, db=db[database])
+        async with opened(tmp_path) as (one, box):
+            await one.lease()
+            assert [e.recipients[0].address for e in await box.wait(1)] == ["good@to.test"]
+            await flushed(one)
+        left = rows_in(tmp_path)
+        assert (left["aside"], left[database], left["due"]) == (1, int(database == "fresh"), 0)
+        assert "moved aside" in caplog.text
+
+    run(scenario())
+
+
+def test_a_body_read_from_fresh_or_chunks_is_empty_at_its_end(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with opened(tmp_path) as (one, _):
+            await accept(one, what := arrival(one, "bob@to.test"))
+            assert await one.read(what.message, 1) == []
+            assert await one.read(what.message + 256, 0) == []
+
+    run(scenario())
+
+
+def test_250_waits_for_the_commit_that_holds_the_message(tmp_path: Path) -> None:
+    """At the moment of the answer another process can read the message from the files."""
+
+    async def scenario() -> None:
+        async with opened(tmp_path) as (one, _):
+            for n in range(20):
+                seen: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+                one.accept(
+                    arrival(one, "bob@to.test"),
+                    lambda _, seen=seen: seen.set_result(rows_in(tmp_path)["fresh"]),
+                )
+                assert await seen == n + 1
+
+    run(scenario())
