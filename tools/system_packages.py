@@ -1,7 +1,7 @@
 """Install the Debian packages that a step needs; without root, say which are missing.
 
-    python tools/system_packages.py build    a C compiler and Python's headers
-    python tools/system_packages.py test     the real peers that the tests talk to
+python tools/system_packages.py build    a C compiler and Python's headers
+python tools/system_packages.py test     the real peers that the tests talk to
 """
 
 import os
@@ -29,7 +29,9 @@ SEARCH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
 
 def missing(step: str) -> list[str]:
     needs = NEEDS[step]
-    return sorted({package for program, package in needs.items() if not shutil.which(program, path=SEARCH)})
+    return sorted(
+        {package for program, package in needs.items() if not shutil.which(program, path=SEARCH)}
+    )
 
 
 def main() -> int:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from typing import Any
 
 from fastmta import log as events
 from fastmta import metrics
@@ -118,7 +119,7 @@ class Settlement:
 
 def _attempt(
     envelope: Envelope, recipient: Recipient, end: Disposition, site: str
-) -> dict[str, object]:
+) -> dict[str, Any]:
     return {
         "time": end.time,
         "id": envelope.id,

@@ -1,4 +1,4 @@
-"""HTTP listeners: an aiohttp application on one endpoint."""
+"""HTTP listeners: an aiohttp application on its endpoints."""
 
 from aiohttp import web
 
@@ -7,13 +7,21 @@ from fastmta.config import Endpoint
 _SHUTDOWN = 2.0  # seconds that running requests may still take
 
 
-async def listen(app: web.Application, endpoint: Endpoint) -> web.AppRunner:
-    """Serve `app` until `cleanup` of what is returned; OSError where it cannot be bound."""
-    runner = web.AppRunner(app, handle_signals=False, access_log=None, shutdown_timeout=_SHUTDOWN)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, endpoint.host, endpoint.port).start()
-    except OSError:
-        await runner.cleanup()
-        raise
-    return runner
+class HttpServer:
+    """Serves one application, on as many endpoints as `listen` is called for."""
+
+    def __init__(self, app: web.Application) -> None:
+        self._runner = web.AppRunner(
+            app, handle_signals=False, access_log=None, shutdown_timeout=_SHUTDOWN
+        )
+
+    async def listen(self, endpoint: Endpoint) -> Endpoint:
+        """Begin to answer, and say where: a port of 0 is chosen here. OSError if it is taken."""
+        if self._runner.server is None:
+            await self._runner.setup()
+        site = web.TCPSite(self._runner, endpoint.host, endpoint.port)
+        await site.start()
+        return Endpoint(*self._runner.addresses[-1][:2])
+
+    async def close(self) -> None:
+        await self._runner.cleanup()

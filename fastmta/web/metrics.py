@@ -5,7 +5,6 @@ Writing the text takes milliseconds: this runs in the supervisor's process, neve
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from itertools import accumulate
-from typing import Literal
 
 import msgspec
 from aiohttp import web
@@ -29,11 +28,16 @@ _OPEN_METRICS: _Format = (
 
 
 class Health(Struct, frozen=True):
-    """Whether mail can come in and go out now."""
+    """How many workers there should be, and how many of them answer."""
 
-    status: Literal["ok", "failing"]
-    workers: int  # that answer
-    reason: str = ""  # of "failing", for a person
+    workers: int
+    ready: int
+
+    @property
+    def status(self) -> str:
+        if not self.ready:
+            return "failing"
+        return "ok" if self.ready == self.workers else "degraded"
 
 
 Collect = Callable[[], Awaitable[list[list[Sample]]]]  # the samples of each worker
@@ -41,7 +45,7 @@ Ask = Callable[[], Awaitable[Health]]
 
 
 def admin_app(collect: Collect, health: Ask) -> web.Application:
-    """`GET /metrics` sums what `collect` gives; `GET /healthz` is 200, or 503 with a reason."""
+    """`GET /metrics` sums what `collect` gives; `GET /healthz` is 503 if no worker answers."""
 
     async def metrics(request: web.Request) -> web.Response:
         collected = Collected(combine(await collect()))
@@ -52,8 +56,8 @@ def admin_app(collect: Collect, health: Ask) -> web.Application:
     async def healthz(request: web.Request) -> web.Response:
         now = await health()
         return web.Response(
-            body=msgspec.json.encode(now),
-            status=200 if now.status == "ok" else 503,
+            body=msgspec.json.encode({"status": now.status, **structs.asdict(now)}),
+            status=503 if now.status == "failing" else 200,
             content_type="application/json",
         )
 

@@ -1,12 +1,13 @@
 """The admin listener over real sockets; prometheus_client's own parsers read what it writes."""
 
-from collections.abc import Awaitable, Callable
-from typing import NamedTuple, TypeVar
+from collections.abc import Callable
+from typing import NamedTuple
 
 import aiohttp
 import msgspec
 import pytest
 import uvloop
+from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import parser
@@ -15,10 +16,8 @@ from prometheus_client.openmetrics import parser as openmetrics_parser
 from fastmta import metrics
 from fastmta.config import Endpoint
 from fastmta.metrics import Counter, Gauge, Histogram, Sample
-from fastmta.server.http import listen
+from fastmta.server.http import HttpServer
 from fastmta.web.metrics import Health, admin_app, combine
-
-T = TypeVar("T")
 
 ONE = [
     Sample("counter", "fastmta_messages_total", "Messages", 3),
@@ -51,20 +50,20 @@ def get(
         return workers
 
     async def ask() -> Health:
-        return health or Health("ok", len(workers))
+        return health or Health(len(workers), len(workers))
 
     async def run() -> Answer:
-        runner = await listen(admin_app(collect, ask), Endpoint("127.0.0.1", 0))
-        host, port = runner.addresses[0][:2]
+        server = HttpServer(admin_app(collect, ask))
         try:
+            endpoint = await server.listen(Endpoint("127.0.0.1", 0))
             async with (
-                aiohttp.ClientSession(f"http://{host}:{port}") as session,
+                aiohttp.ClientSession(f"http://{endpoint}") as session,
                 session.get(path, headers={"Accept": accept}) as response,
             ):
                 content_type = response.headers["Content-Type"]
                 return Answer(response.status, content_type, await response.text())
         finally:
-            await runner.cleanup()
+            await server.close()
 
     return uvloop.run(run())
 
@@ -118,16 +117,13 @@ def test_no_worker_no_metrics() -> None:
     assert get("/metrics", []).text == ""
 
 
-def test_health() -> None:
-    answer = get("/healthz", [ONE, TWO])
-    assert (answer.status, answer.content_type) == (200, "application/json")
-    assert msgspec.json.decode(answer.text) == {"status": "ok", "workers": 2, "reason": ""}
-
-
-def test_ill_health_is_503_and_says_why() -> None:
-    answer = get("/healthz", [], health=Health("failing", 0, "no worker is running"))
-    assert answer.status == 503
-    assert "no worker is running" in answer.text
+@pytest.mark.parametrize(
+    ("ready", "code", "status"), [(2, 200, "ok"), (1, 200, "degraded"), (0, 503, "failing")]
+)
+def test_health(ready: int, code: int, status: str) -> None:
+    answer = get("/healthz", [], health=Health(workers=2, ready=ready))
+    assert (answer.status, answer.content_type) == (code, "application/json")
+    assert msgspec.json.decode(answer.text) == {"status": status, "workers": 2, "ready": ready}
 
 
 @pytest.mark.parametrize("path", ["/", "/metrics/x"])
@@ -135,18 +131,17 @@ def test_nothing_else_is_there(path: str) -> None:
     assert get(path, [ONE]).status == 404
 
 
-def test_an_endpoint_in_use_is_an_error_and_leaves_nothing_open() -> None:
-    async def nothing() -> Awaitable[None]:
-        raise AssertionError
-
+def test_one_server_on_two_endpoints_and_an_error_for_one_in_use() -> None:
     async def run() -> None:
-        app = admin_app(nothing, nothing)  # type: ignore[arg-type]
-        runner = await listen(app, Endpoint("127.0.0.1", 0))
+        server = HttpServer(web.Application())
         try:
+            first = await server.listen(Endpoint("127.0.0.1", 0))
+            second = await server.listen(Endpoint("127.0.0.1", 0))
+            assert first.port != second.port
             with pytest.raises(OSError, match="in use"):
-                await listen(admin_app(nothing, nothing), Endpoint(*runner.addresses[0]))  # type: ignore[arg-type]
+                await server.listen(first)
         finally:
-            await runner.cleanup()
+            await server.close()
 
     uvloop.run(run())
 
