@@ -1,6 +1,8 @@
 """What the documents say of the program is so."""
 
+import importlib
 import json
+import pkgutil
 import re
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
@@ -9,6 +11,8 @@ from typing import Any
 import pytest
 from msgspec import NODEFAULT, UNSET, structs
 
+import fastmta
+from fastmta import metrics
 from fastmta.config import Config, Duration, parse
 from fastmta.config_reader import Table, table_of
 
@@ -67,3 +71,29 @@ def test_every_setting_is_documented_with_its_default() -> None:
 @pytest.mark.parametrize("example", re.findall(r"```toml\n(.*?)```", CONFIGURATION, re.S))
 def test_an_example_is_a_good_configuration(example: str, tmp_path: Path) -> None:
     assert parse(example, tmp_path)
+
+
+def declared_metrics() -> set[str]:
+    for module in pkgutil.walk_packages(fastmta.__path__, "fastmta."):
+        if module.name != "fastmta.__main__":
+            importlib.import_module(module.name)
+    return {sample.name for sample in metrics.snapshot()}
+
+
+def names(expression: str) -> set[str]:
+    """The metrics that a PromQL expression reads; a histogram's series by the histogram's name."""
+    return {
+        re.sub("_(bucket|sum|count)$", "", name) for name in re.findall(r"fastmta_\w+", expression)
+    }
+
+
+def test_every_panel_reads_a_metric_that_exists() -> None:
+    dashboard = json.loads((ROOT / "grafana" / "fastmta.json").read_text())
+    shown = {
+        name
+        for panel in dashboard["panels"]
+        for target in panel["targets"]
+        for name in names(target["expr"])
+    }
+    assert shown
+    assert shown - declared_metrics() == set()
