@@ -22,7 +22,7 @@ test: build packages check
 check: build
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint fastmta  # it calls pycodestyle by name
+	PATH="$(abspath $(BIN)):$$PATH" cython-lint fastmta  # it calls pycodestyle by name
 	$(BIN)/mypy
 
 setup: $(VENV)/installed
