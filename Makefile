@@ -22,7 +22,7 @@ test: build packages check
 check: build
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/cython-lint fastmta
+	PATH="$(abspath $(BIN)):$$PATH" cython-lint fastmta  # it calls pycodestyle by name
 	$(BIN)/mypy
 
 setup: $(VENV)/installed
@@ -33,8 +33,9 @@ $(VENV)/installed: pyproject.toml setup.py
 	  { echo "fastmta needs Python 3.11 or newer: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	$(PYTHON) tools/system_packages.py build
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --editable '.[dev]'
-	touch $@ $(VENV)/built
+	$(BIN)/pip install --quiet 'setuptools>=77' 'cython>=3.1'
+	$(BIN)/pip install --quiet --no-build-isolation --editable '.[dev]'
+	touch $@
 
 $(VENV)/built: $(VENV)/installed $(PYX) setup.py
 	$(BIN)/python setup.py --quiet build_ext --inplace

@@ -289,11 +289,17 @@ def _tables(kind: type[Table], place: str = _TOP) -> Iterator[tuple[str, list[st
     fields = structs.fields(kind)
     yield place, [field.name for field in fields]
     for field in fields:
-        inner, _ = _unwrap(field.type)
-        repeated = get_origin(inner) is tuple
-        inner = get_args(inner)[0] if repeated else inner
-        if _is_table(inner):
+        if inner := table_of(field.type):
+            repeated = get_origin(field.type) is tuple
             yield from _tables(inner, f"in [[{field.name}]]" if repeated else f"in [{field.name}]")
+
+
+def table_of(kind: Any) -> type[Table] | None:
+    """The structure behind a field's type, where it is a table or a list of them."""
+    kind, _ = _unwrap(kind)
+    if get_origin(kind) is tuple:
+        kind = get_args(kind)[0]
+    return kind if _is_table(kind) else None
 
 
 def _is_table(kind: Any) -> bool:

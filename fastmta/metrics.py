@@ -7,6 +7,7 @@ Prometheus text.
 
 from bisect import bisect_left
 from collections.abc import Callable
+from typing import Literal
 
 from msgspec import Struct
 
@@ -22,13 +23,19 @@ class Counter:
         self.name, self.help, self.value = name, help, 0
 
 
+Combine = Literal["sum", "max"]
+
+
 class Gauge:
-    """A number that goes up and down, or is read through `read` when somebody asks."""
+    """A number that goes up and down, or is read through `read` when somebody asks.
 
-    __slots__ = ("help", "name", "read", "value")
+    `combine` says what several workers make together: sizes add up, of ages the oldest counts.
+    """
 
-    def __init__(self, name: str, help: str) -> None:
-        self.name, self.help, self.value = name, help, 0.0
+    __slots__ = ("combine", "help", "name", "read", "value")
+
+    def __init__(self, name: str, help: str, combine: Combine) -> None:
+        self.name, self.help, self.combine, self.value = name, help, combine, 0.0
         self.read: Callable[[], float] | None = None
 
 
@@ -56,6 +63,7 @@ class Sample(Struct, array_like=True):
     value: float  # the sum of observations for a histogram
     bounds: tuple[float, ...] = ()
     counts: tuple[int, ...] = ()  # of each bucket by itself, not cumulated
+    combine: Combine = "sum"  # of a gauge
 
 
 _counters: list[Counter] = []
@@ -68,8 +76,8 @@ def counter(name: str, help: str) -> Counter:
     return metric
 
 
-def gauge(name: str, help: str) -> Gauge:
-    _gauges.append(metric := Gauge(name, help))
+def gauge(name: str, help: str, combine: Combine = "sum") -> Gauge:
+    _gauges.append(metric := Gauge(name, help, combine))
     return metric
 
 
@@ -81,7 +89,10 @@ def histogram(name: str, help: str, bounds: tuple[float, ...] = SECONDS) -> Hist
 def snapshot() -> list[Sample]:
     """Everything that this process has declared, as it stands now."""
     samples = [Sample("counter", c.name, c.help, c.value) for c in _counters]
-    samples += [Sample("gauge", g.name, g.help, g.read() if g.read else g.value) for g in _gauges]
+    samples += [
+        Sample("gauge", g.name, g.help, g.read() if g.read else g.value, combine=g.combine)
+        for g in _gauges
+    ]
     samples += [
         Sample("histogram", h.name, h.help, h.total, h.bounds, tuple(h.counts)) for h in _histograms
     ]

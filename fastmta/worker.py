@@ -41,7 +41,9 @@ LOCK_SECONDS = 10.0  # for a predecessor that is still letting go of its files
 JOURNAL_INTERVAL = 0.1  # seconds between writes of the disposition log
 
 QUEUE = metrics.gauge("fastmta_queue_envelopes", "Envelopes in the queue")
-OLDEST = metrics.gauge("fastmta_queue_oldest_seconds", "Age of the oldest message in the queue")
+OLDEST = metrics.gauge(
+    "fastmta_queue_oldest_seconds", "Age of the oldest message in the queue", combine="max"
+)
 FILE = metrics.gauge("fastmta_spool_file_bytes", "Size of the spool's files in use")
 FREE = metrics.gauge("fastmta_spool_free_bytes", "Space inside the spool's files for new rows")
 

@@ -19,8 +19,10 @@ LAYERS = [
     {"delivery"},
     {"server"},
     {"web"},
+    {"control"},
     {"worker"},
     {"supervisor"},
+    {"sink"},
     {"cli"},
     {"__main__"},
 ]

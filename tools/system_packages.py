@@ -1,6 +1,6 @@
 """Install the Debian packages that a step needs; without root, say which are missing.
 
-python tools/system_packages.py build    a C compiler and Python's headers
+python tools/system_packages.py build    a C compiler, Python's headers and its venv
 python tools/system_packages.py test     the real peers that the tests talk to
 """
 
@@ -8,6 +8,9 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
+from importlib.util import find_spec
+from pathlib import Path
 
 # program that must be on the path -> Debian package that brings it
 NEEDS = {
@@ -28,10 +31,23 @@ SEARCH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
 
 
 def missing(step: str) -> list[str]:
-    needs = NEEDS[step]
-    return sorted(
-        {package for program, package in needs.items() if not shutil.which(program, path=SEARCH)}
-    )
+    packages = {
+        package
+        for program, package in NEEDS[step].items()
+        if not shutil.which(program, path=SEARCH)
+    }
+    return sorted(packages | (missing_of_python() if step == "build" else set()))
+
+
+def missing_of_python() -> set[str]:
+    """Debian packages these parts of Python apart; other builds of it have them always."""
+    python = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    packages = set()
+    if not find_spec("ensurepip"):
+        packages.add(f"{python}-venv")
+    if not Path(sysconfig.get_path("include"), "Python.h").exists():
+        packages.add(f"{python}-dev")
+    return packages
 
 
 def main() -> int:
@@ -48,9 +64,8 @@ def main() -> int:
     print(f"installing {' '.join(packages)}", flush=True)
     # Services must not start by themselves: the tests run their own, on their own ports.
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
-    quiet = {"stdout": subprocess.DEVNULL}
-    subprocess.run(["apt-get", "update"], check=True, env=environment, **quiet)
-    subprocess.run(command, check=True, env=environment, **quiet)
+    subprocess.run(["apt-get", "update"], check=True, env=environment, stdout=subprocess.DEVNULL)
+    subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
     left = missing(sys.argv[1])
     if left:
         print(f"still missing after installation: {' '.join(left)}", file=sys.stderr)

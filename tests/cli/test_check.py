@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import fastmta.cli
+
 GOOD = """
 hostname = "relay.example.test"
 data_dir = "data"
@@ -17,7 +19,7 @@ bind = "127.0.0.1:2525"
 """
 
 
-def fastmta(*arguments: object) -> subprocess.CompletedProcess[str]:
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "fastmta", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
@@ -30,7 +32,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_a_good_configuration_is_summed_up(file: Path) -> None:
-    result = fastmta("check", "-c", file)
+    result = run("check", "-c", file)
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.splitlines()[0] == f"{file}: ok"
     for fact in ("127.0.0.1:2525", "MX hosts, port 25", str(file.parent / "data"), "workers"):
@@ -39,7 +41,7 @@ def test_a_good_configuration_is_summed_up(file: Path) -> None:
 
 
 def test_the_same_as_json(file: Path) -> None:
-    result = fastmta("check", "-c", file, "--json")
+    result = run("check", "-c", file, "--json")
     facts = json.loads(result.stdout)
     assert result.returncode == 0
     assert facts["ok"] is True
@@ -49,7 +51,7 @@ def test_the_same_as_json(file: Path) -> None:
 
 def test_each_problem_is_one_line_on_standard_error(file: Path) -> None:
     file.write_text(GOOD.replace("workers", "worker") + "\n[smtp]\nmax_hops = 0\n")
-    result = fastmta("check", "-c", file)
+    result = run("check", "-c", file)
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr.splitlines() == [
         f"fastmta: {file}: worker: unknown key; did you mean workers?",
@@ -59,17 +61,25 @@ def test_each_problem_is_one_line_on_standard_error(file: Path) -> None:
 
 def test_problems_as_json(file: Path) -> None:
     file.write_text(GOOD.replace("2525", "0"))
-    result = fastmta("check", "-c", file, "--json")
+    result = run("check", "-c", file, "--json")
     facts = json.loads(result.stdout)
     assert (result.returncode, facts["ok"]) == (1, False)
     assert [problem["key"] for problem in facts["problems"]] == ["listener[0].bind"]
+
+
+def test_a_wrong_configuration_never_starts(file: Path) -> None:
+    file.write_text(GOOD.replace("workers", "worker"))
+    result = run("serve", "-c", file)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == f"fastmta: {file}: worker: unknown key; did you mean workers?\n"
+    assert not (file.parent / "data").exists()
 
 
 @pytest.mark.parametrize("missing", ["none.toml", "none/fastmta.toml"])
 def test_a_file_that_cannot_be_read_is_said_without_a_traceback(
     tmp_path: Path, missing: str
 ) -> None:
-    result = fastmta("check", "-c", tmp_path / missing)
+    result = run("check", "-c", tmp_path / missing)
     assert result.returncode == 1
     error = f"fastmta: {tmp_path / missing}: cannot be read: No such file or directory\n"
     assert result.stderr == error
@@ -77,14 +87,25 @@ def test_a_file_that_cannot_be_read_is_said_without_a_traceback(
 
 @pytest.mark.parametrize("arguments", [["cheque"], ["check"], ["check", "-c"], ["--verbose"]])
 def test_wrong_usage_is_2(arguments: list[str]) -> None:
-    assert fastmta(*arguments).returncode == 2
+    assert run(*arguments).returncode == 2
 
 
 def test_help_names_every_command_and_loads_none() -> None:
-    result = fastmta("--help")
+    result = run("--help")
     assert result.returncode == 0
     for name in ("serve", "check", "demo", "queue", "dns", "sink"):
         assert f"  {name} " in result.stdout
+
+
+MODULES = {path.stem for path in Path(fastmta.cli.__file__).parent.glob("[a-z]*.py")} - {"common"}
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_each_module_is_a_command_of_its_name(name: str) -> None:
+    assert name in fastmta.cli.COMMANDS
+    result = run(name, "--help")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.startswith(f"Usage: fastmta {name} ")
 
 
 def test_check_loads_no_server(file: Path) -> None:
@@ -103,4 +124,4 @@ def test_check_loads_no_server(file: Path) -> None:
 def test_the_version_is_the_package_version() -> None:
     from importlib.metadata import version
 
-    assert version("fastmta") in fastmta("--version").stdout
+    assert version("fastmta") in run("--version").stdout

@@ -1,0 +1,27 @@
+"""HTTP listeners: an aiohttp application on its endpoints."""
+
+from aiohttp import web
+
+from fastmta.config import Endpoint
+
+_SHUTDOWN = 2.0  # seconds that running requests may still take
+
+
+class HttpServer:
+    """Serves one application, on as many endpoints as `listen` is called for."""
+
+    def __init__(self, app: web.Application) -> None:
+        self._runner = web.AppRunner(
+            app, handle_signals=False, access_log=None, shutdown_timeout=_SHUTDOWN
+        )
+
+    async def listen(self, endpoint: Endpoint) -> Endpoint:
+        """Begin to answer, and say where: a port of 0 is chosen here. OSError if it is taken."""
+        if self._runner.server is None:
+            await self._runner.setup()
+        site = web.TCPSite(self._runner, endpoint.host, endpoint.port)
+        await site.start()
+        return Endpoint(*self._runner.addresses[-1][:2])
+
+    async def close(self) -> None:
+        await self._runner.cleanup()

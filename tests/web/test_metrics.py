@@ -1,0 +1,187 @@
+"""The admin listener over real sockets; prometheus_client's own parsers read what it writes."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import aiohttp
+import msgspec
+import pytest
+import uvloop
+from aiohttp import web
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import parser
+from prometheus_client.openmetrics import parser as openmetrics_parser
+
+from fastmta import metrics
+from fastmta.config import Endpoint
+from fastmta.metrics import Counter, Gauge, Histogram, Sample
+from fastmta.server.http import HttpServer
+from fastmta.web.metrics import Health, admin_app, combine
+
+ONE = [
+    Sample("counter", "fastmta_messages_total", "Messages", 3),
+    Sample("gauge", "fastmta_queue_size", "Envelopes", 10),
+    Sample("gauge", "fastmta_queue_oldest_seconds", "Age", 60, combine="max"),
+    Sample("histogram", "fastmta_commit_seconds", "Commits", 1.5, (0.5, 1.0), (2, 0, 1)),
+]
+TWO = [
+    Sample("counter", "fastmta_messages_total", "Messages", 4),
+    Sample("gauge", "fastmta_queue_size", "Envelopes", 1),
+    Sample("gauge", "fastmta_queue_oldest_seconds", "Age", 90, combine="max"),
+    Sample("histogram", "fastmta_commit_seconds", "Commits", 0.25, (0.5, 1.0), (1, 1, 0)),
+    Sample("counter", "fastmta_late_total", "Only one worker has it", 1),
+]
+
+
+class Answer(NamedTuple):
+    status: int
+    content_type: str
+    text: str
+
+
+def get(
+    path: str,
+    workers: list[list[Sample]],
+    accept: str = "",
+    health: Health | None = None,
+) -> Answer:
+    async def collect() -> list[list[Sample]]:
+        return workers
+
+    async def ask() -> Health:
+        return health or Health(len(workers), len(workers))
+
+    async def run() -> Answer:
+        server = HttpServer(admin_app(collect, ask))
+        try:
+            endpoint = await server.listen(Endpoint("127.0.0.1", 0))
+            async with (
+                aiohttp.ClientSession(f"http://{endpoint}") as session,
+                session.get(path, headers={"Accept": accept}) as response,
+            ):
+                content_type = response.headers["Content-Type"]
+                return Answer(response.status, content_type, await response.text())
+        finally:
+            await server.close()
+
+    return uvloop.run(run())
+
+
+def values(text: str, parse: Callable[[str], object]) -> dict[str, float]:
+    return {
+        sample.name + "".join(sample.labels.values()): sample.value
+        for family in parse(text)  # type: ignore[attr-defined]
+        for sample in family.samples
+    }
+
+
+SUMMED = {
+    "fastmta_messages_total": 7,
+    "fastmta_queue_size": 11,
+    "fastmta_queue_oldest_seconds": 90,
+    "fastmta_commit_seconds_bucket0.5": 3,
+    "fastmta_commit_seconds_bucket1.0": 4,
+    "fastmta_commit_seconds_bucket+Inf": 5,
+    "fastmta_commit_seconds_count": 5,
+    "fastmta_commit_seconds_sum": 1.75,
+    "fastmta_late_total": 1,
+}
+
+
+def test_all_workers_together_in_the_plain_format() -> None:
+    answer = get("/metrics", [ONE, TWO])
+    assert answer.status == 200
+    assert answer.content_type.startswith("text/plain; version=0.0.4")
+    assert values(answer.text, parser.text_string_to_metric_families) == SUMMED
+    assert "# HELP fastmta_messages_total Messages\n# TYPE fastmta_messages_total counter" in (
+        answer.text
+    )
+
+
+def test_open_metrics_for_who_asks_for_it() -> None:
+    answer = get("/metrics", [ONE, TWO], accept="application/openmetrics-text; version=1.0.0")
+    assert answer.content_type.startswith("application/openmetrics-text; version=1.0.0")
+    assert answer.text.endswith("# EOF\n")
+    assert values(answer.text, openmetrics_parser.text_string_to_metric_families) == SUMMED
+
+
+@pytest.mark.parametrize(
+    "accept", ["*/*", "application/openmetrics-text; version=x", "text/plain; version=;;=", ",;,"]
+)
+def test_any_accept_header_gets_an_answer(accept: str) -> None:
+    assert get("/metrics", [ONE], accept).status == 200
+
+
+def test_no_worker_no_metrics() -> None:
+    assert get("/metrics", []).text == ""
+
+
+@pytest.mark.parametrize(
+    ("ready", "code", "status"), [(2, 200, "ok"), (1, 200, "degraded"), (0, 503, "failing")]
+)
+def test_health(ready: int, code: int, status: str) -> None:
+    answer = get("/healthz", [], health=Health(workers=2, ready=ready))
+    assert (answer.status, answer.content_type) == (code, "application/json")
+    assert msgspec.json.decode(answer.text) == {"status": status, "workers": 2, "ready": ready}
+
+
+@pytest.mark.parametrize("path", ["/", "/metrics/x"])
+def test_nothing_else_is_there(path: str) -> None:
+    assert get(path, [ONE]).status == 404
+
+
+def test_one_server_on_two_endpoints_and_an_error_for_one_in_use() -> None:
+    async def run() -> None:
+        server = HttpServer(web.Application())
+        try:
+            first = await server.listen(Endpoint("127.0.0.1", 0))
+            second = await server.listen(Endpoint("127.0.0.1", 0))
+            assert first.port != second.port
+            with pytest.raises(OSError, match="in use"):
+                await server.listen(first)
+        finally:
+            await server.close()
+
+    uvloop.run(run())
+
+
+samples = st.lists(st.sampled_from([*ONE, *TWO]), unique_by=lambda sample: sample.name)
+
+
+@given(st.lists(samples, max_size=4))
+def test_combining_in_any_order_is_the_same(workers: list[list[Sample]]) -> None:
+    forward = {sample.name: sample for sample in combine(workers)}
+    backward = {sample.name: sample for sample in combine(reversed(workers))}
+    assert forward == backward
+
+
+def test_a_declared_metric_comes_out_as_a_sample() -> None:
+    received, size, age, seconds = (
+        Counter("a_total", "A"),
+        Gauge("b", "B", "sum"),
+        Gauge("c_seconds", "C", "max"),
+        Histogram("d_seconds", "D", (0.5, 1.0)),
+    )
+    received.value += 2
+    size.value = 3
+    age.read = lambda: 4.0
+    for value in (0.5, 0.75, 7.0):
+        seconds.observe(value)
+    declared = [*metrics._counters], [*metrics._gauges], [*metrics._histograms]
+    try:
+        metrics._counters[:], metrics._gauges[:] = [received], [size, age]
+        metrics._histograms[:] = [seconds]
+        assert metrics.snapshot() == [
+            Sample("counter", "a_total", "A", 2),
+            Sample("gauge", "b", "B", 3),
+            Sample("gauge", "c_seconds", "C", 4, combine="max"),
+            Sample("histogram", "d_seconds", "D", 8.25, (0.5, 1.0), (1, 1, 1)),
+        ]
+    finally:
+        metrics._counters[:], metrics._gauges[:], metrics._histograms[:] = declared
+
+
+def test_samples_survive_the_way_from_a_worker() -> None:
+    encoded = msgspec.msgpack.encode([*ONE, *TWO])
+    assert msgspec.msgpack.decode(encoded, type=list[Sample]) == [*ONE, *TWO]
