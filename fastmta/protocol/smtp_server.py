@@ -79,7 +79,7 @@ class SmtpServer:
         load: Load,
         refusal: Callable[[], Reply | None],
         *,
-        may_relay: bool,
+        may_relay: bool = False,
         tls: bool = False,
     ) -> None:
         """`refusal` is asked at each MAIL; `tls`: the session runs under TLS from the start."""
@@ -170,6 +170,11 @@ class SmtpServer:
         self.state = CLOSED
 
     @property
+    def is_waiting(self) -> bool:
+        """Whether somebody else has to finish something first."""
+        return PENDING <= self.state <= HANDSHAKE
+
+    @property
     def is_idle(self) -> bool:
         """Whether no transaction is open and none is being made safe."""
         return self.arrival is None and self.state not in (PENDING, CHUNK)
@@ -181,7 +186,8 @@ class SmtpServer:
 
     @property
     def is_reading_content(self) -> bool:
-        return self.state == CONTENT or self.state == CHUNK
+        """Whether a message is on its way in, be it between two chunks."""
+        return CHUNKS <= self.state <= CHUNK
 
     # One step for each state: True while there is more to do.
 
