@@ -128,7 +128,9 @@ cdef tuple path(const unsigned char* at, const unsigned char* end, bint forward)
     if at >= end or at[0] != c"<":
         raise PathError("an address stands in angle brackets")
     start = after_source_route(at + 1, end)
-    at = mailbox_end(start, end) if start != NULL else NULL
+    if start == NULL:
+        raise PathError("no source route as RFC 5321 section 4.1.2 has it")
+    at = mailbox_end(start, end)
     if at == NULL and forward and is_word(start, end, b"postmaster>", 11):
         at = start + 10
     if at == NULL or at >= end or at[0] != c">" or at - start > MAX_PATH:
