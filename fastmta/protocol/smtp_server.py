@@ -6,7 +6,7 @@ is to be done. All replies to one `receive` are one output.
 Always true:
 - `arrival` is set exactly while a transaction is open (SENDER, RECIPIENT, CONTENT, CHUNK, CHUNKS)
   and not refused; every end of a transaction, good or bad, goes through `_end`.
-- While PENDING, DELAYED or in HANDSHAKE, no command is looked at: replies stay in order.
+- While PENDING, PAUSED or in HANDSHAKE, no command is looked at: replies stay in order.
 - In HANDSHAKE nothing is buffered, and `started_tls` forgets everything but the counts.
 """
 
@@ -28,6 +28,9 @@ from fastmta.protocol.smtp_limits import Load, Policy
 # reads the first 452 (RFC 5321 section 4.5.3.1.10).
 _OVERSHOOT = 1000
 
+# Commands and pieces that are looked at before other sessions have their turn: some milliseconds.
+_STEPS_AT_ONCE = 2000
+
 # Wider than RFC 5321 section 4.1.3 so that common names pass; narrow enough for a trace field.
 _HOST = re.compile(rb"[0-9A-Za-z_.:\-]{1,255}|\[[0-9A-Za-z.:]{1,64}\]")
 _CHUNK = re.compile(rb"([0-9]{1,18})( +[Ll][Aa][Ss][Tt])?")
@@ -35,13 +38,14 @@ _CHUNK = re.compile(rb"([0-9]{1,18})( +[Ll][Aa][Ss][Tt])?")
 
 class Event(Enum):
     STARTTLS = "the output ends in 220: flush it, shake hands, call started_tls"
-    DELAY = "hold the output for a second, call end_delay, then write it"
+    DELAY = "hold the output for a second, call go_on, then write it"
+    YIELD = "write the output, let others have their turn, call go_on"
     CLOSE = "write the output, then close"
 
 
 # States. Up to CHUNKS commands are read; in CONTENT and CHUNK, the message; from PENDING on the
 # session waits for somebody else.
-(START, READY, SENDER, RECIPIENT, CHUNKS, CONTENT, CHUNK, PENDING, DELAYED, HANDSHAKE, CLOSED) = (
+(START, READY, SENDER, RECIPIENT, CHUNKS, CONTENT, CHUNK, PENDING, PAUSED, HANDSHAKE, CLOSED) = (
     range(11)
 )
 
@@ -64,7 +68,7 @@ class SmtpServer:
         "_policy",
         "_refusal",
         "_scanner",
-        "_state_after_delay",
+        "_state_after_pause",
         "arrival",
         "extended",
         "helo",
@@ -102,7 +106,7 @@ class SmtpServer:
         self._chunk_left = 0
         self._chunk_is_last = False
         self._chunk_refusal = b""
-        self._state_after_delay = START
+        self._state_after_pause = START
 
     # What the socket code calls.
 
@@ -142,10 +146,10 @@ class SmtpServer:
             self._output.append(self._close(reply.SHUTTING_DOWN))
         self._run()
 
-    def end_delay(self) -> None:
-        """A second has passed since Event.DELAY."""
-        if self.state == DELAYED:
-            self.state = self._state_after_delay
+    def go_on(self) -> None:
+        """What Event.DELAY or Event.YIELD asked to wait for has come."""
+        if self.state == PAUSED:
+            self.state = self._state_after_pause
             self._run()
 
     def started_tls(self) -> None:
@@ -192,8 +196,11 @@ class SmtpServer:
     # One step for each state: True while there is more to do.
 
     def _run(self) -> None:
-        while _STEPS[self.state](self):
-            pass
+        for _ in range(_STEPS_AT_ONCE):
+            if not _STEPS[self.state](self):
+                return
+        if self.state < PENDING:
+            self._pause(Event.YIELD)
 
     def _wait(self) -> bool:
         return False
@@ -422,10 +429,13 @@ class SmtpServer:
         if self._errors >= limit:
             return answer + self._close(reply.TOO_MANY_ERRORS)
         if self._errors > limit // 2:
-            self._state_after_delay = self.state
-            self.state = DELAYED
-            self._event = Event.DELAY
+            self._pause(Event.DELAY)
         return answer
+
+    def _pause(self, event: Event) -> None:
+        self._state_after_pause = self.state
+        self.state = PAUSED
+        self._event = event
 
     def _close(self, answer: bytes) -> bytes:
         self._end(CLOSED)
@@ -518,7 +528,7 @@ _STEPS: tuple[Callable[[SmtpServer], bool], ...] = (
     _Server._content,  # CONTENT
     _Server._chunk,  # CHUNK
     _Server._wait,  # PENDING
-    _Server._wait,  # DELAYED
+    _Server._wait,  # PAUSED
     _Server._wait,  # HANDSHAKE
     _Server._wait,  # CLOSED
 )

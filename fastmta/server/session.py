@@ -49,7 +49,7 @@ class Session(asyncio.Protocol):
         self.transport.abort()
 
     def hold(self, reason: Hold) -> None:
-        if not self._hold:
+        if not self._hold and not self.transport.is_closing():
             self.transport.pause_reading()
         self._hold |= reason
 

@@ -153,6 +153,9 @@ class SmtpSession(Session):
             elif event is Event.CLOSE:
                 self.transport.close()
                 return
+            elif event is Event.YIELD:
+                asyncio.get_running_loop().call_soon(self._resume)
+                return
             else:
                 self._service.run(self._upgrade())
                 return
@@ -220,6 +223,11 @@ class SmtpSession(Session):
         if not self._settling:
             self._go_on()
 
+    def _resume(self) -> None:
+        """A pause is over."""
+        self._machine.go_on()
+        self._go_on()
+
     def _go_on(self) -> None:
         """The machine waits no longer."""
         if self._gone:
@@ -278,8 +286,7 @@ class SmtpSession(Session):
         elif machine.is_waiting:
             if 0 < self._delayed_until <= now:
                 self._delayed_until = 0.0
-                machine.end_delay()
-                self._go_on()
+                self._resume()
         elif self._service.load.draining and machine.is_idle:
             self._stop(reply.SHUTTING_DOWN)
         elif self._is_overdue(now):

@@ -150,8 +150,9 @@ def test_the_reverse_path_as_people_write_it(argument: bytes) -> None:
     [
         "", "a@b", "<a@b", "a@b>", "<<a@b>>", "<a>", "<@>", "<a@>", "<@b>", "<a@b.>",
         "<a@.b>", "<a.@b>", "<.a@b>", "<a..c@b>", "<a@b@c>", "< a@b>", "<a@b >", "<a b@c>",
-        "<@x>", "<@x:>", "<@x,:a@b>", "<@x,y:a@b>", "<@x@y:a@b>", '<"a@b>', '<"a"b@c>', "<a@[1.2.3]>",
-        "<a@[1.2.3.4>", "<a@[IPv6:1.2.3.4]>", "<a@[X-tag:1]>", "<a@-b>", "<a@b->", "<postmaster@>",
+        "<@x>", "<@x:>", "<@x,:a@b>", "<@x,y:a@b>", "<@x@y:a@b>", '<"a@b>', '<"a"b@c>',
+        "<a@[1.2.3]>", "<a@[1.2.3.4>", "<a@[IPv6:1.2.3.4]>", "<a@[X-tag:1]>", "<a@-b>", "<a@b->",
+        "<postmaster@>",
     ],
 )  # fmt: skip
 def test_what_is_no_path(path: str) -> None:
