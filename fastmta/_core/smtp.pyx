@@ -86,7 +86,7 @@ cdef bint is_word(const unsigned char* at, const unsigned char* end,
 
 
 def parse_mail(bytes argument not None):
-    """The argument of MAIL: (reverse-path, whether it is ASCII, parameters or None).
+    """The argument of MAIL: (reverse-path, whether all is ASCII, parameters or None).
 
     The null reverse-path is "". Raises PathError or ParameterError.
     """
@@ -96,12 +96,13 @@ def parse_mail(bytes argument not None):
         raise PathError("MAIL FROM:<address> is how it is written")
     at = skip_space(at + 5, end)
     if end - at >= 2 and at[0] == c"<" and at[1] == c">":
-        return "", True, parameters(at + 2, end)
-    return path(at, end, False)
+        return "", argument.isascii(), parameters(at + 2, end)
+    address, given = path(at, end, False)
+    return address, argument.isascii(), given
 
 
 def parse_rcpt(bytes argument not None):
-    """The argument of RCPT: (forward-path, whether it is ASCII, parameters or None).
+    """The argument of RCPT: (forward-path, whether all is ASCII, parameters or None).
 
     "postmaster", in any case, may stand without a domain (RFC 5321 section 4.1.1.3).
     """
@@ -109,7 +110,8 @@ def parse_rcpt(bytes argument not None):
     cdef const unsigned char* end = at + len(argument)
     if not is_word(at, end, b"to:", 3):
         raise PathError("RCPT TO:<address> is how it is written")
-    return path(skip_space(at + 3, end), end, True)
+    address, given = path(skip_space(at + 3, end), end, True)
+    return address, argument.isascii(), given
 
 
 cdef const unsigned char* skip_space(
@@ -126,13 +128,14 @@ cdef tuple path(const unsigned char* at, const unsigned char* end, bint forward)
     if at >= end or at[0] != c"<":
         raise PathError("an address stands in angle brackets")
     start = after_source_route(at + 1, end)
-    at = mailbox_end(start, end) if start != NULL else NULL
+    if start == NULL:
+        raise PathError("no source route as RFC 5321 section 4.1.2 has it")
+    at = mailbox_end(start, end)
     if at == NULL and forward and is_word(start, end, b"postmaster>", 11):
         at = start + 10
     if at == NULL or at >= end or at[0] != c">" or at - start > MAX_PATH:
         raise PathError("no address as RFC 5321 section 4.1.2 has it")
-    address = text_of(start, at - start)
-    return address, address.isascii(), parameters(at + 1, end)
+    return text_of(start, at - start), parameters(at + 1, end)
 
 
 cdef const unsigned char* after_source_route(

@@ -1,0 +1,195 @@
+"""What sessions of every protocol share: admission, flow control, deadlines, sockets."""
+
+import asyncio
+import socket
+from collections import Counter
+from collections.abc import Callable
+from enum import IntFlag
+from ipaddress import ip_address
+
+from fastmta.config import Endpoint
+
+_BACKLOG = 4096
+_SWEEP = 1.0  # seconds; how late a deadline may be noticed
+
+
+class Hold(IntFlag):
+    """Why a session does not read; it reads again when no reason is left."""
+
+    NONE = 0
+    WRITE = 1  # the client does not read what we write
+    PENDING = 2  # enough is buffered behind what somebody else has to finish
+    DELAY = 4
+    HANDSHAKE = 8
+
+
+class Session(asyncio.Protocol):
+    """One connection. Subclasses speak the protocol; `sessions` knows when time is up."""
+
+    __slots__ = ("_hold", "client", "sessions", "since", "transport")
+
+    transport: asyncio.Transport
+
+    def __init__(self, sessions: "Sessions") -> None:
+        self.sessions = sessions
+        self.client = ""  # the peer's IP address
+        self.since = sessions.now  # when it was last the client's turn anew
+        self._hold = Hold.NONE
+
+    def sweep(self, now: float) -> None:
+        """Called each second: act when a deadline has passed."""
+        raise NotImplementedError
+
+    def drain(self) -> None:
+        """Called when the service stops: close if nothing is in flight, else soon after."""
+        raise NotImplementedError
+
+    def abandon(self) -> None:
+        """Called at the end of the time that draining has: close now."""
+        self.transport.abort()
+
+    def hold(self, reason: Hold) -> None:
+        if not self._hold and not self.transport.is_closing():
+            self.transport.pause_reading()
+        self._hold |= reason
+
+    def release(self, reason: Hold) -> None:
+        if not self._hold & reason:
+            return
+        self._hold &= ~reason
+        if not self._hold and not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    @property
+    def is_write_held(self) -> bool:
+        return bool(self._hold & Hold.WRITE)
+
+    def pause_writing(self) -> None:
+        self.hold(Hold.WRITE)
+
+    def resume_writing(self) -> None:
+        self.release(Hold.WRITE)
+
+
+class Sessions:
+    """All sessions of one service, within their limits, and the one clock that they share.
+
+    `now` is the loop's time as of the last sweep: exact to a second, and free to read.
+    """
+
+    def __init__(self, limit: int, limit_per_client: int) -> None:
+        self.limit = limit
+        self.limit_per_client = limit_per_client
+        self.now = 0.0
+        self.on_sweep: Callable[[], None] | None = None
+        self._open: set[Session] = set()
+        self._per_client: Counter[str] = Counter()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    @property
+    def is_full(self) -> bool:
+        return len(self._open) >= self.limit
+
+    @property
+    def is_stressed(self) -> bool:
+        """Nine tenths are in use: who is slow or errs has to go sooner."""
+        return len(self._open) * 10 >= self.limit * 9
+
+    def has_too_many(self, client: str) -> bool:
+        return self._per_client[client] >= self.limit_per_client
+
+    def add(self, session: Session) -> None:
+        self._open.add(session)
+        self._per_client[session.client] += 1
+        self._empty.clear()
+
+    def remove(self, session: Session) -> None:
+        if session not in self._open:
+            return
+        self._open.remove(session)
+        self._per_client[session.client] -= 1
+        if not self._per_client[session.client]:
+            del self._per_client[session.client]
+        if not self._open:
+            self._empty.set()
+
+    def start(self) -> None:
+        """Begin to sweep; call it in the loop."""
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+            self._sweep()
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _sweep(self) -> None:
+        assert self._loop is not None
+        self.now = now = self._loop.time()
+        self._timer = self._loop.call_later(_SWEEP, self._sweep)
+        if self.on_sweep is not None:
+            self.on_sweep()
+        for session in tuple(self._open):
+            session.sweep(now)
+
+    async def drain(self, limit: float) -> None:
+        """Ask all sessions to end, wait for them for `limit` seconds, then end them."""
+        for session in tuple(self._open):
+            session.drain()
+        try:
+            await asyncio.wait_for(self._empty.wait(), limit)
+        except TimeoutError:
+            for session in tuple(self._open):
+                session.abandon()
+            await self._empty.wait()
+
+
+def listening_socket(bind: Endpoint) -> socket.socket:
+    """A socket that several processes may listen on together (SO_REUSEPORT)."""
+    family = socket.AF_INET6 if ":" in bind.host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listening.bind(tuple(bind))
+        listening.listen(_BACKLOG)
+        listening.setblocking(False)
+    except BaseException:
+        listening.close()
+        raise
+    return listening
+
+
+def client_address(transport: asyncio.BaseTransport) -> str:
+    """The peer's IP address, "" when it has gone already; ::ffff:192.0.2.1 is 192.0.2.1."""
+    peer = transport.get_extra_info("peername")
+    if not peer:
+        return ""
+    host = str(peer[0])
+    if host.startswith("::ffff:"):
+        mapped = ip_address(host)
+        host = str(getattr(mapped, "ipv4_mapped", None) or mapped)
+    return host.partition("%")[0]
+
+
+def has_spoken(transport: asyncio.BaseTransport) -> bool:
+    """Whether the peer has sent something that nobody has read yet; if so it is read away.
+
+    Closing a socket with unread octets makes the kernel send RST, which can overtake a reply.
+    """
+    handle = transport.get_extra_info("socket")
+    peer = socket.socket(handle.family, handle.type, handle.proto, fileno=handle.fileno())
+    try:
+        return bool(peer.recv(1 << 16, socket.MSG_DONTWAIT))
+    except OSError:
+        return False
+    finally:
+        peer.detach()
