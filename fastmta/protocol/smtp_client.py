@@ -261,22 +261,21 @@ class Client:
         if not ok:
             return self._refused(reply)
         if self._is_ourselves(reply.text):
-            return self._loops(reply)
+            return self._loops()
         return self._send(Step.EHLO, f"EHLO {self._hostname}\r\n")
 
     def _on_ehlo(self, reply: Reply, ok: bool) -> None:
         if reply.code >= 500:  # section 3.2: it may know HELO alone
             return self._send(Step.HELO, f"HELO {self._hostname}\r\n")
-        if not ok:
-            return self._refused(reply)
-        if self._is_ourselves(reply.text):
-            return self._loops(reply)
-        self.capabilities = Capabilities.parse(self._reader.lines[1:])
-        return self._events.append(Event.READY)
+        if ok:
+            self.capabilities = Capabilities.parse(self._reader.lines[1:])
+        return self._on_helo(reply, ok)
 
     def _on_helo(self, reply: Reply, ok: bool) -> None:
         if not ok:
             return self._refused(reply)
+        if self._is_ourselves(reply.text):
+            return self._loops()
         return self._events.append(Event.READY)
 
     def _on_mail(self, reply: Reply, ok: bool) -> None:
@@ -444,7 +443,7 @@ class Client:
         self._close(Reply(450, f"4{detail}", f"refused to talk to us: {reply}"[:MAX_TEXT]))
         self._output.append(b"QUIT\r\n")
 
-    def _loops(self, reply: Reply) -> None:
+    def _loops(self) -> None:
         self._close(Reply(554, "5.4.6", "mail loops back to us: the host answers with our name"))
         self._output.append(b"QUIT\r\n")
 
