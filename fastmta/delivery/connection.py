@@ -1,0 +1,272 @@
+"""One SMTP connection to a host: the client machine on a socket, within limits of time."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Protocol, cast
+
+from msgspec import Struct
+
+from fastmta.delivery.site import Host
+from fastmta.mail.reply import Reply
+from fastmta.protocol.smtp_client import PHRASES, Client, Event, Timeouts
+from fastmta.queue.ready import Job
+
+log = logging.getLogger(__name__)
+
+# A message up to this size goes out in one write; of a larger one no more is held than what the
+# peer has not taken yet.
+JOINED_SIZE = 1 << 20
+
+# `await read(message_id, first_chunk)`: up to about 1 MiB of consecutive chunks; [] at the end.
+Read = Callable[[int, int], Awaitable[list[bytes]]]
+
+
+class Terms(Struct, frozen=True):
+    """What all connections of a dispatcher have in common."""
+
+    hostname: str
+    read: Read
+    timeouts: Timeouts
+    by_step: tuple[float, ...]  # the time limit for the reply to each Step
+
+
+class Owner(Protocol):
+    """Whom a connection serves."""
+
+    def made(self, connection: "Connection") -> None:
+        """The host took the connection; its greeting is still to come."""
+
+    def free(self, connection: "Connection") -> None:
+        """A transaction may begin."""
+
+    def done(self, connection: "Connection", job: Job, replies: list[Reply]) -> None:
+        """The attempt is over, with one reply for each recipient."""
+
+    def untouched(self, connection: "Connection", job: Job) -> None:
+        """A kept connection ended before the host had answered anything about this job."""
+
+    def ended(self, connection: "Connection") -> None:
+        """The connection is gone; the last call."""
+
+
+class Connection(asyncio.Protocol):
+    """From the TCP connection to its end.
+
+    `deadline` (loop time) is watched from outside: once it has passed, `expire` is to be called.
+    """
+
+    def __init__(self, owner: Owner, terms: Terms, host: Host, address: str) -> None:
+        self.label = f"{host.name} [{address}]"
+        self.client = Client(terms.hostname)
+        self.deadline = float("inf")
+        self.messages = 0  # jobs that were begun here
+        self.kept = False  # it has waited, or done a job: the host may have had enough of it
+        self._owner = owner
+        self._terms = terms
+        self._loop = asyncio.get_running_loop()
+        self.opened: asyncio.Future[Reply | None] = self._loop.create_future()  # None: it is open
+        self._transport: asyncio.Transport
+        self._job: Job | None = None
+        self._answers = 0  # the client's, when the job began
+        self._task: asyncio.Task[None] | None = None  # reads or sends a message
+        self._resumed: asyncio.Future[None] | None = None  # set while the peer takes no more
+
+    # What the owner does.
+
+    def begin(self, job: Job) -> None:
+        """Send the message of the job; only when free, and without an objection."""
+        client = self.client
+        self._job = job
+        self._answers = client.answers
+        self.messages += 1
+        if job.envelope.size > JOINED_SIZE:
+            client.begin(job.envelope, None)
+        elif job.parts is not None:
+            client.begin(job.envelope, job.parts)
+        else:
+            self._task = self._loop.create_task(self._load(job))
+            return self.allow(self._terms.timeouts.block)
+        return self._flush()
+
+    def park(self, seconds: float) -> None:
+        """Wait for a job, at most so long."""
+        self.kept = True
+        self.allow(seconds)
+
+    def quit(self) -> None:
+        self.client.quit()
+        self._flush()
+
+    def allow(self, seconds: float) -> None:
+        """From now on, until it expires."""
+        self.deadline = self._loop.time() + seconds
+
+    def expire(self) -> None:
+        """The deadline has passed."""
+        if self.client.closed:
+            self._transport.abort()  # the peer does not even take our QUIT
+        elif self.client.is_ready and self._job is None:
+            self.quit()
+        else:
+            self.abort(Reply(451, "4.4.2", f"timed out {self._activity()}"))
+
+    def abort(self, reason: Reply) -> None:
+        """End it at once; what is under way gets this reply."""
+        for event in self.client.lost(reason):
+            self._act(event)
+
+    # What the transport calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
+        self.allow(self._terms.timeouts.greeting)
+        self._owner.made(self)
+
+    def data_received(self, data: bytes) -> None:
+        client = self.client
+        answers = client.answers
+        for event in client.receive(data):
+            self._act(event)
+        # Time counts from whole replies: single bytes are no progress.
+        if client.answers != answers and not client.closed:
+            self._flush()
+
+    def eof_received(self) -> None:
+        # Half closed: there will be no more replies, so there is nothing to wait for.
+        self._lost()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._lost()
+        self._owner.ended(self)
+
+    def pause_writing(self) -> None:
+        self._resumed = self._loop.create_future()
+
+    def resume_writing(self) -> None:
+        if self._resumed is not None and not self._resumed.done():
+            self._resumed.set_result(None)
+        self._resumed = None
+
+    def _lost(self) -> None:
+        self.abort(Reply(451, "4.4.2", f"connection lost {self._activity()}"))
+
+    # What the client machine says.
+
+    def _act(self, event: Event) -> None:
+        if event is Event.DONE:
+            self._done(self.client.replies)
+        elif event is Event.READY:
+            if not self.opened.done():
+                self.opened.set_result(None)
+            self._owner.free(self)
+        elif event is Event.BODY:
+            assert self._job is not None
+            self._task = self._loop.create_task(self._stream(self._job))
+        else:
+            self._close()
+
+    def _done(self, replies: list[Reply]) -> None:
+        job, self._job = self._job, None
+        assert job is not None
+        kept, self.kept = self.kept, True
+        if kept and self.client.closed and self.client.answers == self._answers:
+            self._owner.untouched(self, job)
+        else:
+            self._owner.done(self, job, replies)
+
+    def _close(self) -> None:
+        reason = self.client.reason
+        assert reason is not None
+        if not self.opened.done():
+            self.opened.set_result(reason)
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+        if self._job is not None:  # its message was still being read
+            self._done([reason] * len(self._job.envelope.recipients))
+        output = self.client.take_output()
+        if output:
+            self._transport.write(output)
+            self._transport.close()
+            self.allow(self._terms.timeouts.quit)
+        else:
+            # Not `close`: that would still send the rest of a message whose fate is settled.
+            self._transport.abort()
+
+    def _flush(self) -> None:
+        """Send what is to be sent; the time for the next reply begins."""
+        output = self.client.take_output()
+        if output:
+            self._transport.write(output)
+        step = self.client.waiting
+        if step is not None and self._task is None:
+            self.deadline = self._loop.time() + self._terms.by_step[step]
+
+    def _activity(self) -> str:
+        step = self.client.waiting
+        if self._task is not None:
+            what = "while sending the message"
+        elif step is not None:
+            what = f"while waiting for {PHRASES[step]}"
+        else:
+            what = "between messages"
+        return f"{what}: {self.label}"
+
+    # Messages that are not at hand, or too large for one write.
+
+    async def _load(self, job: Job) -> None:
+        """Read a small message, then send it like any other."""
+        try:
+            parts = await self._read_small(job)
+        except Exception as error:
+            self._task = None
+            self._done([_unreadable(job, error)] * len(job.envelope.recipients))
+            self._owner.free(self)
+        else:
+            self._task = None
+            self.client.begin(job.envelope, parts)
+            self._flush()
+
+    async def _read_small(self, job: Job) -> list[bytes]:
+        left = job.envelope.size
+        parts = []
+        async for part in self._parts(job):
+            parts.append(part)
+            left -= len(part)
+            if left < 0:
+                break
+        if left:
+            raise ValueError("the spooled message is not as long as its envelope says")
+        return parts
+
+    async def _stream(self, job: Job) -> None:
+        """Send a large message no faster than the peer takes it."""
+        try:
+            async for part in self._parts(job):
+                self._transport.write(self.client.frame(part))
+                self.allow(self._terms.timeouts.block)
+                await (self._resumed or asyncio.sleep(0))
+            self._transport.write(self.client.end_body())
+            self._task = None
+            self.allow(self._terms.timeouts.end)
+        except Exception as error:
+            # The host holds the beginning of a message: only hanging up says that it is void.
+            self._task = None
+            self.abort(_unreadable(job, error))
+
+    async def _parts(self, job: Job) -> AsyncIterator[bytes]:
+        if job.parts is not None:
+            for part in job.parts:
+                yield part
+            return
+        chunk = 0
+        while parts := await self._terms.read(job.envelope.message, chunk):
+            chunk += len(parts)
+            for part in parts:
+                yield part
+
+
+def _unreadable(job: Job, error: Exception) -> Reply:
+    log.error("%s: the message cannot be read: %r", job.envelope.id, error)
+    return Reply(451, "4.3.0", "the message cannot be read from the spool for now")

@@ -1,0 +1,479 @@
+"""The client's side of an SMTP connection, without I/O (RFC 5321).
+
+What is always true:
+
+- A reply belongs to the oldest command that has none; nothing is expected that was not sent.
+- Each recipient of a transaction gets exactly one reply, and DONE comes once a transaction.
+- A recipient's reply is positive only if its RCPT was answered 2xx and, after that, the end of
+  the data, all of which had been sent.
+- Once closed, nothing more is sent, understood or reported.
+"""
+
+import re
+from collections import deque
+from collections.abc import Callable
+from enum import IntEnum
+
+from msgspec import Struct
+
+from fastmta._core.data import Stuffer
+from fastmta.mail.envelope import Envelope, Recipient
+from fastmta.mail.reply import Reply
+from fastmta.protocol.smtp_reply import MAX_TEXT, BadReply, Capabilities, ReplyReader
+
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f]")
+
+
+class Step(IntEnum):
+    """What was sent last: the command whose reply is awaited."""
+
+    GREETING = 0  # nothing was sent; the server speaks first
+    EHLO = 1
+    HELO = 2
+    MAIL = 3
+    RCPT = 4
+    DATA = 5
+    END = 6  # the dot that ends the data
+    BDAT = 7
+    RSET = 8
+    QUIT = 9
+
+
+PHRASES = (
+    "the greeting",
+    "the reply to EHLO",
+    "the reply to HELO",
+    "the reply to MAIL",
+    "the reply to RCPT",
+    "the reply to DATA",
+    "the reply to the end of the data",
+    "the reply to BDAT",
+    "the reply to RSET",
+    "the reply to QUIT",
+)
+
+# The class of reply (RFC 5321 section 4.2.1) by which a step has succeeded.
+_SUCCESS = (2, 2, 2, 2, 2, 3, 2, 2, 2, 2)
+
+
+class Timeouts(Struct, frozen=True):
+    """Seconds to wait for each reply (RFC 5321 section 4.5.3.2); ours where it names none."""
+
+    connect: float = 30  # ours: a host that is up answers in milliseconds
+    greeting: float = 300  # 4.5.3.2.1
+    hello: float = 300  # ours: like the greeting
+    mail: float = 300  # 4.5.3.2.2
+    rcpt: float = 300  # 4.5.3.2.3
+    data: float = 120  # 4.5.3.2.4
+    block: float = 180  # 4.5.3.2.5, for each piece of the message
+    end: float = 600  # 4.5.3.2.6
+    reset: float = 20  # ours: nothing is lost with the connection
+    quit: float = 10  # ours: likewise
+
+    def by_step(self) -> tuple[float, ...]:
+        return (
+            self.greeting,
+            self.hello,
+            self.hello,
+            self.mail,
+            self.rcpt,
+            self.data,
+            self.end,
+            self.end,
+            self.reset,
+            self.quit,
+        )
+
+
+class Event(IntEnum):
+    """What the owner of the connection has to act on."""
+
+    READY = 1  # a transaction may begin
+    BODY = 2  # send the body: `frame` each block, then `end_body`
+    DONE = 3  # the transaction is over: `replies` has one for each recipient
+    CLOSED = 4  # the connection is of no more use; `reason` says why
+
+
+_PENDING = Reply(0, "", "")  # a recipient's, until the transaction is over
+
+
+class Client:
+    """One connection: feed `receive`, act on its events, send what `take_output` gives."""
+
+    __slots__ = (
+        "_accepted",
+        "_body",
+        "_body_due",
+        "_events",
+        "_expected",
+        "_hostname",
+        "_next",
+        "_open",
+        "_output",
+        "_reader",
+        "_stuffer",
+        "_unframed",
+        "_unsent",
+        "answers",
+        "capabilities",
+        "closed",
+        "reason",
+        "replies",
+    )
+
+    def __init__(self, hostname: str) -> None:
+        self.capabilities = Capabilities()
+        self.closed = False
+        self.reason: Reply | None = None
+        self.replies: list[Reply] = []  # of the transaction's recipients, in order
+        self.answers = 0  # what the server said so far, 421 aside
+        self._hostname = hostname
+        self._events: list[Event] = []
+        self._expected: deque[Step] = deque((Step.GREETING,))
+        self._output: list[bytes] = []
+        self._reader = ReplyReader()
+        # The transaction under way.
+        self._open = False
+        self._unsent: deque[tuple[Step, str]] = deque()  # commands held back without PIPELINING
+        self._next = 0  # index of the recipient whose reply comes next
+        self._accepted = 0
+        self._body: list[bytes] | None = None  # None: streamed
+        self._body_due = False  # the body is streamed and its end was not sent yet
+        self._unframed = 0  # octets of a streamed body that are still to come
+        self._stuffer: Stuffer | None = None
+
+    # What the owner asks.
+
+    @property
+    def is_ready(self) -> bool:
+        """A transaction may begin."""
+        return not (self.closed or self._expected or self._open)
+
+    @property
+    def waiting(self) -> Step | None:
+        """The step whose reply comes next; None: none is owed."""
+        return self._expected[0] if self._expected else None
+
+    def objection(self, envelope: Envelope) -> Reply | None:
+        """Why this server cannot be given this message at all; None: it can."""
+        offered = self.capabilities
+        if offered.size and envelope.size > offered.size:  # RFC 1870 section 6.1
+            text = f"message of {envelope.size} octets exceeds the host's limit of {offered.size}"
+            return Reply(552, "5.3.4", text)
+        if envelope.eight_bit and not offered.eight_bit:
+            # RFC 6152 section 3: convert or return; we cannot convert yet.
+            return Reply(554, "5.6.3", "message has 8-bit content and the host offers no 8BITMIME")
+        addresses = envelope.sender
+        for recipient in envelope.recipients:
+            addresses += recipient.address
+        if not addresses.isprintable() and _CONTROLS.search(addresses):
+            # Refused where mail comes in; here it would become a command of its own.
+            return Reply(553, "5.1.3", "address with a control character")
+        if (envelope.utf8 or not addresses.isascii()) and not offered.utf8:
+            return Reply(553, "5.6.7", "message needs SMTPUTF8 and the host does not offer it")
+        return None
+
+    def take_output(self) -> bytes:
+        """Everything to be sent now, for one write."""
+        output = self._output
+        if not output:
+            return b""
+        self._output = []
+        return b"".join(output) if len(output) > 1 else output[0]
+
+    # What the owner does.
+
+    def begin(self, envelope: Envelope, body: list[bytes] | None) -> None:
+        """Start a transaction; only when `is_ready` and without an `objection`.
+
+        `body` None: of `envelope.size` octets, to be sent in blocks when BODY comes.
+        """
+        recipients = envelope.recipients
+        self._open = True
+        self.replies = [_PENDING] * len(recipients)
+        self._next = self._accepted = 0
+        self._body, self._unframed = body, envelope.size
+        mail = self._mail(envelope)
+        if self.capabilities.pipelining:
+            self._send_group(mail, recipients)
+        else:
+            self._unsent.extend((Step.RCPT, self._rcpt(each)) for each in recipients)
+            self._send(Step.MAIL, mail)
+
+    def frame(self, block: bytes) -> bytes:
+        """A block of a streamed body as it goes over the wire."""
+        self._unframed -= len(block)
+        if self._unframed < 0:
+            raise ValueError("the message is longer than its envelope says")
+        return block if self._stuffer is None else self._stuffer.feed(block)
+
+    def end_body(self) -> bytes:
+        """What ends a streamed body; ValueError where octets are missing."""
+        if self._unframed:
+            raise ValueError("the message is shorter than its envelope says")
+        self._body_due = False
+        if self._stuffer is None:
+            return b""
+        stuffer, self._stuffer = self._stuffer, None
+        return stuffer.finish()
+
+    def quit(self) -> None:
+        """End the connection as RFC 5321 section 4.1.1.10 asks; only when `is_ready`."""
+        self._send(Step.QUIT, "QUIT\r\n")
+
+    def lost(self, reason: Reply) -> list[Event]:
+        """The connection is gone, or given up: what has no reply yet gets this one."""
+        events: list[Event] = []
+        self._events = events
+        self._close(reason)
+        return events
+
+    def receive(self, data: bytes) -> list[Event]:
+        """Read what the server sent, in pieces of any size."""
+        events: list[Event] = []
+        self._events = events
+        reader = self._reader
+        reader.feed(data)
+        try:
+            while not self.closed and (reply := reader.next()):
+                self._on_reply(reply)
+        except BadReply as error:
+            self._violated(str(error))
+        return events
+
+    def _on_reply(self, reply: Reply) -> None:
+        if reply.code == 421:  # section 3.8: to any command, or to none
+            return self._close(reply)
+        if not self._expected or self._output:
+            # Output that still waits here cannot have been answered.
+            return self._violated(f"reply to nothing: {reply}")
+        step = self._expected[0]
+        kind = reply.code // 100
+        if kind not in (_SUCCESS[step], 4, 5):
+            return self._violated(f"{reply.code} is not {PHRASES[step]}")
+        self.answers += 1
+        self._expected.popleft()
+        return _HANDLERS[step](self, reply, kind < 4)
+
+    # The steps, each with its reply and whether that is success.
+
+    def _on_greeting(self, reply: Reply, ok: bool) -> None:
+        if not ok:
+            return self._refused(reply)
+        if self._is_ourselves(reply.text):
+            return self._loops()
+        return self._send(Step.EHLO, f"EHLO {self._hostname}\r\n")
+
+    def _on_ehlo(self, reply: Reply, ok: bool) -> None:
+        if reply.code >= 500:  # section 3.2: it may know HELO alone
+            return self._send(Step.HELO, f"HELO {self._hostname}\r\n")
+        if ok:
+            self.capabilities = Capabilities.parse(self._reader.lines[1:])
+        return self._on_helo(reply, ok)
+
+    def _on_helo(self, reply: Reply, ok: bool) -> None:
+        if not ok:
+            return self._refused(reply)
+        if self._is_ourselves(reply.text):
+            return self._loops()
+        return self._events.append(Event.READY)
+
+    def _on_mail(self, reply: Reply, ok: bool) -> None:
+        if not ok:
+            self._unsent.clear()
+            self._answer_rest(reply)
+        self._advance()
+
+    def _on_rcpt(self, reply: Reply, ok: bool) -> None:
+        index = self._next
+        self._next = index + 1
+        if self.replies[index] is _PENDING:
+            if ok:
+                self._accepted += 1
+            else:
+                self.replies[index] = _too_many_is_temporary(reply)
+        self._advance()
+
+    def _on_data(self, reply: Reply, ok: bool) -> None:
+        if not ok:
+            self._answer_rest(reply)
+            return self._finish(reset=True)
+        self._expected.append(Step.END)
+        if not self._accepted:
+            # RFC 2920 section 3.1: no recipient is left, so nothing but the dot is sent.
+            self._output.append(b".\r\n")
+        elif self._body is None:
+            self._stuffer = Stuffer()
+            self._stream()
+        else:
+            stuffer = Stuffer()
+            self._output.extend(map(stuffer.feed, self._body))
+            self._output.append(stuffer.finish())
+        return None
+
+    def _on_end(self, reply: Reply, ok: bool) -> None:
+        if self._body_due and ok:
+            return self._violated(f"message accepted before its end: {reply}")
+        self._answer_rest(reply)
+        if self._body_due:  # refused halfway; there is no way to stop but to hang up
+            return self._close(reply)
+        return self._finish(reset=False)
+
+    def _on_bdat(self, reply: Reply, ok: bool) -> None:
+        if self._body_due:
+            return self._on_end(reply, ok)
+        self._answer_rest(reply)
+        # RFC 3030 section 2: a failed BDAT leaves the transaction to be cleared by RSET.
+        return self._finish(reset=not ok)
+
+    def _on_rset(self, reply: Reply, ok: bool) -> None:
+        if not ok:
+            return self._close(reply)
+        return self._events.append(Event.READY)
+
+    def _on_quit(self, reply: Reply, ok: bool) -> None:
+        self._close(reply)
+
+    # What the steps are made of.
+
+    def _send(self, step: Step, command: str) -> None:
+        self._expected.append(step)
+        self._output.append(command.encode())
+
+    def _send_group(self, mail: str, recipients: list[Recipient]) -> None:
+        """MAIL, all RCPT and, with a body at hand, DATA or BDAT in one write (RFC 2920)."""
+        expected = self._expected
+        expected.append(Step.MAIL)
+        for recipient in recipients:
+            mail += self._rcpt(recipient)
+            expected.append(Step.RCPT)
+        body = self._body
+        if body is None:
+            # A large message waits for the replies: it may be that nobody wants it.
+            self._output.append(mail.encode())
+        elif self.capabilities.chunking:
+            # RFC 3030 section 2 lets the replies to RCPT be read first. Without that stop a
+            # message costs one round trip; a server must discard what it does not want anyway.
+            expected.append(Step.BDAT)
+            self._output.append(f"{mail}BDAT {sum(map(len, body))} LAST\r\n".encode())
+            self._output += body
+        else:
+            expected.append(Step.DATA)
+            self._output.append(f"{mail}DATA\r\n".encode())
+
+    def _mail(self, envelope: Envelope) -> str:
+        offered = self.capabilities
+        command = f"MAIL FROM:<{envelope.sender}>"
+        if offered.size is not None:
+            command += f" SIZE={envelope.size}"
+        if envelope.eight_bit:
+            command += " BODY=8BITMIME"
+        if offered.utf8 and (envelope.utf8 or not command.isascii()):
+            command += " SMTPUTF8"
+        if offered.dsn:  # RFC 3461 section 5.2.1: passed on as they came
+            command += f" RET={envelope.ret}" if envelope.ret else ""
+            command += f" ENVID={envelope.envid}" if envelope.envid else ""
+        return command + "\r\n"
+
+    def _rcpt(self, recipient: Recipient) -> str:
+        command = f"RCPT TO:<{recipient.address}>"
+        if self.capabilities.dsn:
+            command += f" NOTIFY={recipient.notify}" if recipient.notify else ""
+            command += f" ORCPT={recipient.orcpt}" if recipient.orcpt else ""
+        return command + "\r\n"
+
+    def _advance(self) -> None:
+        """After a reply to MAIL or RCPT: the next command, where it was held back."""
+        if self._expected:
+            return None
+        if self._unsent:
+            return self._send(*self._unsent.popleft())
+        if not self._accepted:
+            return self._finish(reset=True)
+        return self._send_body()
+
+    def _send_body(self) -> None:
+        if not self.capabilities.chunking:
+            return self._send(Step.DATA, "DATA\r\n")
+        if self._body is None:
+            self._send(Step.BDAT, f"BDAT {self._unframed} LAST\r\n")
+            return self._stream()
+        self._send(Step.BDAT, f"BDAT {sum(map(len, self._body))} LAST\r\n")
+        self._output += self._body
+        return None
+
+    def _stream(self) -> None:
+        self._body_due = True
+        self._events.append(Event.BODY)
+
+    def _answer_rest(self, reply: Reply) -> None:
+        self.replies = [reply if each is _PENDING else each for each in self.replies]
+
+    def _finish(self, *, reset: bool) -> None:
+        self._open = False
+        self._body = None
+        self._events.append(Event.DONE)
+        if reset:
+            self._send(Step.RSET, "RSET\r\n")
+        else:
+            self._events.append(Event.READY)
+
+    def _close(self, reason: Reply) -> None:
+        if self.closed:
+            return
+        self.closed = True
+        self.reason = reason
+        self._expected.clear()
+        self._unsent.clear()
+        self._output.clear()
+        self._body = self._stuffer = None
+        if self._open:
+            self._open = False
+            self._answer_rest(reason)
+            self._events.append(Event.DONE)
+        self._events.append(Event.CLOSED)
+
+    def _refused(self, reply: Reply) -> None:
+        """The host wants no mail from us, now or ever; another may, so it is no bounce.
+
+        RFC 5321 section 3.1 lets a 5xx be final. It mostly tells of a block list or a broken
+        host, so it is temporary here, as in Postfix (smtp_skip_5xx_greeting).
+        """
+        detail = reply.enhanced[1:] or ".3.2"
+        self._close(Reply(450, f"4{detail}", f"refused to talk to us: {reply}"[:MAX_TEXT]))
+        self._output.append(b"QUIT\r\n")
+
+    def _loops(self) -> None:
+        self._close(Reply(554, "5.4.6", "mail loops back to us: the host answers with our name"))
+        self._output.append(b"QUIT\r\n")
+
+    def _violated(self, what: str) -> None:
+        """What comes cannot be matched to what was sent: nothing after it is worth reading."""
+        self.answers += 1
+        self._close(Reply(451, "4.5.0", f"protocol error: {what}"[:MAX_TEXT]))
+
+    def _is_ourselves(self, text: str) -> bool:
+        name = text.split(None, 1)[0] if text.strip() else ""
+        return name.rstrip(".").lower() == self._hostname.rstrip(".").lower()
+
+
+def _too_many_is_temporary(reply: Reply) -> Reply:
+    """RFC 5321 section 4.5.3.1.10: old servers say 552 for "too many recipients", meaning 452."""
+    if reply.code == 552 and reply.enhanced in ("", "5.5.3"):
+        return Reply(452, "4.5.3", reply.text)
+    return reply
+
+
+_Handler = Callable[[Client, Reply, bool], None]
+_HANDLERS: tuple[_Handler, ...] = (
+    Client._on_greeting,
+    Client._on_ehlo,
+    Client._on_helo,
+    Client._on_mail,
+    Client._on_rcpt,
+    Client._on_data,
+    Client._on_end,
+    Client._on_bdat,
+    Client._on_rset,
+    Client._on_quit,
+)
