@@ -38,15 +38,17 @@ _ISATAP = (0x00005EFE, 0x02005EFE)  # RFC 5214 section 6.1
 def refusal(text: str) -> str:
     """Why no mail goes to an address, as in "loopback"; empty where it may be tried."""
     address = ip_address(text)
-    if reason := _reason(address):
+    if reason := _block(address):
         return reason
-    inner = ((each, _reason(each)) for each in _embedded(address))
-    return next((f"{reason}, as {each}" for each, reason in inner if reason), "")
+    inner = list(_embedded(address))
+    for each in inner:
+        if reason := _block(each):
+            return f"{reason}, as {each}"
+    return OWN if any(is_own(str(each)) for each in (address, *inner)) else ""
 
 
-def _reason(address: Address) -> str:
-    reason = next((reason for block, reason in _REFUSED if address in block), "")
-    return reason or (OWN if is_own(str(address)) else "")
+def _block(address: Address) -> str:
+    return next((reason for block, reason in _REFUSED if address in block), "")
 
 
 def _embedded(address: Address) -> Iterator[IPv4Address]:

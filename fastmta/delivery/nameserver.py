@@ -17,7 +17,6 @@ from dns.message import QueryMessage
 PORTS = 4  # sockets of one nameserver; a query takes one of them at random
 PORT_QUERIES = 256
 MAX_DATAGRAM = 4096  # octets; we offer less, so a larger one is nothing that we asked for
-MAX_READS = 64  # datagrams at one wake-up, so that a flood leaves room for other work
 PARSE_ON_LOOP = 4096  # octets; parsing 64 KiB takes 0.1 s
 
 
@@ -62,16 +61,16 @@ class Nameserver:
     async def _ask_over_tcp(self, query: QueryMessage) -> QueryMessage:
         loop = asyncio.get_running_loop()
         answer = loop.create_future()
-        transport, _ = await loop.create_connection(
-            lambda: _Stream(query.to_wire(), answer), *self._endpoint
-        )
+        transport, _ = await loop.create_connection(lambda: _Stream(answer), *self._endpoint)
         try:
+            wire = query.to_wire()
+            transport.write(len(wire).to_bytes(2, "big") + wire)
             return await _parse(await answer, query)
         finally:
             transport.close()
 
 
-class _Port:
+class _Port(asyncio.DatagramProtocol):
     """One connected UDP socket with the queries that wait on it, by id."""
 
     def __init__(self, family: int, address: tuple[object, ...]) -> None:
@@ -79,13 +78,14 @@ class _Port:
         self._left = PORT_QUERIES
         self._waiting: dict[int, tuple[QueryMessage, asyncio.Future[QueryMessage]]] = {}
         self._loop = asyncio.get_running_loop()
-        self._socket = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        connected = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         try:
-            self._socket.connect(address)
+            connected.connect(address)
         except OSError:
-            self._socket.close()
+            connected.close()
             raise
-        self._loop.add_reader(self._socket, self._readable)
+        endpoint = self._loop.create_datagram_endpoint(lambda: self, sock=connected)
+        self._opening = self._loop.create_task(endpoint)
 
     async def ask(self, query: QueryMessage) -> QueryMessage:
         while query.id in self._waiting:
@@ -95,7 +95,8 @@ class _Port:
         future: asyncio.Future[QueryMessage] = self._loop.create_future()
         self._waiting[query.id] = query, future
         try:
-            self._socket.send(query.to_wire())
+            transport, _ = await asyncio.shield(self._opening)
+            transport.sendto(query.to_wire())
             return await future
         finally:
             del self._waiting[query.id]
@@ -104,44 +105,36 @@ class _Port:
 
     def close(self) -> None:
         self.retired = True
-        if self._socket.fileno() >= 0:
-            self._loop.remove_reader(self._socket)
-            self._socket.close()
-        for _, future in self._waiting.values():
-            if not future.done():
-                future.set_exception(ConnectionAbortedError("closed"))
+        self._opening.add_done_callback(_close)
+        self.error_received(ConnectionAbortedError("closed"))
 
-    def _readable(self) -> None:
-        try:
-            for _ in range(MAX_READS):
-                self._take(self._socket.recv(MAX_DATAGRAM + 1))
-        except BlockingIOError:
-            return
-        except OSError as error:  # ICMP: nobody listens there, or no way to it
-            for _, future in self._waiting.values():
-                if not future.done():
-                    future.set_exception(error)
-
-    def _take(self, wire: bytes) -> None:
+    def datagram_received(self, data: bytes, addr: object) -> None:
         """Hand a datagram to the query that it answers, if there is one."""
-        query, future = self._waiting.get(int.from_bytes(wire[:2], "big"), (None, None))
-        if query is None or future is None or future.done() or len(wire) > MAX_DATAGRAM:
+        query, future = self._waiting.get(int.from_bytes(data[:2], "big"), (None, None))
+        if query is None or future is None or future.done() or len(data) > MAX_DATAGRAM:
             return
-        answer = parse(wire, query)
+        answer = parse(data, query)
         if answer is not None:
             future.set_result(answer)
 
+    def error_received(self, exc: Exception) -> None:
+        """By ICMP: nobody listens there, or there is no way to it."""
+        for _, future in self._waiting.values():
+            if not future.done():
+                future.set_exception(exc)
+
+
+def _close(opening: "asyncio.Task[tuple[asyncio.DatagramTransport, _Port]]") -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result()[0].close()
+
 
 class _Stream(asyncio.Protocol):
-    """One query and its answer over TCP, each behind its length (RFC 1035 section 4.2.2)."""
+    """An answer over TCP, behind its length (RFC 1035 section 4.2.2)."""
 
-    def __init__(self, query: bytes, answer: "asyncio.Future[bytes]") -> None:
-        self._query, self._answer = query, answer
+    def __init__(self, answer: "asyncio.Future[bytes]") -> None:
+        self._answer = answer
         self._received = bytearray()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.WriteTransport)
-        transport.write(len(self._query).to_bytes(2, "big") + self._query)
 
     def data_received(self, data: bytes) -> None:
         self._received += data
