@@ -364,7 +364,7 @@ class Sink:
         self._take = take
         self._dice = Random(self.behaviour.seed)
         self._attempts: Counter[str] = Counter()
-        self._first = self._last = 0.0  # time.monotonic() of a message
+        self._first = 0.0  # time.monotonic() of the first message
         self._awaited: list[tuple[int, asyncio.Future[None]]] = []
         self._deserted = asyncio.Event()
         self._server: asyncio.Server | None = None
@@ -408,7 +408,7 @@ class Sink:
         counts.distinct = len(tally.numbers)
         counts.duplicates, counts.corrupt = tally.duplicates, tally.corrupt
         counts.numbers = ranges(tally.numbers)
-        counts.seconds = self._last - self._first
+        counts.seconds = counts.last - self._first
         counts.delay_p50 = percentile(tally.delays, 0.5)
         counts.delay_p99 = percentile(tally.delays, 0.99)
         return counts
@@ -450,8 +450,8 @@ class Sink:
     ) -> None:
         """Count a message, given with a CRLF in front, and hand it on where somebody takes it."""
         totals = self.totals
-        self._last = time.monotonic()
-        self._first = self._first or self._last
+        totals.last = time.monotonic()
+        self._first = self._first or totals.last
         totals.messages += 1
         totals.recipients += len(recipients)
         totals.octets += len(framed) - 2

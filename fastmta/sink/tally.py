@@ -46,6 +46,7 @@ class Counts(Struct):
     corrupt: int = 0  # messages whose checksum is not that of their body
     numbers: str = ""  # the distinct ones, as in "1-4999,5003"
     seconds: float = 0.0  # from the first message to the last
+    last: float = 0.0  # time.monotonic() of the last message
     delay_p50: float = 0.0  # from the sender's time stamp to the sink's 250
     delay_p99: float = 0.0
 
@@ -57,6 +58,12 @@ def ranges(numbers: Iterable[int]) -> str:
     ends = [a for a, b in pairwise([*ordered, inf]) if b != a + 1]
     spans = zip(starts, ends, strict=True)
     return ",".join(f"{a}-{b}" if a != b else f"{a}" for a, b in spans)
+
+
+def parse_ranges(text: str) -> set[int]:
+    """The numbers that `ranges` wrote."""
+    spans = [span.partition("-") for span in text.split(",") if span]
+    return {n for a, _, b in spans for n in range(int(a), int(b or a) + 1)}
 
 
 def percentile(values: Iterable[float], share: float) -> float:

@@ -1,0 +1,1 @@
+"""Benchmarks: one module per claim, peers side by side in one run."""

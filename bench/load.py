@@ -1,0 +1,181 @@
+"""A load of numbered messages, over SMTP with pipelining, that writes down each 250.
+
+Each client sends one message after another over one connection: envelope and DATA in one write,
+then the content. The content carries its number, its checksum and the time at which it was
+sent (`fastmta.sink.tally` reads them at the other end), and a line that begins with a dot.
+
+    python -m bench.load 127.0.0.1:2525 --messages 1000 --clients 10 --size 2048
+"""
+
+import asyncio
+import re
+import time
+from array import array
+from collections.abc import Callable
+from itertools import cycle
+from typing import cast
+from zlib import crc32
+
+import click
+import msgspec
+import uvloop
+from msgspec import Struct
+
+from fastmta.config import Endpoint
+from fastmta.sink.tally import NUMBER, SUM, TIME, percentile, ranges
+
+ENVELOPE = b"MAIL FROM:<load@client.example.test>\r\nRCPT TO:<user%d@example.test>\r\nDATA\r\n"
+HEAD = b"""From: <load@client.example.test>
+To: <user@example.test>
+Subject: message %d
+Date: Mon, 02 Nov 2026 10:00:00 +0000
+Message-ID: <%d.load@client.example.test>
+%b: %d
+%b: %08x
+%b: %.6f
+
+"""
+RECIPIENTS = 1000  # distinct local parts
+
+
+class Result(Struct):
+    """What the senders saw."""
+
+    acknowledged: str = ""  # numbers that got a 250, as in "1-4999,5003"
+    refused: int = 0  # messages that got anything else
+    disconnects: int = 0  # connections that the server ended
+    started: float = 0.0  # time.monotonic() of the first message
+    seconds: float = 0.0  # from then to the last 250
+    accept_p50: float = 0.0  # seconds from the last octet of content to the 250
+    accept_p99: float = 0.0
+
+
+def body_of(size: int) -> tuple[bytes, int]:
+    """A body that makes a message of about `size` octets, stuffed for DATA, and its checksum."""
+    lines = cycle([b".a line that begins with a dot\r\n", b"x" * 70 + b"\r\n"])
+    body = b""
+    while len(body) + len(HEAD) + 60 < size:
+        body += next(lines)
+    return re.sub(rb"(?m)^\.", b"..", body) + b".\r\n", crc32(body)
+
+
+class Load:
+    """Hands out the numbers and gathers what became of them."""
+
+    def __init__(self, messages: int, size: int) -> None:
+        self.numbers = iter(range(1, messages + 1))
+        self.result = Result()
+        self.acknowledged: list[int] = []
+        self.latencies = array("d")
+        self._body, self._checksum = body_of(size)
+        self._head = HEAD.replace(b"\n", b"\r\n")
+
+    def content(self, number: int) -> bytes:
+        fields = (number, number, NUMBER, number, SUM, self._checksum, TIME, time.monotonic())
+        return self._head % fields + self._body
+
+    async def run(self, endpoint: Endpoint, clients: int) -> Result:
+        """Send everything; at the end every client has left or was cut off."""
+        loop = asyncio.get_running_loop()
+        sessions = [Client(self) for _ in range(clients)]
+        for session in sessions:
+            await loop.create_connection(lambda it=session: it, *endpoint)  # type: ignore[misc]
+        await asyncio.gather(*(session.greeted for session in sessions))
+        result = self.result
+        result.started = time.monotonic()
+        for session in sessions:
+            session.next()
+        await asyncio.gather(*(session.left for session in sessions))
+        result.seconds = time.monotonic() - result.started
+        result.acknowledged = ranges(self.acknowledged)
+        result.accept_p50 = percentile(self.latencies, 0.5)
+        result.accept_p99 = percentile(self.latencies, 0.99)
+        return result
+
+
+class Client(asyncio.Protocol):
+    """One connection; `_then` gets the reply codes once as many as were asked for are there."""
+
+    def __init__(self, load: Load) -> None:
+        loop = asyncio.get_running_loop()
+        self.greeted: asyncio.Future[None] = loop.create_future()
+        self.left: asyncio.Future[None] = loop.create_future()
+        self._load = load
+        self._rest = b""
+        self._codes: list[bytes] = []
+        self._number = 0
+        self._sent = 0.0
+        self._expect(1, self._on_greeting)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._write = self._transport.write
+
+    def data_received(self, data: bytes) -> None:
+        *lines, self._rest = (self._rest + data).split(b"\r\n")
+        self._codes += [line[:3] for line in lines if line[3:4] != b"-"]
+        if len(self._codes) >= self._awaited:
+            self._then(self._codes)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.left.done():
+            self._load.result.disconnects += 1
+            self.left.set_result(None)
+        if not self.greeted.done():
+            self.greeted.set_result(None)
+
+    def _expect(self, replies: int, then: Callable[[list[bytes]], None]) -> None:
+        self._awaited, self._then, self._codes = replies, then, []
+
+    def _on_greeting(self, codes: list[bytes]) -> None:
+        self._expect(1, lambda _: self.greeted.set_result(None))
+        self._write(b"EHLO client.example.test\r\n")
+
+    def next(self) -> None:
+        """Begin the next message, or leave where all are sent."""
+        self._number = next(self._load.numbers, 0)
+        if self._number:
+            self._expect(3, self._on_envelope)
+            self._write(ENVELOPE % (self._number % RECIPIENTS))
+        elif not self.left.done():
+            self.left.set_result(None)
+            self._write(b"QUIT\r\n")
+            self._expect(1, lambda _: self._transport.close())
+
+    def _on_envelope(self, codes: list[bytes]) -> None:
+        if codes[2] == b"354":
+            content = self._load.content(self._number)
+            self._expect(1, self._on_end_of_data)
+            self._sent = time.monotonic()
+            self._write(content)
+        else:
+            self._load.result.refused += 1
+            self._expect(1, lambda _: self.next())
+            self._write(b"RSET\r\n")
+
+    def _on_end_of_data(self, codes: list[bytes]) -> None:
+        if codes[0] == b"250":
+            self._load.latencies.append(time.monotonic() - self._sent)
+            self._load.acknowledged.append(self._number)
+        else:
+            self._load.result.refused += 1
+        self.next()
+
+
+@click.command
+@click.argument("endpoint")
+@click.option("--messages", default=1000, show_default=True)
+@click.option("--clients", default=10, show_default=True)
+@click.option("--size", default=2048, show_default=True)
+def main(endpoint: str, messages: int, clients: int, size: int) -> None:
+    """Send numbered messages and print as JSON which of them got a 250."""
+    result = uvloop.run(_main(Endpoint.parse(endpoint), messages, clients, size))
+    click.echo(msgspec.json.encode(result))
+
+
+async def _main(endpoint: Endpoint, messages: int, clients: int, size: int) -> Result:
+    return await Load(messages, size).run(endpoint, clients)
+
+
+if __name__ == "__main__":
+    main()

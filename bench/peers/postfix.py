@@ -1,0 +1,101 @@
+"""Postfix from Debian, in a folder and on a port of its own.
+
+Everything is left at its default but for what is said at each line below. Its own mail stays
+where Postfix puts it: queue files, fsynced before the 250. An instance of the system is not
+touched: queue, data and configuration are in the scratch folder.
+"""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bench import processes
+
+PROGRAM = shutil.which("postfix", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+
+MAIN = """
+compatibility_level = 3.6
+queue_directory = {folder}/queue
+data_directory = {folder}/data
+command_directory = /usr/sbin
+daemon_directory = /usr/lib/postfix/sbin
+mail_owner = postfix
+setgid_group = postdrop
+myhostname = postfix.example.test
+
+# Relay for loopback, to one next hop; no mail is local.
+inet_interfaces = loopback-only
+inet_protocols = ipv4
+mynetworks = 127.0.0.0/8
+mydestination =
+relayhost = [127.0.0.1]:{next_hop}
+# Both look for files of the system that this host need not have.
+alias_maps =
+alias_database =
+
+# A container has no syslog. postlogd writes the lines; its CPU is counted, as fastmta's log is.
+maillog_file = {folder}/maillog
+maillog_file_prefixes = {folder}
+
+# Limits that the load would hit. 100 clients need 100 smtpd and as many cleanup processes; the
+# next hop takes as many connections as the null relay makes (the default is 20).
+default_process_limit = 250
+default_destination_concurrency_limit = 50
+# Defaults that could be taken for limits, left alone: in_flow_delay = 1s,
+# initial_destination_concurrency = 5, qmgr_message_active_limit = 20000.
+"""
+
+# Debian's master.cf without chroot (nothing to copy into the folder) and without what a relay
+# never starts. service, type, private, unprivileged, chroot, wakeup, maxproc, command
+MASTER = """
+127.0.0.1:{port} inet n - n - - smtpd
+cleanup   unix  n - n - 0 cleanup
+qmgr      unix  n - n 300 1 qmgr
+rewrite   unix  - - n - - trivial-rewrite
+bounce    unix  - - n - 0 bounce
+defer     unix  - - n - 0 bounce
+trace     unix  - - n - 0 bounce
+verify    unix  - - n - 1 verify
+flush     unix  n - n 1000? 0 flush
+proxymap  unix  - - n - - proxymap
+smtp      unix  - - n - - smtp
+relay     unix  - - n - - smtp
+showq     unix  n - n - - showq
+error     unix  - - n - - error
+retry     unix  - - n - - error
+discard   unix  - - n - - discard
+anvil     unix  - - n - 1 anvil
+scache    unix  - - n - 1 scache
+tlsmgr    unix  - - n 1000? 1 tlsmgr
+postlog   unix-dgram n - n - 1 postlogd
+"""
+
+
+def missing() -> str:
+    if not PROGRAM:
+        return "no postfix on the path: install Debian's package"
+    return "" if os.geteuid() == 0 else "Postfix's master must be started by root"
+
+
+def version() -> str:
+    text = subprocess.run(["/usr/sbin/postconf", "-d", "-h", "mail_version"], capture_output=True)
+    return f"Postfix {text.stdout.decode().strip()}"
+
+
+@contextmanager
+def running(folder: Path, port: int, next_hop: int, workers: int) -> Iterator[int]:
+    """`workers` has no meaning here: Postfix is one process for each client and each role."""
+    assert PROGRAM
+    values = {"folder": folder, "port": port, "next_hop": next_hop}
+    (folder / "main.cf").write_text(MAIN.format(**values))
+    (folder / "master.cf").write_text(MASTER.format(**values))
+    (folder / "queue").mkdir()
+    (folder / "data").mkdir()
+    shutil.chown(folder / "data", "postfix", "postfix")
+    command = [PROGRAM, "-c", str(folder), "start-fg"]
+    with processes.running(command, folder / "output") as process:
+        processes.greets(port, process)
+        yield process.pid

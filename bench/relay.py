@@ -1,0 +1,205 @@
+"""A message relayed costs little more than a relay in Python must cost, and none is lost.
+
+Two runs for each peer, in turns, as often as `--repeats` says:
+
+\b
+outside   smtp-source -> the peer -> smtp-sink (Debian's postfix package), no pipelining: messages
+          a second from the first connection until the sink has them all
+numbered  bench.load -> the peer -> fastmta sink, pipelined: latencies, and which of the
+          acknowledged messages arrived, how often, and whether whole
+
+CPU is that of all processes of the peer until they are at rest, those that have ended included.
+Memory is the sum of their peaks: pages that processes share count once for each.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from bench import processes
+from bench.load import Result
+from bench.peers import Peer
+from fastmta.sink import Counts
+from fastmta.sink.tally import parse_ranges
+
+STALL = 10.0  # seconds without an arrival after which what is missing is lost
+SLOWEST = 20.0  # messages a second below which an outside run is given up
+
+
+class Options(Struct, frozen=True, kw_only=True):
+    messages: int = 10_000
+    size: int = 2048
+    clients: int = 100
+    repeats: int = 3
+    workers: int = 1
+    stall: float = STALL
+
+
+class Run(Struct, kw_only=True):
+    """What one run of one peer came to."""
+
+    peer: str = ""
+    load: str = ""  # "outside" or "numbered"
+    messages: int = 0
+    seconds: float = 0.0
+    user: float = 0.0  # microseconds of CPU a message
+    system: float = 0.0
+    peak_memory: int = 0  # octets
+    accept_p50: float = 0.0  # seconds from end of data to 250
+    accept_p99: float = 0.0
+    deliver_p50: float = 0.0  # seconds from sending the content to its arrival
+    deliver_p99: float = 0.0
+    refused: int = 0  # messages without a 250, not sent again
+    lost: int = 0  # acknowledged, but never arrived
+    duplicated: int = 0
+    corrupt: int = 0
+
+    @property
+    def rate(self) -> float:
+        return self.messages / self.seconds
+
+    @property
+    def cpu(self) -> float:
+        return self.user + self.system
+
+
+def run_all(
+    under_test: dict[str, Peer], options: Options, base: Path, progress: Callable[[str], None]
+) -> Iterator[Run]:
+    """Every run as it ends, peers alternating; files are kept only of one that fails."""
+    for repeat in range(options.repeats):
+        for name, peer in under_test.items():
+            for measure in (outside, numbered):
+                progress(f"{name}, {measure.__name__}, {repeat + 1} of {options.repeats}")
+                with scratch(base) as folder:
+                    run = measure(peer, options, folder)
+                    run.peer = name
+                yield run
+
+
+@contextmanager
+def scratch(base: Path) -> Iterator[Path]:
+    """A folder that other users may enter (Postfix drops its privileges), removed at success."""
+    folder = Path(tempfile.mkdtemp(dir=base, prefix="relay-"))
+    folder.chmod(0o755)
+    keep = False
+    try:
+        yield folder
+    except Exception as error:
+        keep = True
+        error.add_note(f"what the processes wrote is in {folder}")
+        raise
+    finally:
+        if not keep:
+            shutil.rmtree(folder)
+
+
+def outside(peer: Peer, options: Options, folder: Path) -> Run:
+    """Debian's tools at both ends."""
+    port, next_hop = processes.free_port(), processes.free_port()
+    with processes.running(_smtp_sink(next_hop, options.messages), folder / "sink") as sink:
+        processes.greets(next_hop, sink)
+        with peer.running(folder, port, next_hop, options.workers) as root:
+            before, begun = processes.usage(root), time.monotonic()
+            subprocess.run(_smtp_source(port, options), check=True)
+            sink.wait(60 + options.messages / SLOWEST)
+            seconds = time.monotonic() - begun
+            spent = processes.settled(root).since(before)
+    return _run("outside", options, seconds, spent)
+
+
+def _smtp_sink(port: int, messages: int) -> list[str]:
+    command = ["smtp-sink", "-M", str(messages), f"127.0.0.1:{port}", "1000"]
+    return command if os.geteuid() else [command[0], "-u", "nobody", *command[1:]]
+
+
+def _smtp_source(port: int, options: Options) -> list[str]:
+    counts = ["-s", str(options.clients), "-m", str(options.messages), "-l", str(options.size)]
+    addresses = ["-f", "load@client.example.test", "-t", "user@example.test"]
+    return ["smtp-source", "-d", *counts, *addresses, f"127.0.0.1:{port}"]
+
+
+def numbered(peer: Peer, options: Options, folder: Path) -> Run:
+    """Our own ends, which know each message."""
+    port, next_hop = processes.free_port(), processes.free_port()
+    command = [sys.executable, "-m", "fastmta.cli.sink", "--listen", f"127.0.0.1:{next_hop}"]
+    log = folder / "sink"
+    with processes.running([*command, "--json"], log) as sink:
+        processes.greets(next_hop, sink)
+        with peer.running(folder, port, next_hop, options.workers) as root:
+            before = processes.usage(root)
+            load = subprocess.run(_load(port, options), check=True, stdout=subprocess.PIPE)
+            sent = msgspec.json.decode(load.stdout, type=Result)
+            arrived(sink, log, parse_ranges(sent.acknowledged), options.stall)
+            spent = processes.settled(root).since(before)
+        counts = ask(sink, log)
+    run = _run("numbered", options, counts.last - sent.started, spent)
+    return judge(run, sent, counts)
+
+
+def _load(port: int, options: Options) -> list[str]:
+    sizes = ["--messages", str(options.messages), "--size", str(options.size)]
+    command = [sys.executable, "-m", "bench.load", f"127.0.0.1:{port}"]
+    return [*command, *sizes, "--clients", str(options.clients)]
+
+
+def arrived(
+    sink: "subprocess.Popen[bytes]", log: Path, acknowledged: set[int], stall: float
+) -> None:
+    """Wait until the sink has all of them, or nothing came for so many seconds."""
+    messages, deadline = -1, 0.0
+    while True:
+        counts = ask(sink, log)
+        if acknowledged <= parse_ranges(counts.numbers):
+            return
+        if counts.messages != messages:
+            messages, deadline = counts.messages, time.monotonic() + stall
+        elif time.monotonic() > deadline:
+            return
+        time.sleep(0.25)
+
+
+def ask(sink: "subprocess.Popen[bytes]", log: Path) -> Counts:
+    """What the sink has counted so far."""
+    known = len(_answers(log))
+    sink.send_signal(signal.SIGUSR1)
+    while len(answers := _answers(log)) == known:
+        if sink.poll() is not None:
+            raise RuntimeError("the sink has ended")
+        time.sleep(0.01)
+    return msgspec.json.decode(answers[-1], type=Counts)
+
+
+def _answers(log: Path) -> list[bytes]:
+    return [line for line in log.read_bytes().splitlines(True) if line[:1] + line[-1:] == b"{\n"]
+
+
+def judge(run: Run, sent: Result, counts: Counts) -> Run:
+    """Compare what was acknowledged with what arrived."""
+    missing = parse_ranges(sent.acknowledged) - parse_ranges(counts.numbers)
+    run.lost, run.refused = len(missing), sent.refused
+    run.duplicated, run.corrupt = counts.duplicates, counts.corrupt
+    run.accept_p50, run.accept_p99 = sent.accept_p50, sent.accept_p99
+    run.deliver_p50, run.deliver_p99 = counts.delay_p50, counts.delay_p99
+    return run
+
+
+def _run(load: str, options: Options, seconds: float, spent: processes.Usage) -> Run:
+    return Run(
+        load=load,
+        messages=options.messages,
+        seconds=seconds,
+        user=spent.user / options.messages * 1e6,
+        system=spent.system / options.messages * 1e6,
+        peak_memory=spent.peak_memory,
+    )

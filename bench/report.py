@@ -1,0 +1,151 @@
+"""Where a benchmark ran, and its runs as a table."""
+
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+from msgspec import Struct
+from rich.table import Table
+
+from bench.relay import Run
+
+
+class Machine(Struct):
+    """What the figures hold for."""
+
+    cpus: int
+    cpu: str
+    kernel: str
+    python: str
+    filesystem: str
+    fdatasyncs: int  # a second, of 4 KiB appended
+    load: float  # average of the last minute, before the run
+
+
+def machine(folder: Path) -> Machine:
+    return Machine(
+        cpus=len(os.sched_getaffinity(0)),
+        cpu=_cpu(),
+        kernel=platform.release(),
+        python=platform.python_version(),
+        filesystem=filesystem(folder),
+        fdatasyncs=_fdatasyncs(folder),
+        load=os.getloadavg()[0],
+    )
+
+
+def _cpu() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def filesystem(folder: Path) -> str:
+    """The type of the file system that holds a folder, as statfs(2) names it."""
+    command = ["stat", "--file-system", "--format=%T", str(folder)]
+    name = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    return "ext2, ext3 or ext4" if name == "ext2/ext3" else name  # they share one number
+
+
+def _fdatasyncs(folder: Path, seconds: float = 0.3) -> int:
+    path, count, begun = folder / f"probe-{os.getpid()}", 0, time.monotonic()
+    with path.open("wb", buffering=0) as file:
+        while time.monotonic() - begun < seconds:
+            file.write(bytes(4096))
+            os.fdatasync(file.fileno())
+            count += 1
+    path.unlink()
+    return int(count / seconds)
+
+
+class Measure(NamedTuple):
+    """One row: what is shown of a run."""
+
+    name: str
+    value: Callable[[Run], float]
+    form: str = "{:,.0f}"
+    total: bool = False  # summed over the repeats, where a median would hide one
+
+
+ALWAYS = [
+    Measure("messages a second", lambda run: run.rate),
+    Measure("CPU a message, us", lambda run: run.cpu),
+    Measure("  user", lambda run: run.user),
+    Measure("  system", lambda run: run.system),
+    Measure("peak memory, MiB", lambda run: run.peak_memory / 2**20),
+]
+NUMBERED = [
+    Measure("end of data to 250, p50, ms", lambda run: run.accept_p50 * 1e3, "{:,.1f}"),
+    Measure("  p99", lambda run: run.accept_p99 * 1e3, "{:,.1f}"),
+    Measure("sent to arrived, p50, ms", lambda run: run.deliver_p50 * 1e3, "{:,.1f}"),
+    Measure("  p99", lambda run: run.deliver_p99 * 1e3, "{:,.1f}"),
+    Measure("lost", lambda run: run.lost, total=True),
+    Measure("duplicated", lambda run: run.duplicated, total=True),
+    Measure("corrupt", lambda run: run.corrupt, total=True),
+    Measure("refused", lambda run: run.refused, total=True),
+]
+MEASURES = {"outside": ALWAYS, "numbered": ALWAYS + NUMBERED}
+
+
+def ratios(runs: Sequence[Run]) -> dict[str, dict[str, dict[str, float]]]:
+    """Load -> ratio -> peer -> value, of medians; of those peers that took part."""
+    result: dict[str, dict[str, dict[str, float]]] = {}
+    for load in MEASURES:
+        mine = [run for run in runs if run.load == load]
+        rate = _medians(mine, lambda run: run.rate)
+        cpu = _medians(mine, lambda run: run.cpu)
+        result[load] = {
+            "messages/s, times Postfix": _over(rate, "postfix"),
+            "messages/s, share of null": _over(rate, "null"),
+            "CPU, times null": _over(cpu, "null"),
+        }
+    return result
+
+
+def _medians(runs: Sequence[Run], value: Callable[[Run], float]) -> dict[str, float]:
+    names = {run.peer for run in runs}
+    return {name: median(value(run) for run in runs if run.peer == name) for name in names}
+
+
+def _over(values: dict[str, float], base: str) -> dict[str, float]:
+    return {name: value / values[base] for name, value in values.items() if values.get(base)}
+
+
+def line(run: Run) -> str:
+    """One run, as soon as it is over."""
+    troubles = {"LOST": run.lost, "TWICE": run.duplicated, "CORRUPT": run.corrupt}
+    wrong = (f"{count} {name}" for name, count in troubles.items() if count)
+    figures = [f"{run.rate:,.0f} messages/s", f"{run.cpu:,.0f} us of CPU each", *wrong]
+    return f"{run.peer}, {run.load}: {', '.join(figures)}"
+
+
+def table(runs: Sequence[Run], names: Sequence[str]) -> Table:
+    """Medians over the repeats, with the least and the most in brackets."""
+    result = Table("measure", title="relay: medians (least to most)")
+    for name in names:
+        result.add_column(name, justify="right")
+    for load, shares in ratios(runs).items():
+        result.add_row(f"[bold]{load}")
+        for measure in MEASURES[load]:
+            cells = (
+                _cell(measure, [r for r in runs if (r.peer, r.load) == (n, load)]) for n in names
+            )
+            result.add_row(measure.name, *cells)
+        for label, share in shares.items():
+            if share:
+                result.add_row(label, *(f"{share[name]:.2f}" for name in names))
+        result.add_section()
+    return result
+
+
+def _cell(measure: Measure, runs: Sequence[Run]) -> str:
+    values, form = [measure.value(run) for run in runs], measure.form.format
+    if measure.total:
+        return form(sum(values))
+    return f"{form(median(values))} ({form(min(values))} to {form(max(values))})"

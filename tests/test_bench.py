@@ -1,0 +1,211 @@
+"""The bench: what it reports is what happened, and it leaves nothing behind."""
+
+import asyncio
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+import pytest
+import uvloop
+from click.testing import CliRunner
+
+from bench import peers, processes, report
+from bench.__main__ import main
+from bench.load import HEAD, Load, Result, body_of
+from bench.peers import Peer
+from bench.relay import Options, Run, judge, numbered, outside
+from fastmta.config import Endpoint
+from fastmta.sink import Behaviour, Counts, Mail, Sink
+
+# A null relay that loses each tenth message, sends each seventh twice and spoils each eleventh.
+UNFAITHFUL = """
+import sys, uvloop
+from bench.null_relay import Relay
+
+class Unfaithful(Relay):
+    count = 0
+    def take(self, envelope, body):
+        self.count += 1
+        if self.count % 11 == 0:
+            body = body.replace(b"x", b"y")
+        for _ in range(0 if self.count % 10 == 0 else 2 if self.count % 7 == 0 else 1):
+            super().take(envelope, body)
+
+uvloop.run(Unfaithful().run(int(sys.argv[1]), int(sys.argv[2])))
+"""
+
+
+class Unfaithful:
+    __name__ = "unfaithful"
+    missing = version = staticmethod(str)
+
+    @staticmethod
+    @contextmanager
+    def running(folder: Path, port: int, next_hop: int, workers: int) -> Iterator[int]:
+        command = [sys.executable, "-c", UNFAITHFUL, str(port), str(next_hop)]
+        with processes.running(command, folder / "output") as process:
+            processes.greets(port, process)
+            yield process.pid
+
+
+def test_through_the_null_relay_all_arrive(tmp_path: Path) -> None:
+    run = numbered(peers.load("null"), Options(messages=200, clients=7), tmp_path)
+    assert (run.lost, run.duplicated, run.corrupt, run.refused) == (0, 0, 0, 0)
+    assert run.seconds > 0
+    assert run.peak_memory > 1 << 20
+    assert 0 < run.accept_p50 <= run.accept_p99
+    assert 0 < run.deliver_p50 <= run.deliver_p99
+
+
+def test_debians_tools_run_through_the_null_relay(tmp_path: Path) -> None:
+    run = outside(peers.load("null"), Options(messages=200, clients=7), tmp_path)
+    assert (run.load, run.messages) == ("outside", 200)
+    assert run.rate > 0
+
+
+def test_what_a_relay_loses_doubles_or_spoils_is_reported(tmp_path: Path) -> None:
+    peer: Peer = Unfaithful()
+    run = numbered(peer, Options(messages=100, clients=3, stall=0.5), tmp_path)
+    assert (run.lost, run.duplicated, run.corrupt) == (10, 13, 10)
+
+
+def test_judge_counts_only_what_was_acknowledged_as_lost() -> None:
+    run = judge(Run(), Result(acknowledged="1-5,8", refused=2), Counts(numbers="1-4,6-7"))
+    assert (run.lost, run.refused) == (2, 2)
+
+
+def test_a_peer_that_does_not_greet_is_told(tmp_path: Path) -> None:
+    with (
+        processes.running([sys.executable, "-c", ""], tmp_path / "output") as process,
+        pytest.raises(RuntimeError, match="does not greet"),
+    ):
+        processes.greets(processes.free_port(), process)
+
+
+# The load
+
+
+def load(behaviour: Behaviour, messages: int = 20, size: int = 1000) -> tuple[Result, list[Mail]]:
+    async def scenario() -> Result:
+        async with Sink(behaviour, take=mails.append) as sink:
+            return await Load(messages, size).run(Endpoint(*sink.endpoint), 3)
+
+    mails: list[Mail] = []
+    return uvloop.run(asyncio.wait_for(scenario(), 60)), mails
+
+
+def test_each_250_is_written_down_and_each_message_is_whole() -> None:
+    result, mails = load(Behaviour())
+    assert (result.acknowledged, result.refused, result.disconnects) == ("1-20", 0, 0)
+    assert len(mails) == 20
+    assert all(b"\r\n\r\n.a line" in mail.content for mail in mails)
+    assert all(900 < len(mail.content) < 1100 for mail in mails)
+
+
+def test_refused_messages_are_not_acknowledged() -> None:
+    result, mails = load(Behaviour(tempfail=1.0))
+    assert (result.acknowledged, result.refused, mails) == ("", 20, [])
+    result, _ = load(Behaviour(max_size=10))
+    assert (result.acknowledged, result.refused) == ("", 20)
+
+
+def test_connections_that_end_early_are_counted() -> None:
+    result, mails = load(Behaviour(close_after=2))
+    assert (result.acknowledged, result.disconnects, len(mails)) == ("1-6", 3, 6)
+
+
+@pytest.mark.parametrize("size", [600, 2048, 100_000])
+def test_a_body_is_stuffed_and_has_its_size(size: int) -> None:
+    body, _ = body_of(size)
+    assert body.startswith(b"..a line")
+    assert body.endswith(b"\r\n.\r\n")
+    assert abs(len(HEAD) + 60 + len(body) - size) < size // 20 + 100
+
+
+# Processes
+
+
+def test_usage_counts_children_that_have_ended(tmp_path: Path) -> None:
+    burn = "import time\nwhile time.process_time() < 0.3: pass"
+    script = (
+        f"import subprocess, sys, time; subprocess.run([sys.executable, '-c', {burn!r}]);"
+        "print('done', flush=True); time.sleep(1000)"
+    )
+    log = tmp_path / "output"
+    with processes.running([sys.executable, "-c", script], log) as process:
+        wait_until(lambda: b"done" in log.read_bytes())
+        usage = processes.usage(process.pid)
+    assert usage.user + usage.system >= 0.25
+    assert usage.since(usage).user == 0
+
+
+def test_the_whole_tree_is_gone_at_the_end(tmp_path: Path) -> None:
+    script = "sleep 1000 & setsid sleep 1001 & wait"
+    with processes.running(["sh", "-c", script], tmp_path / "output") as process:
+        wait_until(lambda: len(processes.tree(process.pid)) == 3)
+        pids = processes.tree(process.pid)
+    assert not any(alive(pid) for pid in pids)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def alive(pid: int) -> bool:
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+# The command
+
+
+def test_the_command_shows_a_table_and_writes_every_run(tmp_path: Path) -> None:
+    output = tmp_path / "runs.json"
+    options = ["--messages=50", "--clients=3", "--repeats=2", "--peers=null"]
+    command = ["relay", *options, "--dir", str(tmp_path), "--json", str(output)]
+    line = [sys.executable, "-m", "bench", *command]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "share of null" in done.stdout
+    facts = msgspec.json.decode(output.read_bytes())
+    assert [run["load"] for run in facts["runs"]] == ["outside", "numbered"] * 2
+    assert facts["ratios"]["outside"]["CPU, times null"].get("null", 1.0) == 1.0
+    assert list(tmp_path.iterdir()) == [output]
+
+
+def test_an_interrupted_run_leaves_nothing_behind(tmp_path: Path) -> None:
+    options = ["--messages=10000000", "--peers=null", "--dir", str(tmp_path)]
+    line = [sys.executable, "-m", "bench", "relay", *options]
+    for number in (signal.SIGINT, signal.SIGTERM):
+        process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        wait_until(lambda pid=process.pid: len(processes.tree(pid)) == 4)  # type: ignore[misc]
+        pids = processes.tree(process.pid)
+        process.send_signal(number)
+        assert process.wait() == 1
+        assert not any(alive(pid) for pid in pids)
+        assert not list(tmp_path.iterdir())
+
+
+def test_an_unknown_peer_is_wrong_usage() -> None:
+    assert CliRunner().invoke(main, ["relay", "--peers", "exim"]).exit_code == 2
+
+
+def test_ratios_are_of_medians() -> None:
+    def runs(peer: str, *seconds: float) -> list[Run]:
+        return [
+            Run(peer=peer, load="outside", messages=100, seconds=s, user=10 * s, system=0)
+            for s in seconds
+        ]
+
+    found = report.ratios([*runs("null", 1, 1, 9), *runs("postfix", 10, 10, 5)])["outside"]
+    assert found["messages/s, times Postfix"] == {"null": 10, "postfix": 1}
+    assert found["messages/s, share of null"] == {"null": 1, "postfix": 0.1}
+    assert found["CPU, times null"] == {"null": 1, "postfix": 10}
