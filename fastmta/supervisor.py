@@ -131,7 +131,7 @@ class Supervisor:
             if listener.service == "admin":
                 await self._http.listen(listener.bind)
         where = ", ".join(f"{one.service} on {one.bind}" for one in self._config.listener)
-        logger.info("ready: %d workers, %s", len(self._workers), where)
+        logger.info("ready: %s; workers: %d", where, len(self._workers))
 
     async def _keep(self) -> None:
         """Start again what dies, until told to end; then drain."""

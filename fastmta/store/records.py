@@ -93,6 +93,11 @@ def unpack_envelope(row: bytes) -> Envelope:
     return _decode(row[0] if row else 0, row[1:])
 
 
+def unpack(database: str, row: bytes) -> Envelope:
+    """The envelope in a row of `fresh` or `envelopes`."""
+    return unpack_fresh(row)[0] if database == "fresh" else unpack_envelope(row)
+
+
 def _decode(version: int, encoded: bytes) -> Envelope:
     if version != VERSION:
         raise Unreadable(f"version {version} is not known to this release")
