@@ -91,8 +91,8 @@ async def _demo(folder: Path) -> None:
         watching = asyncio.ensure_future(_watch(journal, mbox.flush))
         server = await _serve(configuration)
         ended = asyncio.ensure_future(server.wait())
-        while not (ended.done() or await _answers(ports["admin"])):
-            await asyncio.sleep(0.05)  # noqa: ASYNC110
+        while not (ended.done() or await _answers(ports["admin"])):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
         _introduce(folder, ports)
         stopped = asyncio.ensure_future(stop.wait())
         await asyncio.wait([ended, stopped], return_when=asyncio.FIRST_COMPLETED)
