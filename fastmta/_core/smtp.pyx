@@ -63,7 +63,7 @@ cdef int verb_of(const unsigned char* word, Py_ssize_t length) noexcept nogil:
     cdef unsigned int letters
     cdef int i
     if length == 4:
-        letters = ((word[0] | 32) << 24 | (word[1] | 32) << 16 | (word[2] | 32) << 8
+        letters = (<unsigned int>(word[0] | 32) << 24 | (word[1] | 32) << 16 | (word[2] | 32) << 8
                    | (word[3] | 32))
         for i in range(12):
             if FOUR_LETTERS[i] == letters:

@@ -6,12 +6,17 @@ from fastmta.mail.disposition import Disposition
 
 # Crockford's base 32: no letter that a person reads as a digit.
 _DIGITS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_PAIRS = [first + second for first in _DIGITS for second in _DIGITS]
 _ID_LENGTH = 13  # 64 bits at 5 bits a digit
 
 
 def format_id(number: int) -> str:
     """A message id (64 bits, growing with time) as the 13 characters that people see."""
-    return "".join(_DIGITS[number >> shift & 31] for shift in range(5 * (_ID_LENGTH - 1), -1, -5))
+    n, pairs = number, _PAIRS  # once for each message: two digits at a time
+    return (
+        f"{_DIGITS[n >> 60 & 31]}{pairs[n >> 50 & 1023]}{pairs[n >> 40 & 1023]}"
+        f"{pairs[n >> 30 & 1023]}{pairs[n >> 20 & 1023]}{pairs[n >> 10 & 1023]}{pairs[n & 1023]}"
+    )
 
 
 def parse_id(text: str) -> int:

@@ -19,7 +19,8 @@ from fastmta.protocol import smtp_replies as reply
 from fastmta.protocol.smtp_limits import Load, Policy
 from fastmta.protocol.smtp_server import Event, SmtpServer
 from fastmta.server.session import (
-    Hold,
+    HOLD_HANDSHAKE,
+    HOLD_PENDING,
     Session,
     Sessions,
     client_address,
@@ -111,7 +112,7 @@ class SmtpSession(Session):
         self._flush()
 
     def data_received(self, data: bytes) -> None:
-        if self._hold & Hold.HANDSHAKE:
+        if self._hold & HOLD_HANDSHAKE:
             self._early.append(data)
             return
         self._octets += len(data)
@@ -142,7 +143,7 @@ class SmtpSession(Session):
                 self._delayed_until = asyncio.get_running_loop().time() + _DELAY
                 return
             if event is Event.STARTTLS:
-                self.hold(Hold.HANDSHAKE)  # before the 220: nothing more is read in the clear
+                self.hold(HOLD_HANDSHAKE)  # before the 220: nothing more is read in the clear
             if output := machine.take_output():
                 self.transport.write(output)
                 self.since = self.sessions.now
@@ -163,9 +164,9 @@ class SmtpSession(Session):
     def _regulate(self) -> None:
         """While somebody else has to finish, take in only so much of what is sent meanwhile."""
         if self._machine.is_waiting and self._machine.buffered > _MAX_BUFFERED:
-            self.hold(Hold.PENDING)
+            self.hold(HOLD_PENDING)
         else:
-            self.release(Hold.PENDING)
+            self.release(HOLD_PENDING)
 
     def _spoke_too_soon(self) -> bytes:
         """Under implicit TLS the handshake's octets are all that could be seen."""
@@ -263,7 +264,7 @@ class SmtpSession(Session):
 
     def _upgraded(self, transport: asyncio.Transport) -> None:
         self.transport = transport
-        self._hold &= ~Hold.HANDSHAKE  # start_tls has begun to read again
+        self._hold &= ~HOLD_HANDSHAKE  # start_tls has begun to read again
         self._note_tls()
         self._machine.started_tls()
         self.since = self.sessions.now
