@@ -62,6 +62,9 @@ class Operation(Protocol):
         """Hear how it ended; runs on the loop."""
 
 
+Apply = Callable[[list[Operation], Transaction, Databases], None]
+
+
 def open_environment(
     folder: Path, databases: tuple[str, ...], readonly: bool = False
 ) -> tuple[lmdb.Environment, Databases]:
@@ -91,11 +94,14 @@ def _own(path: Path) -> int:
 class Environment:
     """One LMDB environment, owned by this process alone, bound to the running loop."""
 
-    def __init__(self, folder: Path, databases: tuple[str, ...]) -> None:
-        """Open `folder`, making it if need be; Locked if another process has it."""
+    def __init__(self, folder: Path, databases: tuple[str, ...], apply: Apply) -> None:
+        """Open `folder`, making it if need be; Locked if another process has it.
+
+        `apply` makes the changes of a whole batch, so that it may join what goes together.
+        """
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.folder = folder
-        self._names = databases
+        self._names, self._apply = databases, apply
         self._owner = _own(folder / "owner.lock")
         self._env, self._db = open_environment(folder, databases)
         self._use = threading.Lock()  # reading, and reopening after a panic, exclude each other
@@ -177,8 +183,7 @@ class Environment:
     def _commit(self, batch: list[Operation]) -> None:
         began = time.perf_counter()
         with self._env.begin(write=True) as txn:
-            for operation in batch:
-                operation.apply(txn, self._db)
+            self._apply(batch, txn, self._db)
         COMMIT_SECONDS.observe(time.perf_counter() - began)
         COMMIT_OPERATIONS.observe(len(batch))
         COMMITS.value += 1

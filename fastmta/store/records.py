@@ -1,23 +1,27 @@
 """The spool's rows as bytes: keys that sort as they are read, values that name their version.
 
-    fresh      id                 -> version, length, envelope, body (or none: it is in chunks)
-    chunks     id, number         -> octets of a body
-    envelopes  id, index          -> version, envelope
-    due        time, id, index    -> nothing
-    aside      database, key      -> a row that could not be read
+    fresh      id of the first -> version, then of each message: id, lengths, envelope, body
+    settled    id of the first -> version, ids of the messages in that row that are no longer there
+    chunks     id, number      -> octets of a body
+    envelopes  id, index       -> version, envelope
+    due        time, id, index -> nothing
+    aside      database, key   -> what could not be read
 
-A message that leaves at the first try is one put and one delete in `fresh`. Whatever waits is an
-`envelopes` row with its `due` row, and its body is in `chunks`.
+Messages that come together and leave at the first try share a row in `fresh`, a segment: one put
+and one delete for all of them. Whatever waits is an `envelopes` row with its `due` row, and its
+body is in `chunks`.
 """
 
+from collections.abc import Iterable, Iterator
 from math import inf
 from struct import Struct as Layout
+from typing import NamedTuple
 
 import msgspec
 
 from fastmta.mail.envelope import Envelope
 
-DATABASES = ("fresh", "chunks", "envelopes", "due", "aside")
+DATABASES = ("fresh", "settled", "chunks", "envelopes", "due", "aside")
 VERSION = 1
 
 # LMDB keeps a value above half a page in pages of its own, and large ones fragment the file: eight
@@ -28,8 +32,8 @@ _ID = Layout(">Q")
 _CHUNK_KEY = Layout(">QI")
 _ENVELOPE_KEY = Layout(">QH")
 _DUE_KEY = Layout(">QQH")
-_FRESH_HEAD = Layout(">BI")
-
+_ENTRY = Layout(">QII")  # message id, octets of the envelope, octets of the body
+_VERSION = EMPTY_SEGMENT = NO_IDS = bytes([VERSION])
 _LAST = (1 << 64) - 1
 
 _encoder = msgspec.msgpack.Encoder()
@@ -41,6 +45,14 @@ chunk_key = _CHUNK_KEY.pack
 
 class Unreadable(Exception):
     """A row that is not what this release or an older one wrote."""
+
+
+class Entry(NamedTuple):
+    """One message of a segment, its envelope still encoded."""
+
+    message: int
+    envelope: bytes
+    body: bytes  # empty where it is in `chunks`
 
 
 def envelope_key(envelope: Envelope) -> bytes:
@@ -71,37 +83,60 @@ def message_of(key: bytes) -> int:
     return int.from_bytes(key[:8])
 
 
-def pack_fresh(envelope: Envelope, body: list[bytes]) -> bytes:
-    head = _encoder.encode(envelope)
-    return b"".join([_FRESH_HEAD.pack(VERSION, len(head)), head, *body])
+def pack_entry(envelope: Envelope, body: list[bytes]) -> list[bytes]:
+    """One message of a segment, in pieces; `body` is empty where it goes into `chunks`."""
+    encoded = _encoder.encode(envelope)
+    return [_ENTRY.pack(envelope.message, len(encoded), sum(map(len, body))), encoded, *body]
 
 
-def unpack_fresh(row: bytes) -> tuple[Envelope, bytes]:
-    """The envelope, and the body where it is in the row."""
-    if len(row) < _FRESH_HEAD.size:
-        raise Unreadable(f"{len(row)} octets are too few for a row")
-    version, length = _FRESH_HEAD.unpack_from(row)
-    start = _FRESH_HEAD.size
-    return _decode(version, row[start : start + length]), row[start + length :]
+def pack_segment(pieces: list[bytes]) -> bytes:
+    """A row of `fresh`, of what `pack_entry` gave for each of its messages."""
+    return _VERSION + b"".join(pieces)
+
+
+def unpack_segment(row: bytes) -> Iterator[Entry]:
+    """The messages of a segment; Unreadable where its framing is broken."""
+    _check_version(row)
+    at, end = 1, len(row)
+    while at < end:
+        if at + _ENTRY.size > end:
+            raise Unreadable("a segment ends in the middle of a message")
+        message, head, body = _ENTRY.unpack_from(row, at)
+        start = at + _ENTRY.size
+        at = start + head + body
+        if at > end:
+            raise Unreadable("a segment ends in the middle of a message")
+        yield Entry(message, row[start : start + head], row[start + head : at])
+
+
+def pack_ids(ids: Iterable[int]) -> bytes:
+    """A row of `settled`."""
+    return _VERSION + b"".join(map(_ID.pack, ids))
+
+
+def unpack_ids(row: bytes) -> set[int]:
+    _check_version(row)
+    if len(row) % _ID.size != 1:
+        raise Unreadable(f"{len(row)} octets are no list of ids")
+    return {number for (number,) in _ID.iter_unpack(row[1:])}
 
 
 def pack_envelope(envelope: Envelope) -> bytes:
-    return bytes([VERSION]) + _encoder.encode(envelope)
+    return _VERSION + _encoder.encode(envelope)
 
 
 def unpack_envelope(row: bytes) -> Envelope:
-    return _decode(row[0] if row else 0, row[1:])
+    _check_version(row)
+    return decode_envelope(row[1:])
 
 
-def unpack(database: str, row: bytes) -> Envelope:
-    """The envelope in a row of `fresh` or `envelopes`."""
-    return unpack_fresh(row)[0] if database == "fresh" else unpack_envelope(row)
-
-
-def _decode(version: int, encoded: bytes) -> Envelope:
-    if version != VERSION:
-        raise Unreadable(f"version {version} is not known to this release")
+def decode_envelope(encoded: bytes) -> Envelope:
     try:
         return _decoder.decode(encoded)
     except msgspec.MsgspecError as error:
         raise Unreadable(str(error)) from error
+
+
+def _check_version(row: bytes) -> None:
+    if row[:1] != _VERSION:
+        raise Unreadable(f"version {row[0] if row else 'none'} is not known to this release")

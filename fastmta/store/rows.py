@@ -17,7 +17,7 @@ class MoveAside:
 
     __slots__ = ("database", "due", "key")
 
-    def __init__(self, database: str, key: bytes, due: bytes | None) -> None:
+    def __init__(self, database: str, key: bytes, due: bytes | None = None) -> None:
         self.database, self.key, self.due = database, key, due
 
     def apply(self, txn: Transaction, db: Databases) -> None:
@@ -82,7 +82,7 @@ def delete_body(txn: Transaction, db: Databases, message: int) -> None:
             found = cursor.delete()
 
 
-def read_body(message: int, first: int, txn: Transaction, db: Databases) -> list[bytes]:
+def read_chunks(message: int, first: int, txn: Transaction, db: Databases) -> list[bytes]:
     """Chunks of a message from number `first` on, about READ_OCTETS of them; [] at the end."""
     chunks: list[bytes] = []
     octets = 0
@@ -93,21 +93,7 @@ def read_body(message: int, first: int, txn: Transaction, db: Databases) -> list
             chunks.append(cursor.value())
             octets += len(chunks[-1])
             found = cursor.next()
-    if not chunks and first == 0 and (row := txn.get(key, db=db["fresh"])) is not None:
-        chunks.append(records.unpack_fresh(row)[1])
     return chunks
-
-
-def read_fresh(txn: Transaction, db: Databases) -> Found:
-    """Every envelope that has left no other trace than its message in `fresh`."""
-    found = Found()
-    with txn.cursor(db["fresh"]) as cursor:
-        for key, row in cursor:
-            try:
-                found.envelopes.append(records.unpack_fresh(row)[0])
-            except records.Unreadable:
-                found.unreadable.append(MoveAside("fresh", key, None))
-    return found
 
 
 def read_due(

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from math import inf
 from pathlib import Path
@@ -22,8 +22,9 @@ from fastmta.mail.address import domain_of
 from fastmta.mail.arrival import Arrival
 from fastmta.mail.envelope import Envelope, Recipient
 from fastmta.mail.reply import Reply
-from fastmta.store import records, rows
-from fastmta.store.env import Databases, Environment, Transaction
+from fastmta.store import records, rows, segment
+from fastmta.store.env import Databases, Environment, Operation, Transaction
+from fastmta.store.segment import Segment
 
 log = logging.getLogger(__name__)
 
@@ -58,27 +59,24 @@ def _number(envelope: Envelope) -> int:
 class Accept:
     """Store a message with its envelopes."""
 
-    __slots__ = ("body", "done", "envelopes", "spool")
+    __slots__ = ("body", "done", "envelopes", "segment", "spool")
 
     def __init__(
         self, spool: "Spool", envelopes: list[Envelope], body: list[bytes], done: Done
     ) -> None:
         self.spool, self.envelopes, self.body, self.done = spool, envelopes, body, done
+        self.segment: Segment | None = None  # where it was put, if it is fresh
+
+    @property
+    def is_fresh(self) -> bool:
+        return self.envelopes[0].due == 0
 
     def apply(self, txn: Transaction, db: Databases) -> None:
-        first = self.envelopes[0]
-        if first.due == 0:
-            inline = self.body if first.size <= records.CHUNK else []
-            row = records.pack_fresh(first, inline)
-            key = records.message_key(first.message)
-            if not txn.put(key, row, overwrite=False, db=db["fresh"]):
-                raise ValueError(f"message {first.id} is in the spool already")
-            if inline:
-                return
-        else:
-            for envelope in self.envelopes:
-                rows.put_envelope(txn, db, envelope)
-        rows.put_body(txn, db, first.message, self.body)
+        if self.is_fresh:
+            return _put_fresh([self], txn, db)
+        for envelope in self.envelopes:
+            rows.put_envelope(txn, db, envelope)
+        return rows.put_body(txn, db, self.envelopes[0].message, self.body)
 
     def finished(self, error: Exception | None) -> None:
         if error is not None:
@@ -86,6 +84,8 @@ class Accept:
                 self.spool.take_back(envelope)
             self.done(self.spool.refusal() or STORAGE_FAILED)
             return
+        if self.segment is not None:
+            self.spool.fresh[self.envelopes[0].message] = self.segment
         self.done(None)
         for envelope in self.envelopes:
             self.spool.hand_over(envelope, self.body)
@@ -94,7 +94,7 @@ class Accept:
 class Settle:
     """Record how an attempt ended: the envelope goes or waits anew, its bounce comes in."""
 
-    __slots__ = ("bounce", "envelope", "remaining", "spool")
+    __slots__ = ("bounce", "envelope", "remaining", "segment", "spool")
 
     def __init__(
         self,
@@ -105,45 +105,76 @@ class Settle:
     ) -> None:
         self.spool, self.envelope, self.remaining = spool, envelope, remaining
         self.bounce = bounce
+        self.segment = spool.fresh.pop(envelope.message) if envelope.due == 0 else None
 
     def apply(self, txn: Transaction, db: Databases) -> None:
-        if self.remaining is None:
-            self._remove(txn, db)
+        if self.segment is not None:
+            self._leave(self.segment, txn, db)
         else:
-            self._keep(self.remaining, txn, db)
+            rows.delete_envelope(txn, db, self.envelope)
+        if self.remaining is not None:
+            rows.put_envelope(txn, db, self.remaining)
+        elif not rows.has_envelopes(txn, db, self.envelope.message):
+            rows.delete_body(txn, db, self.envelope.message)
         if self.bounce is not None:
             self.bounce.apply(txn, db)
 
-    def _remove(self, txn: Transaction, db: Databases) -> None:
-        envelope = self.envelope
-        if envelope.due == 0:
-            txn.delete(records.message_key(envelope.message), db=db["fresh"])
-            has_chunks = envelope.size > records.CHUNK
-        else:
-            rows.delete_envelope(txn, db, envelope)
-            has_chunks = not rows.has_envelopes(txn, db, envelope.message)
-        if has_chunks:
-            rows.delete_body(txn, db, envelope.message)
-
-    def _keep(self, remaining: Envelope, txn: Transaction, db: Databases) -> None:
-        envelope = self.envelope
-        if envelope.due == 0:
-            row = txn.pop(records.message_key(envelope.message), db=db["fresh"])
-            if row is not None and envelope.size <= records.CHUNK:
-                rows.put_body(txn, db, envelope.message, [records.unpack_fresh(row)[1]])
-        else:
-            rows.delete_envelope(txn, db, envelope)
-        rows.put_envelope(txn, db, remaining)
+    def _leave(self, leaving: Segment, txn: Transaction, db: Databases) -> None:
+        """The message is in its segment no more; one that waits on takes its body along."""
+        message = self.envelope.message
+        if self.remaining is not None and self.envelope.size <= records.CHUNK:
+            rows.put_body(txn, db, message, [segment.find_body(txn, db, leaving.key, message)])
+        segment.mark(txn, db, leaving, [message])
 
     def finished(self, error: Exception | None) -> None:
         if error is not None:  # it stays out, so that nobody delivers it again before this is safe
             self.spool.settle_later(self)
             return
         self.spool.take_back(self.envelope)
+        if self.segment is not None:
+            self.spool.leave(self.segment)
         if self.remaining is not None:
             self.spool.note_due(self.remaining.due)
         if self.bounce is not None:
             self.bounce.finished(None)
+
+
+class Delivered:
+    """Write down which messages of a segment were delivered, or remove it when all are gone."""
+
+    __slots__ = ("is_last", "messages", "segment", "spool")
+
+    def __init__(self, spool: "Spool", of: Segment) -> None:
+        self.spool, self.segment = spool, of
+        self.messages, of.delivered = of.delivered, []
+        self.is_last = of.left == 0
+
+    def apply(self, txn: Transaction, db: Databases) -> None:
+        if self.is_last:
+            segment.drop(txn, db, self.segment)
+        else:
+            segment.mark(txn, db, self.segment, self.messages)
+
+    def finished(self, error: Exception | None) -> None:
+        if error is not None:
+            self.spool.settle_later(self)
+
+
+def _apply(operations: list[Operation], txn: Transaction, db: Databases) -> None:
+    """Make the changes of a batch; messages that come together share rows."""
+    fresh: list[Accept] = []
+    for operation in operations:
+        if type(operation) is Accept and operation.is_fresh:
+            fresh.append(operation)
+        else:
+            operation.apply(txn, db)
+    _put_fresh(fresh, txn, db)
+
+
+def _put_fresh(accepts: list[Accept], txn: Transaction, db: Databases) -> None:
+    placed = segment.put(txn, db, [(one.envelopes[0], one.body) for one in accepts])
+    for one, where in zip(accepts, placed, strict=True):
+        one.segment = where
 
 
 class Spool:
@@ -154,10 +185,12 @@ class Spool:
 
         `shard` is 0 to 255 and part of each id; `min_free` is in octets.
         """
-        self._env = Environment(folder, records.DATABASES)
+        self._env = Environment(folder, records.DATABASES, _apply)
         self._loop = asyncio.get_running_loop()
         self._shard, self._min_free = shard, min_free
         self._tick = self._env.read_now(rows.last_id) >> 8
+        self.fresh: dict[int, Segment] = {}  # message -> its segment, until it needs it no more
+        self._partial: list[Segment] = []  # of which something delivered is not written down
         self._out: dict[int, int] = {}  # number of an envelope -> octets that it keeps in memory
         self._octets = 0
         self._taken_back: set[int] | None = None  # while a look into `due` is under way
@@ -232,25 +265,67 @@ class Spool:
         `remaining` is the envelope as it waits from now on (its `due` set), None when nothing of
         it remains; `bounce` is the DSN that this made.
         """
+        is_gone = remaining is None and bounce is None
+        if is_gone and envelope.due == 0 and envelope.size <= records.CHUNK:
+            return self._delivered(envelope)
         acceptance = self._acceptance(bounce, _ignore) if bounce else None
-        self._settle(Settle(self, envelope, remaining, acceptance))
+        return self._settle(Settle(self, envelope, remaining, acceptance))
 
-    def settle_later(self, operation: Settle) -> None:
+    def settle_later(self, operation: Operation) -> None:
         """Try once more what could not be written."""
         self._loop.call_later(RETRY_DELAY, self._settle, operation)
 
-    def _settle(self, operation: Settle) -> None:
+    def leave(self, left: Segment) -> None:
+        """A segment has one message less."""
+        left.left -= 1
+        if left.left == 0 and left.delivered:
+            self._settle(Delivered(self, left))
+
+    def _delivered(self, envelope: Envelope) -> None:
+        """The common case: nothing is written for it if the rest of its segment follows soon."""
+        leaving = self.fresh.pop(envelope.message)
+        self.take_back(envelope)
+        if not leaving.delivered:
+            leaving.has_waited = False
+            self._partial.append(leaving)
+            self._flush_soon()
+        leaving.delivered.append(envelope.message)
+        self.leave(leaving)
+
+    def _settle(self, operation: Operation) -> None:
         self._env.submit_lazily(operation)
+        self._flush_soon()
+
+    def _flush_soon(self) -> None:
         if self._flush_timer is None:
             self._flush_timer = self._loop.call_later(SETTLE_DELAY, self._flush)
 
     def _flush(self) -> None:
         self._flush_timer = None
+        self._write_partial()
         self._env.flush()
+
+    def _write_partial(self, *, all: bool = False) -> None:
+        """Write down what was delivered of segments that have waited once already, or of all."""
+        waiting, self._partial = self._partial, []
+        for one in waiting:
+            if one.delivered and (one.has_waited or all):
+                self._env.submit_lazily(Delivered(self, one))
+            elif one.delivered:
+                one.has_waited = True
+                self._partial.append(one)
+        if self._partial:
+            self._flush_soon()
 
     async def read(self, message: int, first: int) -> list[bytes]:
         """Chunks of a message from number `first` on, about 1 MiB of them; [] at the end."""
-        return await self._env.read(partial(rows.read_body, message, first))
+        if first == 0 and (inside := self.fresh.get(message)):
+            body = await self._env.read(
+                lambda txn, db: segment.find_body(txn, db, inside.key, message)
+            )
+            if body:
+                return [body]
+        return await self._env.read(partial(rows.read_chunks, message, first))
 
     # Due
 
@@ -287,8 +362,14 @@ class Spool:
         found = await self._env.read(look)
         self._position = found.position
         self._soonest = min(self._soonest, found.soonest)
-        self._hand_over_found(found)
+        for envelope in found.envelopes:
+            number = _number(envelope)
+            # What was taken back meanwhile was read as it was before that.
+            if number not in self._out and number not in self._taken_back:
+                self._out[number] = 0
+                self._deliver(envelope, None)
         self._taken_back = None
+        self._move_aside(found.unreadable)
 
     async def start(self, deliver: Deliver) -> None:
         """Before the first accept: hand over what was out when the last process ended.
@@ -297,16 +378,17 @@ class Spool:
         where memory still has it; each is given back once, through `settle`.
         """
         self._deliver = deliver
-        self._hand_over_found(await self._env.read(rows.read_fresh))
+        found = await self._env.read(segment.recover)
+        self._move_aside(found.unreadable)
+        for empty in found.empty:
+            self._settle(Delivered(self, empty))
+        for inside, envelope in found.envelopes:
+            self.fresh[envelope.message] = inside
+            self._out[_number(envelope)] = 0
+            deliver(envelope, None)
 
-    def _hand_over_found(self, found: rows.Found) -> None:
-        for envelope in found.envelopes:
-            number = _number(envelope)
-            # What was taken back meanwhile was read as it was before that.
-            if number not in self._out and number not in (self._taken_back or ()):
-                self._out[number] = 0
-                self._deliver(envelope, None)
-        for operation in found.unreadable:
+    def _move_aside(self, operations: Sequence[rows.MoveAside | segment.MoveEntryAside]) -> None:
+        for operation in operations:
             ASIDE.value += 1
             key = operation.key.hex()
             log.error("row %s of %s cannot be read: moved aside", key, operation.database)
@@ -323,7 +405,7 @@ class Spool:
         pages = [s["branch_pages"] + s["leaf_pages"] + s["overflow_pages"] for s in stats.values()]
         size, last_page = stats["due"]["psize"], self._env.last_page()
         return Statistics(
-            envelopes=stats["fresh"]["entries"] + stats["envelopes"]["entries"],
+            envelopes=len(self.fresh) + stats["envelopes"]["entries"],
             oldest=rows.oldest_time(txn, db),
             file_octets=last_page * size,
             free_octets=max(0, last_page - sum(pages)) * size,
@@ -349,6 +431,7 @@ class Spool:
         self._space_timer.cancel()
         if self._flush_timer is not None:
             self._flush_timer.cancel()
+        self._write_partial(all=True)
         await self._env.close()
 
 

@@ -3,15 +3,12 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import lmdb
-
 from fastmta.mail.envelope import Envelope
-from fastmta.store import records, rows
+from fastmta.store import records, rows, segment
 from fastmta.store.env import Transaction, open_environment
 
 # Rows in one read transaction: one that lasts keeps the writer from using freed pages again.
 BATCH = 500
-_DATABASES = ("fresh", "envelopes")
 
 
 class SpoolView:
@@ -26,47 +23,51 @@ class SpoolView:
         What comes, goes or moves meanwhile may be missed or be there twice; a row that cannot
         be read is left out, for its owner to report.
         """
-        for name in _DATABASES:
-            key: bytes | None = b""
-            while key is not None:
-                with self._env.begin() as txn:
-                    found, key = _batch(txn, self._db[name], name, key)
-                yield from found
+        with self._env.begin() as txn:
+            fresh = segment.recover(txn, self._db).envelopes
+        yield from (envelope for _, envelope in fresh)
+        key: bytes | None = b""
+        while key is not None:
+            with self._env.begin() as txn:
+                found, key = self._waiting(txn, key)
+            yield from found
 
     def envelopes_of(self, message: int) -> list[Envelope]:
         """All envelopes of one message."""
-        prefix = records.message_key(message)
         with self._env.begin() as txn:
-            found: list[Envelope] = []
-            for name in _DATABASES:
-                found += _batch(txn, self._db[name], name, prefix, prefix)[0]
-        return found
+            fresh = segment.recover(txn, self._db).envelopes
+            waiting, _ = self._waiting(txn, prefix := records.message_key(message), prefix)
+        return [envelope for _, envelope in fresh if envelope.message == message] + waiting
 
     def beginning(self, message: int) -> bytes:
         """The first octets of a message, about 1 MiB at the most."""
         with self._env.begin() as txn:
-            return b"".join(rows.read_body(message, 0, txn, self._db))
+            for inside, envelope in segment.recover(txn, self._db).envelopes:
+                if envelope.message == message:
+                    body = segment.find_body(txn, self._db, inside.key, message)
+                    if body:
+                        return body
+            return b"".join(rows.read_chunks(message, 0, txn, self._db))
 
     def close(self) -> None:
         self._env.close()
 
-
-def _batch(
-    txn: Transaction, handle: "lmdb._Database", name: str, key: bytes, prefix: bytes = b""
-) -> tuple[list[Envelope], bytes | None]:
-    """Some envelopes from `key` on, and the key to go on from, None at the end."""
-    found: list[Envelope] = []
-    with txn.cursor(handle) as cursor:
-        more = cursor.set_range(key)
-        for _ in range(BATCH):
-            if not more or not cursor.key().startswith(prefix):
-                return found, None
-            try:
-                found.append(records.unpack(name, cursor.value()))
-            except records.Unreadable:
-                pass
-            more = cursor.next()
-        return found, cursor.key() if more else None
+    def _waiting(
+        self, txn: Transaction, key: bytes, prefix: bytes = b""
+    ) -> tuple[list[Envelope], bytes | None]:
+        """Some envelopes from `key` on, and the key to go on from; None at the end."""
+        found: list[Envelope] = []
+        with txn.cursor(self._db["envelopes"]) as cursor:
+            more = cursor.set_range(key)
+            for _ in range(BATCH):
+                if not more or not cursor.key().startswith(prefix):
+                    return found, None
+                try:
+                    found.append(records.unpack_envelope(cursor.value()))
+                except records.Unreadable:
+                    pass
+                more = cursor.next()
+            return found, cursor.key() if more else None
 
 
 def shard_folders(data_dir: Path) -> list[Path]:

@@ -92,6 +92,32 @@ def test_one_put_and_one_delete_for_a_message_that_leaves_at_once(tmp_path: Path
     run(scenario())
 
 
+def test_messages_that_come_together_share_a_row_until_the_last_is_gone(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with opened(tmp_path) as (one, box):
+            what = [arrival(one, f"u{n}@to.test", content=b"%d" % n * 9000) for n in range(10)]
+            assert await asyncio.gather(*(accept(one, each) for each in what)) == [None] * 10
+            assert rows_in(tmp_path) == NOTHING | {"fresh": 4}
+            envelopes = await box.wait(10)
+            for envelope in envelopes[:4]:
+                one.settle(envelope, None)
+            await until(lambda: rows_in(tmp_path) == NOTHING | {"fresh": 3, "settled": 1})
+            defer(one, envelopes[4], time.time() + 1000)
+            await flushed(one)
+            assert rows_in(tmp_path)["settled"] == 1
+        async with opened(tmp_path) as (one, box):
+            left = await box.wait(5)
+            assert [e.message for e in left] == [e.message for e in envelopes[5:]]
+            assert [await one.read(e.message, 0) for e in left] == [e.parts for e in what[5:]]
+            assert await one.read(envelopes[4].message, 0) == what[4].parts
+            for envelope in left:
+                one.settle(envelope, None)
+        left_rows = rows_in(tmp_path)
+        assert left_rows == NOTHING | {"envelopes": 1, "due": 1, "chunks": 1}
+
+    run(scenario())
+
+
 def test_what_was_accepted_is_there_after_a_restart(tmp_path: Path) -> None:
     async def scenario() -> None:
         big = b"x" * 100_000
@@ -391,8 +417,7 @@ def test_a_settlement_that_cannot_be_written_is_tried_again(
                 await until(lambda: store_env.COMMIT_ERRORS.value >= errors + 2)
             finally:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-            await until(lambda: not one._out)
-            assert rows_in(tmp_path)["fresh"] == 0
+            await until(lambda: rows_in(tmp_path)["fresh"] == 0)
 
     run(scenario())
 
@@ -401,8 +426,10 @@ def test_one_broken_operation_does_not_take_its_batch_along(tmp_path: Path) -> N
     async def scenario() -> None:
         async with opened(tmp_path) as (one, _):
             what = arrival(one, "bob@to.test")
+            broken = arrival(one, "broken@to.test")
+            broken.parts = ["no octets"]  # type: ignore[list-item]
             answers = await asyncio.gather(
-                accept(one, what), accept(one, what), accept(one, arrival(one, "c@to.test"))
+                accept(one, what), accept(one, broken), accept(one, arrival(one, "c@to.test"))
             )
             assert answers == [None, spool.STORAGE_FAILED, None]
 
@@ -424,7 +451,7 @@ def test_below_the_floor_mail_is_refused_and_above_it_taken(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("database", ["fresh", "envelopes"])
-@pytest.mark.parametrize("garbage", [b"", b"\x01", b"\xff" * 40, b"\x01\x00\x00\x00\x05nope!x"])
+@pytest.mark.parametrize("garbage", [b"", b"\x01\x05", b"\xff" * 40, b"\x01\x00\x00\x00\x05nope!x"])
 def test_a_row_that_cannot_be_read_is_moved_aside(
     tmp_path: Path, database: str, garbage: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,0 +1,138 @@
+"""Segments: messages that came in one commit and share one row of `fresh`."""
+
+from collections.abc import Iterable
+
+from fastmta.mail.envelope import Envelope
+from fastmta.store import records, rows
+from fastmta.store.env import Databases, Transaction
+
+
+class Segment:
+    """A row of `fresh`, and how much of it is still needed.
+
+    `left` counts its messages until they need it no more: a delivered one at once, one that
+    moves elsewhere after the commit that moves it. At zero the row goes.
+    """
+
+    __slots__ = ("delivered", "has_waited", "key", "left", "total")
+
+    def __init__(self, first: int, total: int) -> None:
+        self.key = records.message_key(first)
+        self.total = self.left = total
+        self.delivered: list[int] = []  # messages of which that is not written down yet
+        self.has_waited = False  # since the last flush, for the rest to be delivered too
+
+
+def put(
+    txn: Transaction, db: Databases, messages: Iterable[tuple[Envelope, list[bytes]]]
+) -> list[Segment]:
+    """Store messages of one envelope each; the segment of each of them, in their order."""
+    placed: list[Segment] = []
+    pieces: list[bytes] = []
+    members: list[int] = []
+    octets = 0
+    for envelope, body in messages:
+        if envelope.size > records.CHUNK:
+            rows.put_body(txn, db, envelope.message, body)
+            body = []
+        entry = records.pack_entry(envelope, body)
+        length = sum(map(len, entry))
+        if members and octets + length > records.CHUNK:
+            placed += _put_one(txn, db, members, pieces)
+            pieces, members, octets = [], [], 0
+        pieces += entry
+        octets += length
+        members.append(envelope.message)
+    return placed + _put_one(txn, db, members, pieces) if members else placed
+
+
+def _put_one(
+    txn: Transaction, db: Databases, members: list[int], pieces: list[bytes]
+) -> list[Segment]:
+    segment = Segment(members[0], len(members))
+    row = records.pack_segment(pieces)
+    if not txn.put(segment.key, row, overwrite=False, db=db["fresh"]):
+        raise ValueError(f"message {members[0]:x} is in the spool already")
+    return [segment] * len(members)
+
+
+class Recovered:
+    """What is left in `fresh` of an earlier process."""
+
+    def __init__(self) -> None:
+        self.envelopes: list[tuple[Segment, Envelope]] = []
+        self.empty: list[Segment] = []
+        self.unreadable: list[rows.MoveAside | MoveEntryAside] = []
+
+
+def recover(txn: Transaction, db: Databases) -> Recovered:
+    """Every message in `fresh` that was not settled."""
+    found = Recovered()
+    with txn.cursor(db["fresh"]) as cursor:
+        for key, row in cursor:
+            try:
+                settled = records.unpack_ids(txn.get(key, records.NO_IDS, db=db["settled"]))
+                entries = list(records.unpack_segment(row))
+            except records.Unreadable:
+                found.unreadable.append(rows.MoveAside("fresh", key))
+                continue
+            segment = Segment(records.message_of(key), len(entries))
+            _recover_segment(found, segment, [e for e in entries if e.message not in settled])
+    return found
+
+
+def _recover_segment(found: Recovered, segment: Segment, left: list[records.Entry]) -> None:
+    segment.left = len(left)
+    if not left:
+        found.empty.append(segment)
+    for entry in left:
+        try:
+            found.envelopes.append((segment, records.decode_envelope(entry.envelope)))
+        except records.Unreadable:
+            found.unreadable.append(MoveEntryAside(segment, entry))
+
+
+class MoveEntryAside:
+    """Take one message that cannot be read out of its segment, and keep it."""
+
+    __slots__ = ("database", "entry", "key", "segment")
+
+    def __init__(self, segment: Segment, entry: records.Entry) -> None:
+        self.segment, self.entry = segment, entry
+        self.database, self.key = "fresh", records.message_key(entry.message)
+
+    def apply(self, txn: Transaction, db: Databases) -> None:
+        entry = self.entry
+        txn.put(b"fresh:" + self.key, entry.envelope + entry.body, db=db["aside"])
+        mark(txn, db, self.segment, [entry.message])
+
+    def finished(self, error: Exception | None) -> None:
+        if error is None:
+            self.segment.left -= 1
+
+
+def find_body(txn: Transaction, db: Databases, key: bytes, message: int) -> bytes:
+    """A message's body in its segment; empty where that is in `chunks`."""
+    for entry in records.unpack_segment(txn.get(key, records.EMPTY_SEGMENT, db=db["fresh"])):
+        if entry.message == message:
+            return entry.body
+    return b""
+
+
+def mark(txn: Transaction, db: Databases, of: Segment, messages: Iterable[int]) -> None:
+    """Write down that these messages of a segment are settled; the last ones take it along."""
+    with txn.cursor(db["fresh"]) as cursor:
+        if not cursor.set_key(of.key):
+            return
+    before = txn.get(of.key, records.NO_IDS, db=db["settled"])
+    ids = records.unpack_ids(before).union(messages)
+    if len(ids) < of.total:
+        txn.put(of.key, records.pack_ids(ids), db=db["settled"])
+    else:
+        drop(txn, db, of)
+
+
+def drop(txn: Transaction, db: Databases, of: Segment) -> None:
+    """Remove a segment of which nothing is left."""
+    txn.delete(of.key, db=db["fresh"])
+    txn.delete(of.key, db=db["settled"])
