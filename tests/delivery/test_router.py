@@ -251,8 +251,10 @@ def test_threat_13_a_thousand_mx_records_cost_few_look_ups(server: DnsServer) ->
 
 
 def test_a_host_named_twice_counts_at_its_best_preference(server: DnsServer) -> None:
-    server.zone["twice.test"] = {"MX": ["20 mx2.example.test.", "10 mx2.example.test."]}
-    assert len(site(server, "twice.test").tiers) == 1
+    server.zone["twice.test"] = {
+        "MX": ["20 mx2.example.test.", "15 mx1.example.test.", "10 mx2.example.test."]
+    }
+    assert site(server, "twice.test").name == "(mx2>mx1).example.test"
 
 
 def test_an_alias_is_the_domain_that_it_points_to(server: DnsServer) -> None:
@@ -350,6 +352,8 @@ def test_threat_13_own_addresses_are_refused_as_exchanges(server: DnsServer) -> 
     kind = "AAAA" if ":" in own else "A"
     server.zone["own.test"] = {kind: [own]}
     assert refusal(server, "own.test").startswith("550 5.4.4")
+    listener = Listener(service="smtp", bind=Endpoint("0.0.0.0", 25))
+    assert refusal(server, "own.test", listener=(listener,)).startswith("554 5.4.6")
 
 
 def test_one_refused_address_leaves_the_others_of_the_host(server: DnsServer) -> None:
@@ -452,6 +456,19 @@ def test_a_next_hop_that_is_not_found_bounces_nothing(server: DnsServer) -> None
 )
 def test_site_names(tiers: list[list[str]], name: str) -> None:
     assert site_name(tiers) == name
+
+
+def test_a_long_site_name_is_cut_and_still_its_own() -> None:
+    def named(count: int) -> str:
+        targets = (Target("198.51.100.1", ""),)
+        hosts = [Candidate(0, f"{i}.{'x' * 40}.test", 25, targets=targets) for i in range(count)]
+        decided = judge("a.test", hosts, implicit=False)
+        assert isinstance(decided, Site)
+        return decided.name
+
+    names = {named(count) for count in range(1, 200)}
+    assert len(names) == 199
+    assert max(map(len, names)) == MAX_NAME
 
 
 label = st.text("ab", min_size=1, max_size=2)
