@@ -171,9 +171,12 @@ def _bound_pair(owner: DnsServer) -> tuple[socketserver.UDPServer, socketserver.
     class OverUdp(socketserver.BaseRequestHandler):
         def handle(self) -> None:
             wire, right = self.request
-            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as wrong:
-                for answer, is_right in owner.answers(wire, udp=True):
-                    (right if is_right else wrong).sendto(answer, self.client_address)
+            for answer, is_right in owner.answers(wire, udp=True):
+                if is_right:
+                    right.sendto(answer, self.client_address)
+                else:
+                    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as wrong:
+                        wrong.sendto(answer, self.client_address)
 
     class OverTcp(socketserver.StreamRequestHandler):
         def handle(self) -> None:

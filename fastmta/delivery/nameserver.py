@@ -106,7 +106,6 @@ class _Port(asyncio.DatagramProtocol):
     def close(self) -> None:
         self.retired = True
         self._opening.add_done_callback(_close)
-        self.error_received(ConnectionAbortedError("closed"))
 
     def datagram_received(self, data: bytes, addr: object) -> None:
         """Hand a datagram to the query that it answers, if there is one."""
@@ -139,7 +138,7 @@ class _Stream(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._received += data
         end = 2 + int.from_bytes(self._received[:2], "big")
-        if 2 <= len(self._received) >= end and not self._answer.done():
+        if len(self._received) >= end and not self._answer.done():
             self._answer.set_result(bytes(self._received[2:end]))
 
     def connection_lost(self, error: Exception | None) -> None:

@@ -16,7 +16,7 @@ from fastmta.delivery.dns import Answer, Exchange, Status
 from fastmta.delivery.site import Host, Site
 from fastmta.mail.reply import Reply
 
-MAX_ADDRESSES = 10  # of one host
+MAX_ADDRESSES = 5  # of one host: the next host must have its turn among the attempts as well
 MAX_NAME = 120  # characters of a site's name
 
 

@@ -1,14 +1,11 @@
 """From domains to sites: by route, by MX, by address, and every way in which there is none."""
 
 import re
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,7 +25,7 @@ from fastmta.delivery import router as router_module
 from fastmta.delivery.dns import Resolver
 from fastmta.delivery.router import Router
 from fastmta.delivery.site import Host, RoutingError, Site
-from fastmta.delivery.survey import MAX_NAME, Candidate, Target, judge, site_name
+from fastmta.delivery.survey import MAX_ADDRESSES, MAX_NAME, Candidate, Target, judge, site_name
 from fastmta.mail.reply import Reply
 from tests.delivery.test_addresses import own_address
 from tests.delivery.test_dns import Clock
@@ -251,8 +248,15 @@ def test_threat_13_a_thousand_mx_records_cost_few_look_ups(server: DnsServer) ->
 
 
 def test_a_host_named_twice_counts_at_its_best_preference(server: DnsServer) -> None:
-    server.zone["twice.test"] = {"MX": ["20 mx2.example.test.", "10 mx2.example.test."]}
-    assert len(site(server, "twice.test").tiers) == 1
+    server.zone["twice.test"] = {
+        "MX": ["20 mx2.example.test.", "15 mx1.example.test.", "10 mx2.example.test."]
+    }
+    assert site(server, "twice.test").name == "(mx2>mx1).example.test"
+
+
+def test_a_host_with_many_addresses_does_not_use_up_all_attempts(server: DnsServer) -> None:
+    server.zone["wide.test"] = {"A": [f"198.51.100.{i}" for i in range(50)]}
+    assert len(site(server, "wide.test").tiers[0][0].addresses) == MAX_ADDRESSES
 
 
 def test_an_alias_is_the_domain_that_it_points_to(server: DnsServer) -> None:
@@ -350,6 +354,8 @@ def test_threat_13_own_addresses_are_refused_as_exchanges(server: DnsServer) -> 
     kind = "AAAA" if ":" in own else "A"
     server.zone["own.test"] = {kind: [own]}
     assert refusal(server, "own.test").startswith("550 5.4.4")
+    listener = Listener(service="smtp", bind=Endpoint("0.0.0.0", 25))
+    assert refusal(server, "own.test", listener=(listener,)).startswith("554 5.4.6")
 
 
 def test_one_refused_address_leaves_the_others_of_the_host(server: DnsServer) -> None:
@@ -454,6 +460,19 @@ def test_site_names(tiers: list[list[str]], name: str) -> None:
     assert site_name(tiers) == name
 
 
+def test_a_long_site_name_is_cut_and_still_its_own() -> None:
+    def named(count: int) -> str:
+        targets = (Target("198.51.100.1", ""),)
+        hosts = [Candidate(0, f"{i}.{'x' * 40}.test", 25, targets=targets) for i in range(count)]
+        decided = judge("a.test", hosts, implicit=False)
+        assert isinstance(decided, Site)
+        return decided.name
+
+    names = {named(count) for count in range(1, 200)}
+    assert len(names) == 199
+    assert max(map(len, names)) == MAX_NAME
+
+
 label = st.text("ab", min_size=1, max_size=2)
 host = st.lists(label, min_size=1, max_size=4).map(".".join)
 tiers = st.lists(st.lists(host, min_size=1, max_size=3, unique=True), min_size=1, max_size=3)
@@ -488,97 +507,3 @@ def test_whatever_is_found_no_worse_exchange_than_we_are_and_no_refused_address_
     if isinstance(decided, Site):
         hosts = sorted(host.name for tier in decided.tiers for host in tier)
         assert hosts == sorted(each.host for each in usable)
-
-
-# The command
-
-
-def dns_command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "fastmta", "dns", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60)
-
-
-@pytest.fixture
-def config_file(server: DnsServer, tmp_path: Path) -> str:
-    file = tmp_path / "fastmta.toml"
-    file.write_text(
-        f"""
-        hostname = "relay.example.test"
-        data_dir = "data"
-        [[listener]]
-        service = "smtp"
-        bind = "127.0.0.1:2525"
-        [dns]
-        nameservers = ["{server.endpoint}"]
-        [[route]]
-        domain = "routed.test"
-        next_hop = ["127.0.0.1:2700"]
-        """
-    )
-    return str(file)
-
-
-def test_the_command_shows_hosts_addresses_and_site(server: DnsServer, config_file: str) -> None:
-    server.zone["mx2.example.test"] = {"A": ["198.51.100.2", "127.0.0.1"]}
-    done = dns_command("backup.test", "-c", config_file)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert re.search(r"backup\.test: MX, for \d+ s", done.stdout)
-    assert "site: (mx1>mx2).example.test" in done.stdout
-    for row in (
-        r"10 .* mx1\.example\.test .* 25 .* 198\.51\.100\.1",
-        r"2001:db8::1",
-        r"20 .* mx2\.example\.test .* 25",
-        r"127\.0\.0\.1 .* refused: loopback",
-    ):
-        assert re.search(row, done.stdout), done.stdout
-
-
-def test_the_command_says_no_with_exit_code_1(config_file: str) -> None:
-    done = dns_command("Local.Test.", "-c", config_file)
-    assert done.returncode == 1
-    assert done.stderr.startswith("550 5.4.4 local.test has the address 127.0.0.1")
-    assert "refused: loopback" in done.stdout
-    assert dns_command("[127.0.0.1]", "-c", config_file).returncode == 1
-    assert dns_command("null.test", "-c", config_file).stderr.startswith("556 5.1.10")
-
-
-def test_the_command_prints_json(config_file: str) -> None:
-    done = dns_command("routed.test", "-c", config_file, "--json")
-    assert done.returncode == 0
-    assert msgspec.json.decode(done.stdout) == {
-        "domain": "routed.test",
-        "origin": "route routed.test",
-        "ttl": None,
-        "site": {
-            "name": "127.0.0.1:2700",
-            "tiers": [[{"name": "127.0.0.1", "addresses": ["127.0.0.1"], "port": 2700}]],
-        },
-        "reply": None,
-        "hosts": [
-            {
-                "preference": 0,
-                "host": "127.0.0.1",
-                "port": 2700,
-                "addresses": [{"address": "127.0.0.1", "refused": ""}],
-                "detail": "",
-            }
-        ],
-    }
-    failed = dns_command("nowhere.test", "-c", config_file, "--json")
-    assert failed.returncode == 1
-    assert msgspec.json.decode(failed.stdout)["reply"].startswith("550 5.1.2")
-
-
-def test_the_command_shows_our_own_host(server: DnsServer, config_file: str) -> None:
-    server.zone["ours.test"] = {
-        "MX": ["10 mx1.example.test.", "20 relay.example.test.", "30 mx2.example.test."]
-    }
-    done = dns_command("ours.test", "-c", config_file)
-    assert done.returncode == 0
-    assert "this host itself" in done.stdout
-    assert "no better than" in done.stdout
-
-
-@pytest.mark.parametrize("domain", ["", "a..b", "user@example.test", "a b.test"])
-def test_the_command_refuses_what_is_no_domain(domain: str) -> None:
-    assert dns_command(domain).returncode == 2
