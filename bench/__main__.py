@@ -63,9 +63,9 @@ def relay(names: list[str], folder: Path, output: Path | None, **options: int) -
         "machine": machine,
         "versions": {name: peer.version() for name, peer in under_test.items()},
     }
-    console = Console(soft_wrap=True)
+    console = Console(width=None if sys.stdout.isatty() else 120)
     for name, value in msgspec.to_builtins(facts).items():
-        console.print(f"{name}: {value}", highlight=False)
+        click.echo(f"{name}: {value}")
     runs = _run_all(console, under_test, Options(**options), folder.resolve())
     console.print(report.table(runs, names))
     if output:

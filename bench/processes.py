@@ -113,7 +113,10 @@ def running(command: Sequence[str], log: Path) -> Iterator["subprocess.Popen[byt
     try:
         yield process
     finally:
+        # An impatient second Ctrl-C waits until the first has done its work.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         _stop(process)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _adopt() -> None:

@@ -1,6 +1,7 @@
 """A message relayed costs little more than a relay in Python must cost, and none is lost.
 
-Two runs for each peer, in turns, as often as `--repeats` says:
+Two runs for each peer, in turns, as often as `--repeats` says, each on a fresh data folder and
+after a short warm-up:
 
 \b
 outside   smtp-source -> the peer -> smtp-sink (Debian's postfix package), no pipelining: messages
@@ -33,6 +34,7 @@ from fastmta.sink import Counts
 from fastmta.sink.tally import parse_ranges
 
 STALL = 10.0  # seconds without an arrival after which what is missing is lost
+WARM_UP = 2  # messages of each client before the measurement
 SLOWEST = 20.0  # messages a second below which an outside run is given up
 
 
@@ -107,11 +109,12 @@ def scratch(base: Path) -> Iterator[Path]:
 def outside(peer: Peer, options: Options, folder: Path) -> Run:
     """Debian's tools at both ends."""
     port, next_hop = processes.free_port(), processes.free_port()
-    with processes.running(_smtp_sink(next_hop, options.messages), folder / "sink") as sink:
+    expected = options.messages + WARM_UP * options.clients
+    with processes.running(_smtp_sink(next_hop, expected), folder / "sink") as sink:
         processes.greets(next_hop, sink)
         with peer.running(folder, port, next_hop, options.workers) as root:
-            before, begun = processes.usage(root), time.monotonic()
-            subprocess.run(_smtp_source(port, options), check=True)
+            before, begun = warmed_up(root, port, options.clients), time.monotonic()
+            _smtp_source(port, options.clients, options.messages, options.size)
             sink.wait(60 + options.messages / SLOWEST)
             seconds = time.monotonic() - begun
             spent = processes.settled(root).since(before)
@@ -123,10 +126,17 @@ def _smtp_sink(port: int, messages: int) -> list[str]:
     return command if os.geteuid() else [command[0], "-u", "nobody", *command[1:]]
 
 
-def _smtp_source(port: int, options: Options) -> list[str]:
-    counts = ["-s", str(options.clients), "-m", str(options.messages), "-l", str(options.size)]
+def warmed_up(root: int, port: int, clients: int) -> processes.Usage:
+    """Send a few messages, so that processes and connections are there; usage after that."""
+    _smtp_source(port, clients, WARM_UP * clients, 1024)
+    return processes.settled(root)
+
+
+def _smtp_source(port: int, clients: int, messages: int, size: int) -> None:
+    counts = ["-s", str(clients), "-m", str(messages), "-l", str(size)]
     addresses = ["-f", "load@client.example.test", "-t", "user@example.test"]
-    return ["smtp-source", "-d", *counts, *addresses, f"127.0.0.1:{port}"]
+    command = ["smtp-source", "-d", *counts, *addresses, f"127.0.0.1:{port}"]
+    subprocess.run(command, check=True)
 
 
 def numbered(peer: Peer, options: Options, folder: Path) -> Run:
@@ -137,7 +147,7 @@ def numbered(peer: Peer, options: Options, folder: Path) -> Run:
     with processes.running([*command, "--json"], log) as sink:
         processes.greets(next_hop, sink)
         with peer.running(folder, port, next_hop, options.workers) as root:
-            before = processes.usage(root)
+            before = warmed_up(root, port, options.clients)
             load = subprocess.run(_load(port, options), check=True, stdout=subprocess.PIPE)
             sent = msgspec.json.decode(load.stdout, type=Result)
             arrived(sink, log, parse_ranges(sent.acknowledged), options.stall)
