@@ -243,17 +243,26 @@ class Connection(asyncio.Protocol):
     async def _stream(self, job: Job) -> None:
         """Send a large message no faster than the peer takes it."""
         try:
+            held = b""  # one part behind, to know the last when it is sent
             async for part in self._parts(job):
-                self._transport.write(self.client.frame(part))
-                self.allow(self._terms.timeouts.block)
-                await (self._resumed or asyncio.sleep(0))
-            self._transport.write(self.client.end_body())
-            self._task = None
-            self.allow(self._terms.timeouts.end)
+                if held:
+                    await self._write_part(held)
+                held = part
+            framed = self.client.frame(held, last=True)
         except Exception as error:
             # The host holds the beginning of a message: only hanging up says that it is void.
             self._task = None
             self.abort(_unreadable(job, error))
+        else:
+            # From here on its reply may come, so nothing more is awaited.
+            self._task = None
+            self._transport.write(framed)
+            self.allow(self._terms.timeouts.end)
+
+    async def _write_part(self, part: bytes) -> None:
+        self._transport.write(self.client.frame(part, last=False))
+        self.allow(self._terms.timeouts.block)
+        await (self._resumed or asyncio.sleep(0))
 
     async def _parts(self, job: Job) -> AsyncIterator[bytes]:
         if job.parts is not None:

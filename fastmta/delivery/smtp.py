@@ -34,9 +34,9 @@ Settle = Callable[[Job, str, list[Disposition]], None]
 
 class Limits(Struct, frozen=True):
     ready: int = 1000  # jobs of one path that wait
-    paths: int = 1000
+    paths: int = 10_000
     connections: int = 32  # of one path
-    all_connections: int = 1000
+    all_connections: int = 2000
     messages: int = 1000  # over one connection
     idle: float = 5.0  # seconds that a connection is kept without a job
     attempts: int = 10  # addresses tried for one connection
@@ -73,11 +73,13 @@ class Dispatcher:
         self.terms = Terms(hostname, read, timeouts, timeouts.by_step())
         self.limits = limits
         self.draining = False
-        self.opening = 0  # attempts under way, of all paths
         self.connections: set[Connection] = set()
+        self.idle: dict[Connection, None] = {}  # the one that has waited longest first
         self._settle = settle
         self._paths: dict[str, Path] = {}
         self._active = 0
+        self._slots = limits.all_connections
+        self._starved: dict[Path, None] = {}  # want a connection, and there is no slot
         self._timer: asyncio.TimerHandle | None = None
         self._emptied: asyncio.Future[None] | None = None
 
@@ -120,9 +122,27 @@ class Dispatcher:
 
     # For its paths.
 
-    def room(self) -> int:
-        """How many connections more there may be."""
-        return self.limits.all_connections - len(self.connections) - self.opening
+    @property
+    def is_crowded(self) -> bool:
+        """There are sites that have no connection, because others have them all."""
+        return bool(self._starved)
+
+    def take_slot(self, path: "Path", *, first: bool) -> bool:
+        """For one connection more, the `first` of its site or not; False: none is free."""
+        if self._slots:
+            self._slots -= 1
+            return True
+        if first and path not in self._starved:
+            self._starved[path] = None  # it will be asked again
+            self._end_an_idle_connection()
+        return False
+
+    def free_slot(self) -> None:
+        self._slots += 1
+        if self._starved:
+            path = next(iter(self._starved))
+            del self._starved[path]
+            path.open_more()
 
     def settle(self, job: Job, site: str, dispositions: list[Disposition]) -> None:
         self._active -= 1
@@ -131,10 +151,12 @@ class Dispatcher:
     def forget(self, path: "Path") -> None:
         if self._paths.get(path.site.name) is path:
             del self._paths[path.site.name]
+        self._starved.pop(path, None)
         self._check_empty()
 
     def gone(self, connection: Connection) -> None:
         self.connections.discard(connection)
+        self.idle.pop(connection, None)
         self._check_empty()
 
     def _new_path(self, site: Site) -> "Path | None":
@@ -155,6 +177,14 @@ class Dispatcher:
             path.open_more()
         busy = self._paths or self.connections
         self._timer = loop.call_later(SWEEP_SECONDS, self._sweep) if busy else None
+
+    def _end_an_idle_connection(self) -> None:
+        while self.idle:
+            connection = next(iter(self.idle))
+            del self.idle[connection]
+            if connection.client.is_ready:  # or it is on its way out already
+                return connection.quit()
+        return None
 
     def _check_empty(self) -> None:
         if self._emptied is not None and not (self._paths or self.connections):
@@ -179,15 +209,16 @@ class Path:
         self._again: deque[Job] = deque()  # met a dead connection: for fresh ones alone
         self._open: set[Connection] = set()  # past EHLO
         self._idle: list[Connection] = []  # of those; the last was used last
-        self._openers: set[asyncio.Task[None]] = set()
+        self._openers: set[asyncio.Task[bool]] = set()
         self._hold_until = 0.0
 
     def submit(self, job: Job) -> bool:
         while self._idle:
             connection = self._idle.pop()
+            self._dispatcher.idle.pop(connection, None)
             if connection.client.is_ready:  # or it is about to end
                 if not self._start(connection, job):
-                    self._idle.append(connection)
+                    self._park(connection)
                 return True
         if not self._ready.put(job):
             return False
@@ -221,8 +252,9 @@ class Path:
             room = min(room, 1 - opening)
         elif room <= 0 or self.loop.time() < self._hold_until:
             return
-        for _ in range(min(wanted, room, self._dispatcher.room())):
-            self._dispatcher.opening += 1
+        for _ in range(min(wanted, room)):
+            if not self._dispatcher.take_slot(self, first=not (opened or self._openers)):
+                break
             opener = self.loop.create_task(self._opener())
             self._openers.add(opener)
             opener.add_done_callback(self._opener_ended)
@@ -236,13 +268,14 @@ class Path:
 
     def free(self, connection: Connection) -> None:
         self._open.add(connection)
-        if self._dispatcher.draining or connection.messages >= self._limits.messages:
-            return connection.quit()
-        while job := self._next(connection):
-            if self._start(connection, job):
-                return None
-        connection.park(self._limits.idle)
-        return self._idle.append(connection)
+        crowded = self._dispatcher.is_crowded
+        if not (self._is_worn(connection) or (crowded and len(self._open) > 1)):
+            while job := self._next(connection):
+                if self._start(connection, job):
+                    return None
+            if not crowded:
+                return self._park(connection)
+        return connection.quit()
 
     def done(self, connection: Connection, job: Job, replies: list[Reply]) -> None:
         now = time.time()
@@ -258,20 +291,32 @@ class Path:
         return self._again.append(job)
 
     def ended(self, connection: Connection) -> None:
+        if connection not in self._dispatcher.connections:
+            return
         OPEN.value -= 1
-        self._dispatcher.gone(connection)
-        self._open.discard(connection)
         if connection in self._idle:
             self._idle.remove(connection)
+        self._dispatcher.gone(connection)
+        if connection in self._open:
+            self._open.remove(connection)
+            self._dispatcher.free_slot()
         self.open_more()
         self._forget_if_unused()
 
     # Giving out jobs.
 
+    def _is_worn(self, connection: Connection) -> bool:
+        return self._dispatcher.draining or connection.messages >= self._limits.messages
+
     def _next(self, connection: Connection) -> Job | None:
         if self._again and not connection.kept:
             return self._again.popleft()
         return self._ready.take()
+
+    def _park(self, connection: Connection) -> None:
+        connection.park(self._limits.idle)
+        self._idle.append(connection)
+        self._dispatcher.idle[connection] = None
 
     def _start(self, connection: Connection, job: Job) -> bool:
         """False: the job is not for this host, and settled soon; the connection is still free."""
@@ -287,13 +332,13 @@ class Path:
 
     # Opening connections.
 
-    async def _opener(self) -> None:
-        """One connection, to the first host that wants mail."""
+    async def _opener(self) -> bool:
+        """One connection, to the first host that wants mail; False: none does."""
         failure: tuple[Reply, str] | None = None
         for host, address in draw(self.site, self._limits.attempts):
             reply, label = await self._attempt(host, address)
             if reply is None:
-                return
+                return True
             FAILED.value += 1
             if reply.is_permanent:
                 # We are the host. RFC 5321 section 5.1: hosts of our own preference or a later
@@ -303,14 +348,14 @@ class Path:
             failure = reply, label
         reply, label = failure or (Reply(451, "4.4.4", "no address to send to"), "")
         self._unreachable(reply, label)
+        return False
 
     async def _attempt(self, host: Host, address: str) -> tuple[Reply | None, str]:
         """Why no mail can be sent there, None where it can; and the host, if there was one."""
         terms = self._dispatcher.terms
         connection = Connection(self, terms, host, address)
         try:
-            async with asyncio.timeout(terms.timeouts.connect):
-                await self.loop.create_connection(lambda: connection, address, host.port)
+            await self._connect(connection, address, host.port)
         except (OSError, ValueError) as error:
             why = "timed out" if isinstance(error, TimeoutError) else str(error)
             text = f"cannot connect to {connection.label} port {host.port}: {why}"
@@ -318,7 +363,18 @@ class Path:
         try:
             return await connection.opened, connection.label
         except asyncio.CancelledError:
-            connection.abort(_CUT_OFF)
+            if connection not in self._open:
+                connection.abort(_CUT_OFF)
+            raise
+
+    async def _connect(self, connection: Connection, address: str, port: int) -> None:
+        try:
+            async with asyncio.timeout(self._dispatcher.terms.timeouts.connect):
+                await self.loop.create_connection(lambda: connection, address, port)
+        except BaseException:
+            # Where that comes in the moment in which it was made, the loop closes the transport
+            # and tells nobody.
+            self.ended(connection)
             raise
 
     def _unreachable(self, reply: Reply, host: str) -> None:
@@ -335,13 +391,15 @@ class Path:
             dispositions = [disposition] * len(job.envelope.recipients)
             self._dispatcher.settle(job, self.site.name, dispositions)
 
-    def _opener_ended(self, opener: asyncio.Task[None]) -> None:
+    def _opener_ended(self, opener: asyncio.Task[bool]) -> None:
         self._openers.discard(opener)
-        self._dispatcher.opening -= 1
-        if not opener.cancelled():
-            opener.result()  # a mistake of ours goes to the loop's exception handler
+        mistake = None if opener.cancelled() else opener.exception()
+        if opener.cancelled() or mistake or not opener.result():
+            self._dispatcher.free_slot()  # otherwise the connection has it now
         self.open_more()
         self._forget_if_unused()
+        if mistake:
+            raise mistake  # for the loop's exception handler
 
     def _forget_if_unused(self) -> None:
         if not (self._ready or self._again or self._open or self._openers):

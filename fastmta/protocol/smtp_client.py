@@ -89,7 +89,7 @@ class Event(IntEnum):
     """What the owner of the connection has to act on."""
 
     READY = 1  # a transaction may begin
-    BODY = 2  # send the body: `frame` each block, then `end_body`
+    BODY = 2  # send the body: `frame` each block
     DONE = 3  # the transaction is over: `replies` has one for each recipient
     CLOSED = 4  # the connection is of no more use; `reason` says why
 
@@ -138,7 +138,7 @@ class Client:
         self._next = 0  # index of the recipient whose reply comes next
         self._accepted = 0
         self._body: list[bytes] | None = None  # None: streamed
-        self._body_due = False  # the body is streamed and its end was not sent yet
+        self._body_due = False  # the body is streamed, and its end is still to be framed
         self._unframed = 0  # octets of a streamed body that are still to come
         self._stuffer: Stuffer | None = None
 
@@ -163,13 +163,11 @@ class Client:
         if envelope.eight_bit and not offered.eight_bit:
             # RFC 6152 section 3: convert or return; we cannot convert yet.
             return Reply(554, "5.6.3", "message has 8-bit content and the host offers no 8BITMIME")
-        addresses = envelope.sender
-        for recipient in envelope.recipients:
-            addresses += recipient.address
+        addresses = _addresses(envelope)
         if not addresses.isprintable() and _CONTROLS.search(addresses):
             # Refused where mail comes in; here it would become a command of its own.
             return Reply(553, "5.1.3", "address with a control character")
-        if (envelope.utf8 or not addresses.isascii()) and not offered.utf8:
+        if not offered.utf8 and (envelope.utf8 or not addresses.isascii()):
             return Reply(553, "5.6.7", "message needs SMTPUTF8 and the host does not offer it")
         return None
 
@@ -200,22 +198,19 @@ class Client:
             self._unsent.extend((Step.RCPT, self._rcpt(each)) for each in recipients)
             self._send(Step.MAIL, mail)
 
-    def frame(self, block: bytes) -> bytes:
-        """A block of a streamed body as it goes over the wire."""
-        self._unframed -= len(block)
-        if self._unframed < 0:
-            raise ValueError("the message is longer than its envelope says")
-        return block if self._stuffer is None else self._stuffer.feed(block)
+    def frame(self, block: bytes, *, last: bool) -> bytes:
+        """A block of a streamed body as it goes over the wire, the last with what ends the body.
 
-    def end_body(self) -> bytes:
-        """What ends a streamed body; ValueError where octets are missing."""
-        if self._unframed:
-            raise ValueError("the message is shorter than its envelope says")
-        self._body_due = False
+        Raises ValueError where the body is not as long as the envelope says.
+        """
+        self._unframed -= len(block)
+        if self._unframed < 0 or (last and self._unframed):
+            raise ValueError("the message is not as long as its envelope says")
+        self._body_due = not last
         if self._stuffer is None:
-            return b""
-        stuffer, self._stuffer = self._stuffer, None
-        return stuffer.finish()
+            return block
+        framed = self._stuffer.feed(block)
+        return framed + self._stuffer.finish() if last else framed
 
     def quit(self) -> None:
         """End the connection as RFC 5321 section 4.1.1.10 asks; only when `is_ready`."""
@@ -368,7 +363,7 @@ class Client:
             command += f" SIZE={envelope.size}"
         if envelope.eight_bit:
             command += " BODY=8BITMIME"
-        if offered.utf8 and (envelope.utf8 or not command.isascii()):
+        if offered.utf8 and (envelope.utf8 or not _addresses(envelope).isascii()):
             command += " SMTPUTF8"
         if offered.dsn:  # RFC 3461 section 5.2.1: passed on as they came
             command += f" RET={envelope.ret}" if envelope.ret else ""
@@ -411,7 +406,7 @@ class Client:
 
     def _finish(self, *, reset: bool) -> None:
         self._open = False
-        self._body = None
+        self._body = self._stuffer = None
         self._events.append(Event.DONE)
         if reset:
             self._send(Step.RSET, "RSET\r\n")
@@ -439,8 +434,10 @@ class Client:
         RFC 5321 section 3.1 lets a 5xx be final. It mostly tells of a block list or a broken
         host, so it is temporary here, as in Postfix (smtp_skip_5xx_greeting).
         """
-        detail = reply.enhanced[1:] or ".3.2"
-        self._close(Reply(450, f"4{detail}", f"refused to talk to us: {reply}"[:MAX_TEXT]))
+        if reply.is_permanent:
+            text = f"refused to talk to us: {reply}"[:MAX_TEXT]
+            reply = Reply(450, f"4{reply.enhanced[1:] or '.3.2'}", text)
+        self._close(reply)
         self._output.append(b"QUIT\r\n")
 
     def _loops(self) -> None:
@@ -455,6 +452,14 @@ class Client:
     def _is_ourselves(self, text: str) -> bool:
         name = text.split(None, 1)[0] if text.strip() else ""
         return name.rstrip(".").lower() == self._hostname.rstrip(".").lower()
+
+
+def _addresses(envelope: Envelope) -> str:
+    """All of them run together, to look at their characters."""
+    addresses = envelope.sender
+    for recipient in envelope.recipients:
+        addresses += recipient.address
+    return addresses
 
 
 def _too_many_is_temporary(reply: Reply) -> Reply:

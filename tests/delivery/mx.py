@@ -24,7 +24,7 @@ class Session(asyncio.Protocol):
         self._buffer = b""
         self._chunk = 0  # octets of a chunk that are still to come
         self._in_data = False
-        self._content = b""
+        self._content = bytearray()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.transport = transport
@@ -61,7 +61,7 @@ class Session(asyncio.Protocol):
         self._content += piece
         self._chunk -= len(piece)
         if not self._chunk:
-            self._end(self._content, "BDAT")
+            self._end(bytes(self._content), "BDAT")
         return bool(self._buffer)
 
     def _command(self, command: str) -> None:
@@ -74,7 +74,7 @@ class Session(asyncio.Protocol):
                 self._in_data = True
                 self._buffer = b"\r\n" + self._buffer
         elif verb == "BDAT":
-            self._content, self._chunk = b"", int(command.split(" ")[1])
+            self._content, self._chunk = bytearray(), int(command.split(" ")[1])
         elif verb == "QUIT":
             self._say(command, b"221 bye\r\n")
             self.transport.close()
@@ -82,7 +82,8 @@ class Session(asyncio.Protocol):
             self._say(command, b"250 2.0.0 ok\r\n")
 
     def _end(self, content: bytes, command: str) -> None:
-        if self._say(command, b"250 2.0.0 ok\r\n").startswith(b"2"):
+        reply = self._say(command, b"250 2.0.0 ok\r\n")
+        if reply.startswith(b"2") and not reply.endswith(DROP):
             self.messages.append(content)
 
     def _say(self, command: str, right: bytes) -> bytes:

@@ -6,18 +6,24 @@ from collections.abc import Callable
 
 import pytest
 
-from fastmta.delivery.connection import JOINED_SIZE
+from fastmta.delivery.connection import JOINED_SIZE, Connection
 from fastmta.delivery.site import Host, Site
-from fastmta.delivery.smtp import Dispatcher, Limits, draw
+from fastmta.delivery.smtp import Dispatcher, Limits, Path, draw
 from fastmta.mail.disposition import Disposition, Kind
 from fastmta.mail.envelope import Envelope, Recipient
 from fastmta.protocol.smtp_client import Timeouts
 from fastmta.queue.ready import Job, ReadyQueue
 from tests.delivery.mx import DROP, SILENCE, Answer, Mx, Session
-from tests.support import run
+from tests.support import run, until
 
 CONTENT = b"Subject: x\r\n\r\n.hello\r\n"
 DELIVERED, DEFERRED, FAILED = Kind.DELIVERED, Kind.DEFERRED, Kind.FAILED
+
+
+@pytest.fixture
+def quick_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look for what has run out of time more often, so that tests need not wait."""
+    monkeypatch.setattr("fastmta.delivery.smtp.SWEEP_SECONDS", 0.01)
 
 
 class Relay:
@@ -168,14 +174,36 @@ def test_no_more_connections_than_jobs() -> None:
 
 
 def test_limit_on_all_connections() -> None:
+    """Sites that have none get theirs from sites that have several, or one that is idle."""
+
     async def scenario() -> None:
-        async with Mx() as one, Mx() as two:
-            relay = Relay(limits=Limits(all_connections=2, idle=0.0))
-            for number, mx in enumerate((one, two)):
-                for _ in range(20):
+        async with Mx() as mx:
+            relay = Relay(limits=Limits(all_connections=4, idle=60))
+            for number in range(20):
+                for _ in range(10):
                     assert relay.submit(Site(f"site{number}", ((mx.host,),)))
-            await relay.until_settled(40)
-            assert one.most + two.most <= 2
+            await relay.until_settled(200)
+            assert {end.kind for _, (end,) in relay.settled} == {DELIVERED}
+            assert mx.most <= 4
+            assert relay.submit(Site("late", ((mx.host,),)))
+            await relay.until_settled(201)
+            assert mx.most <= 4
+            await relay.dispatcher.drain(5)
+            assert relay.dispatcher._slots == 4
+
+    run(scenario())
+
+
+def test_busy_site_leaves_a_connection_to_others() -> None:
+    async def scenario() -> None:
+        async with Mx() as busy, Mx() as other:
+            relay = Relay(limits=Limits(all_connections=4))
+            relay.on_settle = lambda: relay._sent < 2000 and relay.submit(site(busy.host))
+            for _ in range(100):
+                assert relay.submit(site(busy.host))
+            assert relay.submit(Site("other", ((other.host,),)))
+            await until(lambda: bool(other.messages))
+            assert len(busy.messages) < 1900
             await relay.dispatcher.drain(5)
 
     run(scenario())
@@ -193,6 +221,7 @@ def test_messages_a_connection() -> None:
     run(scenario())
 
 
+@pytest.mark.usefixtures("quick_sweep")
 def test_idle_connection_says_quit() -> None:
     async def scenario() -> None:
         async with Mx() as mx:
@@ -419,7 +448,7 @@ def test_objections_leave_the_connection_to_others() -> None:
 @pytest.mark.parametrize("stored", [False, True])
 @pytest.mark.parametrize("extensions", [(), ("PIPELINING",), ("PIPELINING", "CHUNKING")])
 def test_large_message_is_streamed(stored: bool, extensions: tuple[str, ...]) -> None:
-    content = b".dots and lines\r\n" * (5 * JOINED_SIZE // 17)
+    content = b".dots and lines\r\n" * (3 * JOINED_SIZE // 17)
 
     async def scenario() -> None:
         async with Mx(extensions=extensions) as mx:
@@ -496,6 +525,7 @@ def test_unreadable_message_is_deferred_and_void(
 # Time limits.
 
 
+@pytest.mark.usefixtures("quick_sweep")
 @pytest.mark.parametrize(
     ("silent", "limit"),
     [
@@ -518,6 +548,7 @@ def test_every_wait_has_an_end(silent: str, limit: str) -> None:
     run(scenario())
 
 
+@pytest.mark.usefixtures("quick_sweep")
 def test_threat_15_a_trickle_of_bytes_is_no_progress() -> None:
     async def scenario() -> None:
         async with Mx(saying({"BDAT": SILENCE})) as mx:
@@ -533,6 +564,7 @@ def test_threat_15_a_trickle_of_bytes_is_no_progress() -> None:
     run(scenario())
 
 
+@pytest.mark.usefixtures("quick_sweep")
 def test_peer_that_stops_reading() -> None:
     def answer(session: Session, command: str) -> bytes | None:
         if command.startswith("MAIL"):
@@ -708,7 +740,25 @@ def test_drain_has_an_end(silent: str) -> None:
     run(scenario())
 
 
-async def until(true: Callable[[], bool]) -> None:
-    """Wait for what no event tells of; the test's own time limit ends it."""
-    while not true():  # noqa: ASYNC110
-        await asyncio.sleep(0.002)
+def test_cut_off_in_the_moment_of_connecting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop then closes the socket without a word to the connection."""
+    made = Path.made
+    drains: list[asyncio.Task[None]] = []
+
+    async def scenario() -> None:
+        async with Mx() as mx:
+            relay = Relay()
+
+            def made_and_drained(path: Path, connection: Connection) -> None:
+                made(path, connection)
+                drains.append(asyncio.ensure_future(relay.dispatcher.drain(0.01)))
+                for opener in path._openers:
+                    opener.cancel()
+
+            monkeypatch.setattr(Path, "made", made_and_drained)
+            assert relay.submit(site(mx.host))
+            await until(lambda: bool(drains))
+            await drains[0]
+            assert not relay.dispatcher.connections and not relay.settled
+
+    run(scenario())
