@@ -30,7 +30,7 @@ from fastmta.server.session import (
 
 log = logging.getLogger(__name__)
 
-MAX_HELD = 256 << 20  # octets of message content in memory, of all sessions of a worker
+MAX_HELD = 256 << 20  # octets of content in memory, of all sessions of a worker
 _MAX_BUFFERED = 1 << 16  # octets that may wait while a message is being made safe
 _LEAST_RATE = 500  # octets a second in a message, on the average
 _STRESS_TIMEOUT = 10.0  # seconds; what is left of command_timeout under stress
@@ -328,7 +328,8 @@ class SmtpService:
         self.backend = backend
         self.tls = tls
         self.hostname = config.hostname
-        self.load = Load(MAX_HELD, REJECTED)
+        # Room for two of the largest, or one alone would be told to come back for ever.
+        self.load = Load(max(MAX_HELD, 2 * config.smtp.max_message_size), REJECTED)
         self.sessions = Sessions(config.smtp.max_sessions, config.smtp.max_sessions_per_client)
         self.sessions.on_sweep = self._note_stress
         self.may_relay = lru_cache(maxsize=4096)(self._is_in_relay_networks)
