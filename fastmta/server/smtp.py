@@ -70,7 +70,6 @@ class SmtpSession(Session):
         "_content_octets",
         "_content_since",
         "_delayed_until",
-        "_early",
         "_gone",
         "_half_closed",
         "_id",
@@ -93,7 +92,6 @@ class SmtpSession(Session):
         self._arrived = 0.0
         self._octets = self._octets_seen = self._content_octets = 0
         self._content_since = self._delayed_until = 0.0
-        self._early: list[bytes] = []  # what came under TLS before start_tls returned
         self._settling = self._gone = self._half_closed = False
 
     # What the loop calls.
@@ -112,9 +110,6 @@ class SmtpSession(Session):
         self._flush()
 
     def data_received(self, data: bytes) -> None:
-        if self._hold & HOLD_HANDSHAKE:
-            self._early.append(data)
-            return
         self._octets += len(data)
         machine = self._machine
         machine.receive(data)
@@ -241,7 +236,10 @@ class SmtpSession(Session):
     # TLS.
 
     async def _upgrade(self) -> None:
-        """STARTTLS. The 220 is in the transport's buffer and goes out before the handshake."""
+        """STARTTLS. The 220 is in the transport's buffer and goes out before the handshake.
+
+        The loop resumes this before it delivers the first octets that came under TLS.
+        """
         context = self._service.tls
         assert context is not None
         transport: asyncio.Transport | None = None
@@ -268,10 +266,6 @@ class SmtpSession(Session):
         self._note_tls()
         self._machine.started_tls()
         self.since = self.sessions.now
-        early = b"".join(self._early)
-        self._early.clear()
-        if early:
-            self.data_received(early)
 
     def _note_tls(self) -> None:
         session = self.transport.get_extra_info("ssl_object")
