@@ -370,7 +370,7 @@ def test_a_client_that_does_not_read_is_not_read() -> None:
             client = await server.greeted()
             await client.say("MAIL FROM:<>", "RCPT TO:<a@b.test>")
             connection = client.writer.get_extra_info("socket")
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 18)
             chunks = 300_000  # 8 MB of replies, more than the kernel takes on both sides
             client.writer.write(b"BDAT 0\r\n" * chunks)
             await until(lambda: server.session.is_write_held)
