@@ -30,7 +30,7 @@ from fastmta.server.session import (
 
 log = logging.getLogger(__name__)
 
-MAX_HELD = 256 << 20  # octets of message content in memory, of all sessions of a worker
+MAX_HELD = 256 << 20  # octets of content in memory, of all sessions of a worker
 _MAX_BUFFERED = 1 << 16  # octets that may wait while a message is being made safe
 _LEAST_RATE = 500  # octets a second in a message, on the average
 _STRESS_TIMEOUT = 10.0  # seconds; what is left of command_timeout under stress
@@ -70,7 +70,6 @@ class SmtpSession(Session):
         "_content_octets",
         "_content_since",
         "_delayed_until",
-        "_early",
         "_gone",
         "_half_closed",
         "_id",
@@ -93,7 +92,6 @@ class SmtpSession(Session):
         self._arrived = 0.0
         self._octets = self._octets_seen = self._content_octets = 0
         self._content_since = self._delayed_until = 0.0
-        self._early: list[bytes] = []  # what came under TLS before start_tls returned
         self._settling = self._gone = self._half_closed = False
 
     # What the loop calls.
@@ -112,9 +110,6 @@ class SmtpSession(Session):
         self._flush()
 
     def data_received(self, data: bytes) -> None:
-        if self._hold & HOLD_HANDSHAKE:
-            self._early.append(data)
-            return
         self._octets += len(data)
         machine = self._machine
         machine.receive(data)
@@ -241,7 +236,10 @@ class SmtpSession(Session):
     # TLS.
 
     async def _upgrade(self) -> None:
-        """STARTTLS. The 220 is in the transport's buffer and goes out before the handshake."""
+        """STARTTLS. The 220 is in the transport's buffer and goes out before the handshake.
+
+        The loop resumes this before it delivers the first octets that came under TLS.
+        """
         context = self._service.tls
         assert context is not None
         transport: asyncio.Transport | None = None
@@ -268,10 +266,6 @@ class SmtpSession(Session):
         self._note_tls()
         self._machine.started_tls()
         self.since = self.sessions.now
-        early = b"".join(self._early)
-        self._early.clear()
-        if early:
-            self.data_received(early)
 
     def _note_tls(self) -> None:
         session = self.transport.get_extra_info("ssl_object")
@@ -328,7 +322,8 @@ class SmtpService:
         self.backend = backend
         self.tls = tls
         self.hostname = config.hostname
-        self.load = Load(MAX_HELD, REJECTED)
+        # Room for two of the largest, or one alone would be told to come back for ever.
+        self.load = Load(max(MAX_HELD, 2 * config.smtp.max_message_size), REJECTED)
         self.sessions = Sessions(config.smtp.max_sessions, config.smtp.max_sessions_per_client)
         self.sessions.on_sweep = self._note_stress
         self.may_relay = lru_cache(maxsize=4096)(self._is_in_relay_networks)

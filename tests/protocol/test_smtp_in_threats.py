@@ -91,6 +91,19 @@ def test_threat_03_the_octets_of_a_refused_chunk_are_no_commands(before: list[st
         assert not dialogue.is_closed
 
 
+@pytest.mark.parametrize("before", [[], ["RCPT TO:<bad"]])
+def test_threat_03_a_refused_chunk_ends_the_transaction(before: list[str]) -> None:
+    dialogue = greeted()
+    dialogue.say("MAIL FROM:<>", *before)
+    assert codes(dialogue.send(b"BDAT 3 LAST\r\na\r\n")) == ["503 5.5.1"]
+    assert dialogue.machine.is_idle
+    assert dialogue.say("DATA", "RCPT TO:<a@b.test>", "MAIL FROM:<>") == [
+        "503 5.5.1",
+        "503 5.5.1",
+        "250 2.1.0",
+    ]
+
+
 @pytest.mark.parametrize("size", ["", "x", "-1", "1 FIRST", "1 LAST x", "1,5", "9" * 30, "0x10"])
 def test_threat_03_a_chunk_whose_size_is_unknown_ends_the_session(size: str) -> None:
     dialogue = with_recipient()

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from fastmta.mail.envelope import Recipient
 from fastmta.mail.reply import Reply
+from fastmta.protocol import smtp_server
 from fastmta.protocol.smtp_server import Event
 from tests.protocol.dialogue import Dialogue, codes, greeted, in_data, with_recipient
 
@@ -354,17 +355,44 @@ def test_draining_ends_the_session_behind_its_message() -> None:
     assert dialogue.events == [Event.CLOSE]
 
 
-@given(st.lists(st.sampled_from([
-    b"EHLO a\r\n", b"MAIL FROM:<a@b.test>\r\n", b"RCPT TO:<c@d.test>\r\n", b"DATA\r\n", b"RSET\r\n",
-    b"a\r\n", b".\r\n", b"BDAT 3\r\n", b"BDAT 0 LAST\r\n", b"STARTTLS\r\n", b"\n", b"QUIT\r\n",
-]), max_size=25))  # fmt: skip
+OPEN = {smtp_server.SENDER, smtp_server.RECIPIENT, smtp_server.CHUNKS, smtp_server.CONTENT}
+GROUPS = [
+    b"EHLO a\r\n", b"MAIL FROM:<a@b.test>\r\nRCPT TO:<c@d.test>\r\n", b"MAIL FROM:<>\r\n",
+    b"RSET\r\n", b"RCPT TO:<c@d.test>\r\n", b"DATA\r\n", b"a\r\n", b"a\rb\r\n.\r\n", b".\r\n",
+    b"BDAT 3\r\na\r\n", b"BDAT 2\r\n\rb", b"BDAT 0 LAST\r\n", b"BDAT 300\r\n", b"x" * 300,
+    b"STARTTLS\r\n", b"\xff\r\n", b"QUIT\r\n",
+]  # fmt: skip
+
+
+def check_invariants(dialogue: Dialogue) -> None:
+    """What the machine's module says is always true."""
+    machine = dialogue.machine
+    if machine.state != smtp_server.CHUNK:
+        assert (machine.arrival is not None) == (machine.state in OPEN)
+    if not machine.is_reading_content:
+        assert dialogue.load.held == 0
+
+
+@given(st.lists(st.sampled_from(GROUPS), max_size=25))
 def test_no_dialogue_upsets_the_machine(said: list[bytes]) -> None:
-    dialogue = Dialogue(starttls=True)
+    dialogue = Dialogue(starttls=True, max_message_size=200)
+    dialogue.send(b"EHLO a\r\n")
     for octets in said:
         dialogue.send(octets)
+        check_invariants(dialogue)
         if Event.STARTTLS in dialogue.events:
             dialogue.machine.started_tls()
             dialogue.events.clear()
     dialogue.machine.lose()
     assert dialogue.load.held == 0
     assert all(arrival.recipients for arrival in dialogue.arrivals)
+
+
+@pytest.mark.parametrize("content", [b"a\nb\r\n.\r\n", b"x" * 300 + b"\r\n.\r\n", b"a\r\n.\r\n"])
+def test_nothing_is_left_of_a_message_behind_its_end(content: bytes) -> None:
+    dialogue = in_data(max_message_size=200)
+    for octet in content:
+        dialogue.send(bytes([octet]))
+        check_invariants(dialogue)
+    assert dialogue.machine.is_idle
+    assert dialogue.machine._scanner.held == 0

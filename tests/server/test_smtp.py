@@ -6,7 +6,7 @@ import socket
 import ssl
 import struct
 import subprocess
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from ipaddress import ip_network
 from pathlib import Path
@@ -369,7 +369,9 @@ def test_a_client_that_does_not_read_is_not_read() -> None:
         async with serving() as server:
             client = await server.greeted()
             await client.say("MAIL FROM:<>", "RCPT TO:<a@b.test>")
-            chunks = 1_000_000
+            connection = client.writer.get_extra_info("socket")
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 18)
+            chunks = 300_000  # 8 MB of replies, more than the kernel takes on both sides
             client.writer.write(b"BDAT 0\r\n" * chunks)
             await until(lambda: server.session.is_write_held)
             for _ in range(chunks):
@@ -409,7 +411,7 @@ def test_implicit_tls(certificate: tuple[Path, Path]) -> None:
 
 
 def test_octets_in_one_flight_with_the_end_of_the_handshake(certificate: tuple[Path, Path]) -> None:
-    """They may reach the session before start_tls returns (uvloop issue 707)."""
+    """They must not reach the session before it knows of TLS (uvloop issue 707)."""
 
     async def scenario() -> None:
         async with serving(certificate) as server:
@@ -437,6 +439,26 @@ def test_octets_in_one_flight_with_the_end_of_the_handshake(certificate: tuple[P
                 except ssl.SSLWantReadError:
                     pass
             assert said.startswith(b"250-relay.example.test\r\n")
+
+    run(scenario())
+
+
+def test_threat_02_nothing_is_read_in_the_clear_once_the_220_is_out(
+    certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        async with serving(certificate) as server:
+            reading: list[bool] = []
+            start = server.service.run
+
+            def observed(work: Coroutine[None, None, None]) -> None:
+                reading.append(server.session.transport.is_reading())
+                start(work)
+
+            monkeypatch.setattr(server.service, "run", observed)
+            client = await server.greeted()
+            await client.say("STARTTLS")
+            assert reading == [False]
 
     run(scenario())
 
