@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
 from pathlib import Path
@@ -62,7 +62,7 @@ class Operation(Protocol):
         """Hear how it ended; runs on the loop."""
 
 
-Apply = Callable[[list[Operation], Transaction, Databases], None]
+Apply = Callable[[Sequence[Operation], Transaction, Databases], None]
 
 
 def open_environment(

@@ -94,6 +94,11 @@ def pack_segment(pieces: list[bytes]) -> bytes:
     return _VERSION + b"".join(pieces)
 
 
+def first_of(pieces: list[bytes]) -> int:
+    """The id of the first message in them."""
+    return message_of(pieces[0])
+
+
 def unpack_segment(row: bytes) -> Iterator[Entry]:
     """The messages of a segment; Unreadable where its framing is broken."""
     _check_version(row)

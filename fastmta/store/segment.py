@@ -6,6 +6,8 @@ from fastmta.mail.envelope import Envelope
 from fastmta.store import records, rows
 from fastmta.store.env import Databases, Transaction
 
+Pieces = list[bytes]  # one message of a segment, see records.pack_entry
+
 
 class Segment:
     """A row of `fresh`, and how much of it is still needed.
@@ -23,37 +25,28 @@ class Segment:
         self.has_waited = False  # since the last flush, for the rest to be delivered too
 
 
-def put(
-    txn: Transaction, db: Databases, messages: Iterable[tuple[Envelope, list[bytes]]]
-) -> list[Segment]:
-    """Store messages of one envelope each; the segment of each of them, in their order."""
+def put(txn: Transaction, db: Databases, entries: Iterable[Pieces]) -> list[Segment]:
+    """Store messages as `records.pack_entry` gave them; the segment of each, in their order."""
     placed: list[Segment] = []
     pieces: list[bytes] = []
-    members: list[int] = []
-    octets = 0
-    for envelope, body in messages:
-        if envelope.size > records.CHUNK:
-            rows.put_body(txn, db, envelope.message, body)
-            body = []
-        entry = records.pack_entry(envelope, body)
+    octets = members = 0
+    for entry in entries:
         length = sum(map(len, entry))
         if members and octets + length > records.CHUNK:
-            placed += _put_one(txn, db, members, pieces)
-            pieces, members, octets = [], [], 0
+            placed += _put_one(txn, db, pieces, members)
+            pieces, octets, members = [], 0, 0
         pieces += entry
         octets += length
-        members.append(envelope.message)
-    return placed + _put_one(txn, db, members, pieces) if members else placed
+        members += 1
+    return placed + _put_one(txn, db, pieces, members) if members else placed
 
 
-def _put_one(
-    txn: Transaction, db: Databases, members: list[int], pieces: list[bytes]
-) -> list[Segment]:
-    segment = Segment(members[0], len(members))
+def _put_one(txn: Transaction, db: Databases, pieces: list[bytes], members: int) -> list[Segment]:
+    segment = Segment(records.first_of(pieces), members)
     row = records.pack_segment(pieces)
     if not txn.put(segment.key, row, overwrite=False, db=db["fresh"]):
-        raise ValueError(f"message {members[0]:x} is in the spool already")
-    return [segment] * len(members)
+        raise ValueError(f"segment {segment.key.hex()} is in the spool already")
+    return [segment] * members
 
 
 class Recovered:

@@ -59,24 +59,27 @@ def _number(envelope: Envelope) -> int:
 class Accept:
     """Store a message with its envelopes."""
 
-    __slots__ = ("body", "done", "envelopes", "segment", "spool")
+    __slots__ = ("body", "done", "entry", "envelopes", "segment", "spool")
 
     def __init__(
         self, spool: "Spool", envelopes: list[Envelope], body: list[bytes], done: Done
     ) -> None:
         self.spool, self.envelopes, self.body, self.done = spool, envelopes, body, done
-        self.segment: Segment | None = None  # where it was put, if it is fresh
-
-    @property
-    def is_fresh(self) -> bool:
-        return self.envelopes[0].due == 0
+        self.entry: list[bytes] = []  # for a segment, if it is fresh
+        self.segment: Segment | None = None  # where it was put
+        first = envelopes[0]
+        if first.due == 0:
+            # Here and not in `apply`: the writer's thread has to wait for the GIL again and again.
+            self.entry = records.pack_entry(first, body if first.size <= records.CHUNK else [])
 
     def apply(self, txn: Transaction, db: Databases) -> None:
-        if self.is_fresh:
-            return _put_fresh([self], txn, db)
-        for envelope in self.envelopes:
-            rows.put_envelope(txn, db, envelope)
-        return rows.put_body(txn, db, self.envelopes[0].message, self.body)
+        """All of it but the entry of a segment, which others may share."""
+        first = self.envelopes[0]
+        if first.due:
+            for envelope in self.envelopes:
+                rows.put_envelope(txn, db, envelope)
+        if first.due or first.size > records.CHUNK:
+            rows.put_body(txn, db, first.message, self.body)
 
     def finished(self, error: Exception | None) -> None:
         if error is not None:
@@ -117,7 +120,7 @@ class Settle:
         elif not rows.has_envelopes(txn, db, self.envelope.message):
             rows.delete_body(txn, db, self.envelope.message)
         if self.bounce is not None:
-            self.bounce.apply(txn, db)
+            _apply([self.bounce], txn, db)
 
     def _leave(self, leaving: Segment, txn: Transaction, db: Databases) -> None:
         """The message is in its segment no more; one that waits on takes its body along."""
@@ -160,21 +163,18 @@ class Delivered:
             self.spool.settle_later(self)
 
 
-def _apply(operations: list[Operation], txn: Transaction, db: Databases) -> None:
-    """Make the changes of a batch; messages that come together share rows."""
+def _apply(operations: Sequence[Operation], txn: Transaction, db: Databases) -> None:
+    """Make the changes of a batch; messages that come together share a row of `fresh`."""
     fresh: list[Accept] = []
     for operation in operations:
-        if type(operation) is Accept and operation.is_fresh:
+        if type(operation) is Accept and operation.entry:
             fresh.append(operation)
-        else:
-            operation.apply(txn, db)
-    _put_fresh(fresh, txn, db)
-
-
-def _put_fresh(accepts: list[Accept], txn: Transaction, db: Databases) -> None:
-    placed = segment.put(txn, db, [(one.envelopes[0], one.body) for one in accepts])
-    for one, where in zip(accepts, placed, strict=True):
-        one.segment = where
+            if operation.envelopes[0].size <= records.CHUNK:
+                continue
+        operation.apply(txn, db)
+    placed = segment.put(txn, db, [accept.entry for accept in fresh])
+    for accept, where in zip(fresh, placed, strict=True):
+        accept.segment = where
 
 
 class Spool:
