@@ -225,9 +225,7 @@ class SmtpSession(Session):
         self._go_on()
 
     def _go_on(self) -> None:
-        """The machine waits no longer."""
-        if self._gone:
-            return
+        """The machine waits no longer; it says nothing more to a client that has gone."""
         self._flush()
         self._regulate()
         if self._half_closed and not self._machine.is_waiting:

@@ -72,6 +72,10 @@ class Client:
             answer = await self.reply()
         return answer
 
+    async def say_data(self, content: str) -> str:
+        """The reply to the end of data."""
+        return await self.say(f"{content}\r\n.")
+
     def reset(self) -> None:
         """Go away without a word: RST, not FIN."""
         connection = self.writer.get_extra_info("socket")
@@ -590,6 +594,22 @@ def test_threat_07_chunks_share_one_budget() -> None:
     run(scenario())
 
 
+def test_each_message_has_its_own_time() -> None:
+    async def scenario() -> None:
+        async with serving(command_timeout=Duration(60)) as server:
+            client = await server.in_data()
+            await drip(server, client, 10, 5)
+            assert await client.say_data("bare\nnewline") == "554 5.6.0"
+            for _ in range(3):
+                server.pass_time(30)
+                assert await client.say("NOOP") == "250 2.0.0"
+            assert await client.say("MAIL FROM:<>", "RCPT TO:<a@b.test>", "DATA") == "354"
+            assert await drip(server, client, 10, 5) == 5
+            assert await client.say_data("") == "250 2.0.0"
+
+    run(scenario())
+
+
 def test_threat_07_under_stress_deadlines_are_shorter() -> None:
     async def scenario() -> None:
         async with serving(max_sessions=10) as server:
@@ -677,6 +697,22 @@ def test_draining_lets_messages_end_and_closes_the_rest() -> None:
             assert not drained.done()
             server.memory.answer()
             assert [await busy.reply(), await busy.reply()] == ["250 2.0.0", "421 4.3.2"]
+            await drained
+
+    run(scenario())
+
+
+def test_draining_closes_what_becomes_idle() -> None:
+    async def scenario() -> None:
+        async with serving() as server:
+            client = await server.greeted()
+            await client.say("MAIL FROM:<>")
+            drained = asyncio.ensure_future(server.service.drain(30))
+            await until(lambda: server.service.load.draining)
+            server.pass_time(1)
+            assert await client.say("RSET") == "250 2.0.0"
+            server.pass_time(1)
+            assert [await client.reply(), await client.reply()] == ["421 4.3.2", ""]
             await drained
 
     run(scenario())
