@@ -201,6 +201,7 @@ def test_busy_site_leaves_a_connection_to_others() -> None:
             relay.on_settle = lambda: relay._sent < 2000 and relay.submit(site(busy.host))
             for _ in range(100):
                 assert relay.submit(site(busy.host))
+            await until(lambda: busy.open == 4)
             assert relay.submit(Site("other", ((other.host,),)))
             await until(lambda: bool(other.messages))
             assert len(busy.messages) < 1900
@@ -288,6 +289,54 @@ def test_dead_twice_is_deferred() -> None:
     run(scenario())
 
 
+def test_a_second_try_is_for_a_fresh_connection() -> None:
+    """Not for another that has been kept, and may be as dead."""
+    seen = [0, 0, 0]  # messages begun, by session
+
+    def answer(session: Session, command: str) -> bytes | None:
+        if command.startswith("MAIL"):
+            seen[session.number] += 1
+            return DROP if session.number == 0 and seen[0] == 2 else None
+        # The fresh one takes its time to greet, the others theirs to accept.
+        slow = command == "BDAT" if session.number < 2 else command == ""
+        return SILENCE if slow else None
+
+    async def scenario() -> None:
+        async with Mx(answer) as mx:
+            relay, to = Relay(Limits(connections=2)), site(mx.host)
+            for count in ([1, 0, 0], [1, 1, 0]):
+                assert relay.submit(to)
+                await until(lambda count=count: seen == count)
+            assert relay.submit(to)  # goes to the first to be free, and to its end
+            mx.sessions[0].transport.write(b"250 ok\r\n")
+            await until(lambda: len(mx.sessions) == 3)
+            mx.sessions[1].transport.write(b"250 ok\r\n")
+            await relay.until_settled(2)
+            assert seen == [2, 1, 0] and relay.dispatcher.sites()[0].waiting == 1
+            mx.sessions[2].transport.write(b"220 mx.test\r\n")
+            await relay.until_settled(3)
+            assert {end.kind for _, (end,) in relay.settled} == {DELIVERED}
+            assert seen == [2, 1, 1]
+            await relay.dispatcher.drain(5)
+
+    run(scenario())
+
+
+def test_connection_that_says_quit_takes_no_job() -> None:
+    async def scenario() -> None:
+        async with Mx() as mx:
+            relay = Relay()
+            await relay.send(site(mx.host))
+            (connection,) = relay.dispatcher.connections
+            connection.expire()
+            (end,) = await relay.send(site(mx.host))
+            assert end.kind is DELIVERED
+            assert [len(session.messages) for session in mx.sessions] == [1, 1]
+            await relay.dispatcher.drain(5)
+
+    run(scenario())
+
+
 # Hosts that do not answer, or not well.
 
 
@@ -359,9 +408,10 @@ def test_site_that_takes_few_connections_gets_its_mail_over_these() -> None:
     async def scenario() -> None:
         async with Mx(answer) as mx:
             relay = Relay()
-            ends = await relay.send(site(mx.host), 100)
+            ends = await relay.send(site(mx.host), 500)
             assert {end.kind for end in ends} == {DELIVERED}
-            assert len(mx.messages) == 100
+            assert len(mx.messages) == 500
+            assert len(mx.sessions) <= 32  # it is not asked again and again
             await relay.dispatcher.drain(5)
 
     run(scenario())
@@ -573,9 +623,31 @@ def test_peer_that_stops_reading() -> None:
 
     async def scenario() -> None:
         async with Mx(answer) as mx:
+            before = asyncio.all_tasks()
             relay = Relay(timeouts=Timeouts(block=0.01))
             (end,) = await relay.send(site(mx.host), content=b"x" * 40 * JOINED_SIZE)
             assert (end.kind, end.reply.enhanced) == (DEFERRED, "4.4.2")
+            await until(lambda: len(asyncio.all_tasks()) == len(before))  # nobody waits for it
+
+    run(scenario())
+
+
+def test_peer_that_half_closes() -> None:
+    """It will not reply, so nothing more is sent, whatever is still in the buffer."""
+
+    def answer(session: Session, command: str) -> bytes | None:
+        if command.startswith("RCPT"):
+            session.transport.pause_reading()
+            session.transport.write(b"250 ok\r\n")
+            session.transport.write_eof()
+            return SILENCE
+        return None
+
+    async def scenario() -> None:
+        async with Mx(answer) as mx:
+            (end,) = await Relay().send(site(mx.host), content=b"x" * 40 * JOINED_SIZE)
+            assert (end.kind, end.reply.enhanced) == (DEFERRED, "4.4.2")
+            assert "lost" in end.reply.text
 
     run(scenario())
 
@@ -732,7 +804,8 @@ def test_drain_has_an_end(silent: str) -> None:
             await until(lambda: bool(mx.sessions) and len(mx.sessions[0].commands) >= bool(silent))
             if silent == "BDAT":
                 await until(lambda: len(mx.sessions[0].commands) == 4)
-            await relay.dispatcher.drain(0.01)
+            # What only says hello is let go at once.
+            await relay.dispatcher.drain(0.01 if silent == "BDAT" else 1000)
             assert not relay.dispatcher.connections
             ends = [(end.kind, end.reply.enhanced) for _, (end,) in relay.settled]
             assert ends == ([(DEFERRED, "4.3.2")] if silent == "BDAT" else [])
