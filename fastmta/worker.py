@@ -7,6 +7,7 @@ The descriptor is this worker's end of the control socket (`control`).
 
 import asyncio
 import logging
+import resource
 import signal
 import socket
 import ssl
@@ -240,10 +241,17 @@ async def _answer(
     end.set()  # the supervisor is gone
 
 
+def _raise_descriptor_limit() -> None:
+    """As far as the system allows: each session and each connection out needs one."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def main() -> None:
     path, index, descriptor = sys.argv[1:]
     config = load(Path(path))
     log.set_up(config.log.level, f"worker-{index}")
+    _raise_descriptor_limit()
     try:
         uvloop.run(_run(config, int(index), int(descriptor)))
     except (OSError, Locked) as error:

@@ -85,8 +85,8 @@ def _text(report: Report) -> str:
 
 
 def _said(end: Disposition) -> str:
-    by = f"{end.host} said: " if end.host else ""
-    return f"{by}{end.reply}"
+    # Not "said": the reply may be ours, about that host.
+    return f"{end.host}: {end.reply}" if end.host else str(end.reply)
 
 
 def _status(report: Report, international: bool) -> str:
