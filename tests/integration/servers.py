@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from hashlib import sha256
 from http.client import HTTPConnection
 from pathlib import Path
+from socketserver import StreamRequestHandler, ThreadingTCPServer
 from typing import Any, TypeVar
 
 import uvloop
@@ -206,6 +207,24 @@ def destination(host: str = "127.0.0.1", port: int = 0, **behaviour: Any) -> Ite
     finally:
         sink.loop.call_soon_threadsafe(sink.stopped.set)
         thread.join(LIMIT)
+
+
+@contextmanager
+def rude_host(answer_to_rcpt: bytes) -> Iterator[int]:
+    """A host that says Ok to all but RCPT, which it answers like this; gives its port."""
+
+    class Session(StreamRequestHandler):
+        def handle(self) -> None:
+            self.wfile.write(b"220 rude.test\r\n")
+            for line in self.rfile:
+                is_rcpt = line[:4].upper() == b"RCPT"
+                self.wfile.write(answer_to_rcpt if is_rcpt else b"250 Ok\r\n")
+
+    with ThreadingTCPServer(("127.0.0.1", 0), Session) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        yield server.server_address[1]
+        server.shutdown()
 
 
 def normal(address: str) -> str:

@@ -24,6 +24,7 @@ from tests.integration.servers import (
     program,
     relay,
     route,
+    rude_host,
     split_trace,
     wait_until,
 )
@@ -249,6 +250,21 @@ def test_reports_that_are_not_sent(tmp_path: Path) -> None:
         assert (second["sender"], second["dsn"]) == ("", "")
         assert first["dsn"] == second["id"]
     assert len(running.events()) == 5  # two receptions beside the bounces
+
+
+def test_a_report_about_a_rude_answer_is_readable(tmp_path: Path) -> None:
+    answer = b"550-5.1.1 K\xe4se, " + b"la" * 500 + b"\r\n550 5.1.1 go \x1b[31maway\r\n"
+    with ExitStack() as stack:
+        port, senders = stack.enter_context(rude_host(answer)), stack.enter_context(destination())
+        routes = route(senders.port, "sender.test"), route(port)
+        running = stack.enter_context(relay(tmp_path, *routes))
+        send(running, "rude.test")
+        content = senders.mail_for("alice@sender.test").content
+    report = read_report(content)
+    assert content.isascii() and b"\x1b" not in content
+    assert max(map(len, content.split(b"\r\n"))) <= 998
+    assert report.recipient["Status"] == "5.1.1"
+    assert report.recipient["Diagnostic-Code"].startswith("smtp; 550 5.1.1 K?se, lala")
 
 
 def test_deferred_mail_goes_when_its_host_is_back(tmp_path: Path) -> None:
