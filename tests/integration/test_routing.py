@@ -142,7 +142,7 @@ def ends_of(running: Relay, *domains: str) -> dict[str, Event]:
 
 
 class Report(NamedTuple):
-    text: str
+    text: str  # in one line
     message: dict[str, str]  # fields of the delivery status
     recipient: dict[str, str]
     original: str
@@ -164,7 +164,7 @@ def read_report(content: bytes) -> Report:
     )
     message, recipient = status.get_payload()  # type: ignore[misc]
     return Report(
-        text.get_content(),
+        " ".join(text.get_content().split()),
         dict(message.items()),  # type: ignore[union-attr]
         dict(recipient.items()),  # type: ignore[union-attr]
         original.get_content(),
