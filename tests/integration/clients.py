@@ -1,11 +1,13 @@
 """Real clients, each as a function that sends one message the way its users do."""
 
 import asyncio
+import gc
 import os
 import re
 import smtplib
 import ssl
 import subprocess
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -146,7 +148,11 @@ def _aiosmtplib(server: Server, post: Post, port: int, *, tls: bool, starttls: b
         start_tls=starttls,
         tls_context=_context(server) if tls or starttls else None,
     )
-    asyncio.run(sent)
+    with warnings.catch_warnings():
+        # It does not wait for the end of its connection, which the end of the loop then leaks.
+        warnings.simplefilter("ignore", ResourceWarning)
+        asyncio.run(sent)
+        gc.collect()
 
 
 def aiosmtplib_plain(server: Server, post: Post) -> None:
