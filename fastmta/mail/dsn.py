@@ -1,6 +1,7 @@
 """Delivery status notifications (RFC 3461, 3464): how the sender hears that it cannot be done."""
 
 import email.utils
+import textwrap
 
 from msgspec import Struct
 
@@ -9,6 +10,7 @@ from fastmta.mail.envelope import Envelope, Recipient, format_id
 
 MAX_HEADERS = 64 * 1024  # octets of the original's header section that are given back
 _CRLF = "\r\n"
+_WIDTH = 72  # characters of a line of what a host said
 
 
 class Report(Struct, frozen=True):
@@ -32,7 +34,7 @@ def build_failure(report: Report) -> bytes:
     headers_type = "message/global-headers" if international else "text/rfc822-headers"
     encoding = "8bit" if international else "7bit"
     parts = [
-        _part("text/plain; charset=utf-8", encoding, _text(report).encode()),
+        _part("text/plain; charset=utf-8", encoding, _text(report, international).encode()),
         _part(status_type, encoding, _status(report, international).encode()),
         _part(headers_type, encoding, headers),
     ]
@@ -69,7 +71,7 @@ def _header(report: Report, boundary: str) -> str:
     return _CRLF.join(fields) + _CRLF * 2
 
 
-def _text(report: Report) -> str:
+def _text(report: Report, international: bool) -> str:
     lines = [
         f"This is the mail system at {report.hostname}.",
         "",
@@ -78,15 +80,17 @@ def _text(report: Report) -> str:
         "",
     ]
     for recipient, end in report.failed:
-        lines.append(f"<{recipient.address}>")
-        lines += [f"    {line}" for line in (_said(end)).split("\n")]
-        lines.append("")
+        about = f"{end.host}: " if end.host else ""  # not "said": the reply may be ours
+        said = _folded(f"{about}{end.reply}", international)
+        lines += [f"<{recipient.address}>", *(f"    {line}" for line in said), ""]
     return _CRLF.join(lines)
 
 
-def _said(end: Disposition) -> str:
-    # Not "said": the reply may be ours, about that host.
-    return f"{end.host}: {end.reply}" if end.host else str(end.reply)
+def _folded(text: str, international: bool) -> list[str]:
+    """What a stranger said, in lines of a bearable length and in octets that the part may hold."""
+    if not international:
+        text = text.encode("ascii", "replace").decode()
+    return textwrap.wrap(text, _WIDTH, break_on_hyphens=False)
 
 
 def _status(report: Report, international: bool) -> str:
@@ -115,8 +119,9 @@ def _recipient_fields(recipient: Recipient, end: Disposition, international: boo
     ]
     if end.host:
         fields.append(f"Remote-MTA: dns; {end.host.split(' ')[0]}")
+    said = _folded(str(end.reply), international)
     fields += [
-        f"Diagnostic-Code: smtp; {end.reply}",
+        f"Diagnostic-Code: smtp; {f'{_CRLF} '.join(said)}",
         f"Last-Attempt-Date: {email.utils.formatdate(end.time)}",
     ]
     return fields

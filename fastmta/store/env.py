@@ -81,6 +81,13 @@ def open_environment(
     return env, {name: env.open_db(name.encode(), create=not readonly) for name in databases}
 
 
+def _make_private(folder: Path) -> None:
+    """Make a folder and those above it for us alone: the mode of mkdir is for the last one only."""
+    if not folder.is_dir():
+        _make_private(folder.parent)
+        folder.mkdir(mode=0o700, exist_ok=True)
+
+
 def _own(path: Path) -> int:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -99,7 +106,7 @@ class Environment:
 
         `apply` makes the changes of a whole batch, so that it may join what goes together.
         """
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _make_private(folder)
         self.folder = folder
         self._names, self._apply = databases, apply
         self._owner = _own(folder / "owner.lock")

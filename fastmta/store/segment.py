@@ -16,13 +16,14 @@ class Segment:
     moves elsewhere after the commit that moves it. At zero the row goes.
     """
 
-    __slots__ = ("delivered", "has_waited", "key", "left", "total")
+    __slots__ = ("delivered", "has_waited", "is_marked", "key", "left", "total")
 
     def __init__(self, first: int, total: int) -> None:
         self.key = records.message_key(first)
         self.total = self.left = total
         self.delivered: list[int] = []  # messages of which that is not written down yet
         self.has_waited = False  # since the last flush, for the rest to be delivered too
+        self.is_marked = False  # it may have a row in `settled`
 
 
 def put(txn: Transaction, db: Databases, entries: Iterable[Pieces]) -> list[Segment]:
@@ -76,6 +77,7 @@ def recover(txn: Transaction, db: Databases) -> Recovered:
 
 def _recover_segment(found: Recovered, segment: Segment, left: list[records.Entry]) -> None:
     segment.left = len(left)
+    segment.is_marked = segment.left < segment.total
     if not left:
         found.empty.append(segment)
     for entry in left:
@@ -120,6 +122,7 @@ def mark(txn: Transaction, db: Databases, of: Segment, messages: Iterable[int]) 
     before = txn.get(of.key, records.NO_IDS, db=db["settled"])
     ids = records.unpack_ids(before).union(messages)
     if len(ids) < of.total:
+        of.is_marked = True
         txn.put(of.key, records.pack_ids(ids), db=db["settled"])
     else:
         drop(txn, db, of)
@@ -128,4 +131,5 @@ def mark(txn: Transaction, db: Databases, of: Segment, messages: Iterable[int]) 
 def drop(txn: Transaction, db: Databases, of: Segment) -> None:
     """Remove a segment of which nothing is left."""
     txn.delete(of.key, db=db["fresh"])
-    txn.delete(of.key, db=db["settled"])
+    if of.is_marked:
+        txn.delete(of.key, db=db["settled"])

@@ -80,6 +80,25 @@ def test_addresses_beyond_ascii_have_the_types_of_rfc_6533() -> None:
     )
 
 
+@pytest.mark.parametrize("said", ["word " * 199 + "end", "x" * 1000, "\ufffd" * 1000, "caf\xe9"])
+def test_a_long_or_foreign_answer_is_folded_and_made_ascii(said: str) -> None:
+    """RFC 3464 section 2.1.1: message/delivery-status is US-ASCII; RFC 5322 section 2.1.1."""
+    content = build_failure(report(reply=Reply(550, "5.0.0", said)))
+    assert content.isascii()
+    assert max(map(len, content.split(b"\r\n"))) <= 998
+    _, recipient = fields(list(parsed(content).iter_parts())[1])
+    told = recipient["Diagnostic-Code"].removeprefix("smtp; 550 5.0.0 ")
+    wanted = said.encode("ascii", "replace").decode()
+    assert "".join(told.split()) == "".join(wanted.split())
+
+
+def test_a_foreign_answer_stays_as_it_is_where_utf_8_is_allowed() -> None:
+    content = build_failure(
+        report("bjørn@to.test", Reply(550, "5.1.1", "Ukendt: bjørn"), utf8=True)
+    )
+    assert "Diagnostic-Code: smtp; 550 5.1.1 Ukendt: bjørn\r\n" in content.decode()
+
+
 @pytest.mark.parametrize(
     ("original", "expected"),
     [

@@ -1,6 +1,7 @@
 """The spool on a real disk: what it promises, also over a restart and over failing writes."""
 
 import asyncio
+import os
 import resource
 import shutil
 import tempfile
@@ -208,6 +209,23 @@ def test_a_shard_has_one_owner(tmp_path: Path) -> None:
             pass
 
     run(scenario())
+
+
+def test_nobody_else_may_look_into_the_folders_that_it_makes(tmp_path: Path) -> None:
+    folder = tmp_path / "data" / "spool" / "0"
+
+    async def scenario() -> None:
+        async with opened(folder):
+            pass
+
+    before = os.umask(0)
+    try:
+        run(scenario())
+    finally:
+        os.umask(before)
+    made = [folder.parent.parent, folder.parent, folder]
+    assert [path.stat().st_mode & 0o777 for path in made] == [0o700] * 3
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o600}
 
 
 def test_ids_grow_and_name_their_shard_also_after_a_restart_with_the_clock_set_back(
