@@ -89,7 +89,7 @@ class Accept:
         if error is not None:
             for envelope in self.envelopes:
                 self.spool.take_back(envelope)
-            self.done(self.spool.refusal() or STORAGE_FAILED)
+            self.done(self.spool.failure())
             return
         if self.segment is not None:
             self.spool.fresh[self.envelopes[0].message] = self.segment
@@ -226,6 +226,10 @@ class Spool:
     def refusal(self) -> Reply | None:
         """Why no message can be taken now, or None."""
         return STORAGE_FULL if self._is_full else None
+
+    def failure(self) -> Reply:
+        """Why a message could not be written: what is free in the file may be too scattered."""
+        return STORAGE_FULL if self._free_on_disk() < self._min_free else STORAGE_FAILED
 
     def accept(self, arrival: Arrival, done: Done) -> list[Envelope]:
         """Store a message; `done(None)` after the synced commit, `done(reply)` where it failed.
@@ -438,8 +442,7 @@ class Spool:
         """Below the floor mail is refused, before LMDB fails; pages free in the file count."""
         self._space_timer = self._loop.call_later(SPACE_INTERVAL, self._watch_space)
         self._env.forget_dead_readers()
-        disk = os.statvfs(self._env.folder)
-        free = disk.f_bavail * disk.f_frsize + self.statistics().free_octets
+        free = self._free_on_disk() + self.statistics().free_octets
         if (is_full := free < self._min_free) != self._is_full:
             self._is_full = is_full
             log.warning(
@@ -449,6 +452,10 @@ class Spool:
                 self._min_free >> 20,
                 "refused" if is_full else "taken again",
             )
+
+    def _free_on_disk(self) -> int:
+        disk = os.statvfs(self._env.folder)
+        return disk.f_bavail * disk.f_frsize
 
     async def close(self) -> None:
         """Write what is settled, and let go of the files."""
