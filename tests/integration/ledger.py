@@ -197,7 +197,7 @@ class Node:
         self._tables = tables
         self.configuration = folder / "fastmta.toml"
         self.configure(workers)
-        self.process: asyncio.subprocess.Process
+        self.process: asyncio.subprocess.Process | None = None
 
     def configure(self, workers: int) -> None:
         text = CONFIGURATION.format(workers=workers, port=self.port, next_hop=self.next_hop)
@@ -265,12 +265,19 @@ def is_alive(pid: int) -> bool:
 
 @asynccontextmanager
 async def node(folder: Path, next_hop: int, *tables: str, workers: int = 1) -> AsyncIterator[Node]:
-    """A node that runs; whatever is left of it at the end is killed."""
-    one = Node(folder, next_hop, *tables, workers=workers)
-    await one.start()
+    """A node that runs."""
+    async with ending(Node(folder, next_hop, *tables, workers=workers)) as one:
+        await one.start()
+        yield one
+
+
+@asynccontextmanager
+async def ending(one: Node) -> AsyncIterator[Node]:
+    """Whatever the test starts of this node, nothing is left at the end."""
     try:
         yield one
     finally:
-        if one.process.returncode is None:
+        if one.process is not None and one.process.returncode is None:
             await one.kill()
-        print(one.stderr.read_text()[-8000:])  # shown where a test fails
+        if one.stderr.exists():
+            print(one.stderr.read_text()[-8000:])  # shown where a test fails

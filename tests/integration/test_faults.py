@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fastmta.sink import Behaviour
-from tests.integration.ledger import Ledger, Node, load, node, sink
+from tests.integration.ledger import Ledger, Node, ending, load, node, sink
 from tests.support import run, until
 
 needs_strace = pytest.mark.skipif(not shutil.which("strace"), reason="strace is not installed")
@@ -117,8 +117,11 @@ def test_a_full_disk_is_answered_452_and_mail_flows_again_when_there_is_room(
 
     async def scenario() -> None:
         ledger = Ledger()
-        async with sink(ledger, Behaviour(tempfail=0.2)) as destination:
-            one = Node(tmp_path, destination.endpoint[1], "[spool]", f"min_free_space = {48 << 20}")
+        floor = f"[spool]\nmin_free_space = {48 << 20}"
+        async with (
+            sink(ledger, Behaviour(tempfail=0.2)) as destination,
+            ending(Node(tmp_path, destination.endpoint[1], floor)) as one,
+        ):
             one.data.mkdir()
             await one.start(*on_small_disk(one.data))
             filler = Path(f"/proc/{one.process.pid}/root{one.data}/filler")
@@ -159,8 +162,10 @@ def test_no_250_leaves_before_the_flush_of_the_commit_that_holds_its_message(
     async def scenario() -> None:
         ledger = Ledger()
         trace = tmp_path / "trace"
-        async with sink(ledger) as destination:
-            one = Node(tmp_path, destination.endpoint[1])
+        async with (
+            sink(ledger) as destination,
+            ending(Node(tmp_path, destination.endpoint[1])) as one,
+        ):
             calls = "fdatasync,pwrite64,pwritev,writev,write,sendto,sendmsg"
             await one.start(*strace(trace, calls), "-s", "1000000")
             async with load(ledger, one.port, clients=4):
