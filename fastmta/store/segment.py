@@ -57,6 +57,7 @@ class Recovered:
         self.envelopes: list[tuple[Segment, Envelope]] = []
         self.empty: list[Segment] = []
         self.unreadable: list[rows.MoveAside | MoveEntryAside] = []
+        self.last_id = 0  # the highest: a row's key is only the id of its first message
 
 
 def recover(txn: Transaction, db: Databases) -> Recovered:
@@ -70,6 +71,7 @@ def recover(txn: Transaction, db: Databases) -> Recovered:
             except records.Unreadable:
                 found.unreadable.append(rows.MoveAside("fresh", key))
                 continue
+            found.last_id = max(found.last_id, 0, *(entry.message for entry in entries))
             segment = Segment(records.message_of(key), len(entries))
             _recover_segment(found, segment, [e for e in entries if e.message not in settled])
     return found

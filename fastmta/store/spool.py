@@ -199,7 +199,7 @@ class Spool:
         self._env = Environment(folder, records.DATABASES, _apply)
         self._loop = asyncio.get_running_loop()
         self._shard, self._min_free = shard, min_free
-        self._tick = self._env.read_now(rows.last_id) >> 8
+        self._tick = self._env.read_now(rows.last_id) >> 8  # see also `start`
         self.fresh: dict[int, Segment] = {}  # message -> its segment, until it needs it no more
         self._partial: list[Segment] = []  # of which something delivered is not written down
         self._out: dict[int, int] = {}  # number of an envelope -> octets that it keeps in memory
@@ -404,6 +404,7 @@ class Spool:
         """
         self._deliver = deliver
         found = await self._env.read(segment.recover)
+        self._tick = max(self._tick, found.last_id >> 8)
         self._move_aside(found.unreadable)
         for empty in found.empty:
             self._settle(Delivered(self, empty))

@@ -245,6 +245,21 @@ def test_ids_grow_and_name_their_shard_also_after_a_restart_with_the_clock_set_b
     run(scenario())
 
 
+def test_ids_grow_past_each_message_of_a_segment_with_the_clock_set_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        async with opened(tmp_path) as (one, _):
+            what = [arrival(one, f"u{n}@to.test") for n in range(3)]
+            await asyncio.gather(*(accept(one, each) for each in what))
+            assert rows_in(tmp_path)["fresh"] == 1
+        monkeypatch.setattr(time, "time", lambda: 1000.0)
+        async with opened(tmp_path) as (one, _):
+            assert one.new_id() > max(each.message for each in what)
+
+    run(scenario())
+
+
 def defer(one: Spool, envelope: Envelope, due: float) -> Envelope:
     later = msgspec.structs.replace(envelope, due=due, attempts=envelope.attempts + 1)
     one.settle(envelope, later)
