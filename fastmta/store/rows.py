@@ -110,7 +110,7 @@ def read_due(
         more = cursor.set_range(position)
         while more:
             key = cursor.key()
-            if records.due_time(key) > now or len(found.envelopes) == room:
+            if records.due_time(key) > now or len(found.envelopes) >= room:
                 found.soonest = records.due_time(key)
                 break
             found.position = key

@@ -63,12 +63,20 @@ def _number(envelope: Envelope) -> int:
 class Accept:
     """Store a message with its envelopes."""
 
-    __slots__ = ("body", "done", "entry", "envelopes", "segment", "spool")
+    __slots__ = ("body", "done", "entry", "envelopes", "has_room", "segment", "spool")
 
     def __init__(
-        self, spool: "Spool", envelopes: list[Envelope], body: list[bytes], done: Done
+        self,
+        spool: "Spool",
+        envelopes: list[Envelope],
+        body: list[bytes],
+        has_room: bool,
+        done: Done,
     ) -> None:
         self.spool, self.envelopes, self.body, self.done = spool, envelopes, body, done
+        # Kept for its envelopes; without, they are a lease's from the moment of the commit, which
+        # may come before `finished`.
+        self.has_room = has_room
         self.entry: list[bytes] = []  # for a segment, if it is fresh
         self.segment: Segment | None = None  # where it was put
         first = envelopes[0]
@@ -87,8 +95,9 @@ class Accept:
 
     def finished(self, error: Exception | None) -> None:
         if error is not None:
-            for envelope in self.envelopes:
-                self.spool.take_back(envelope)
+            if self.has_room:
+                for envelope in self.envelopes:
+                    self.spool.take_back(envelope)
             self.done(self.spool.failure())
             return
         if self.segment is not None:
@@ -97,7 +106,10 @@ class Accept:
             self.done(None)
         finally:  # whatever becomes of the answer, the message goes its way
             for envelope in self.envelopes:
-                self.spool.hand_over(envelope, self.body)
+                if self.has_room:
+                    self.spool.hand_over(envelope, self.body)
+                else:
+                    self.spool.note_due(envelope.due)
 
 
 class Settle:
@@ -249,16 +261,13 @@ class Spool:
         if has_room:  # from now on: a lease must not find what the commit has just made visible
             for envelope in envelopes:
                 self._out[_number(envelope)] = 0
-        return Accept(self, envelopes, arrival.parts, done)
+        return Accept(self, envelopes, arrival.parts, has_room, done)
 
     # Out
 
     def hand_over(self, envelope: Envelope, body: list[bytes]) -> None:
-        """A stored envelope goes to the scheduler if room was kept for it, else it waits."""
+        """A stored envelope for which room was kept goes to the scheduler."""
         number = _number(envelope)
-        if number not in self._out:
-            self.note_due(envelope.due)
-            return
         keep = self._octets + envelope.size <= RESIDENT_OCTETS
         if keep:
             self._out[number] = envelope.size

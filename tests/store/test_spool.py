@@ -5,6 +5,7 @@ import os
 import resource
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -373,6 +374,42 @@ async def _schedule(one: Spool) -> None:
     while True:
         await one.wait_due()
         await one.lease()
+
+
+@pytest.mark.parametrize("by", ["a client", "a bounce"])
+def test_what_a_lease_finds_before_its_owner_hears_of_the_commit_goes_out_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    monkeypatch.setattr(spool, "WINDOW", 2)
+    committed, told = threading.Event(), threading.Event()
+    commit = store_env.Environment._commit
+
+    def slow_to_tell(env: store_env.Environment, batch: list[store_env.Operation]) -> None:
+        commit(env, batch)
+        committed.set()
+        told.wait()
+
+    async def scenario() -> None:
+        async with opened(tmp_path) as (one, box):
+            for name in ("a", "b"):
+                await accept(one, arrival(one, f"{name}@to.test"))
+            first, second = await box.wait(2)
+            box.handed.clear()
+            monkeypatch.setattr(store_env.Environment, "_commit", slow_to_tell)
+            what = arrival(one, "c@to.test")
+            if by == "a bounce":
+                one.settle(first, None, what)
+            else:
+                one.accept(what, lambda _: None)
+            one.settle(second, None)
+            await until(committed.is_set)
+            await one.lease()
+            told.set()
+            await flushed(one)
+            await one.lease()
+            assert [e.message for e, _ in box.handed] == [what.message]
+
+    run(scenario())
 
 
 def test_memory_holds_a_bounded_number_of_octets(
