@@ -45,7 +45,9 @@ def put(txn: Transaction, db: Databases, entries: Iterable[Pieces]) -> list[Segm
 def _put_one(txn: Transaction, db: Databases, pieces: list[bytes], members: int) -> list[Segment]:
     segment = Segment(records.first_of(pieces), members)
     row = records.pack_segment(pieces)
-    if not txn.put(segment.key, row, overwrite=False, db=db["fresh"]):
+    is_new = txn.put(segment.key, row, overwrite=False, db=db["fresh"])
+    # The same row is there already where a commit came through although it was said to have failed.
+    if not is_new and txn.get(segment.key, db=db["fresh"]) != row:
         raise ValueError(f"segment {segment.key.hex()} is in the spool already")
     return [segment] * members
 
@@ -108,12 +110,12 @@ class MoveEntryAside:
             self.segment.left -= 1
 
 
-def find_body(txn: Transaction, db: Databases, key: bytes, message: int) -> bytes:
-    """A message's body in its segment; empty where that is in `chunks`."""
+def find_body(txn: Transaction, db: Databases, key: bytes, message: int) -> bytes | None:
+    """A message's body in its segment, empty where that is in `chunks`; None if it is not there."""
     for entry in records.unpack_segment(txn.get(key, records.EMPTY_SEGMENT, db=db["fresh"])):
         if entry.message == message:
             return entry.body
-    return b""
+    return None
 
 
 def mark(txn: Transaction, db: Databases, of: Segment, messages: Iterable[int]) -> None:

@@ -145,7 +145,9 @@ class Settle:
         """The message is in its segment no more; one that waits on takes its body along."""
         message = self.envelope.message
         if self.remaining is not None and self.envelope.size <= records.CHUNK:
-            rows.put_body(txn, db, message, [segment.find_body(txn, db, leaving.key, message)])
+            body = segment.find_body(txn, db, leaving.key, message)
+            if body is not None:  # else a commit that was said to have failed has moved it already
+                rows.put_body(txn, db, message, [body])
         segment.mark(txn, db, leaving, [message])
 
     def finished(self, error: Exception | None) -> None:

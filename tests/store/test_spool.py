@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import lmdb
 import msgspec
 import pytest
 
@@ -572,5 +573,67 @@ def test_250_waits_for_the_commit_that_holds_the_message(tmp_path: Path) -> None
                     lambda _, seen=seen: seen.set_result(rows_in(tmp_path)["fresh"]),
                 )
                 assert await seen == n + 1
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("size", [0, 1000, records.CHUNK + 1])
+def test_a_commit_that_came_through_and_is_said_to_have_failed_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setattr(spool, "RETRY_DELAY", 0.01)
+    commit = store_env.Environment._commit
+    commits: list[int] = []
+
+    def late_error(env: store_env.Environment, batch: list[store_env.Operation]) -> None:
+        commit(env, batch)
+        commits.append(len(batch))
+        if len(commits) == 1:
+            raise lmdb.DiskError("the meta page")
+
+    async def scenario() -> None:
+        async with opened(tmp_path) as (one, box):
+            await accept(one, what := arrival(one, "bob@to.test", content=b"x" * size))
+            [envelope] = await box.wait(1)
+            monkeypatch.setattr(store_env.Environment, "_commit", late_error)
+            later = msgspec.structs.replace(envelope, due=time.time(), attempts=1)
+            one.settle(envelope, later, bounce := arrival(one, "alice@from.test"))
+            await box.wait(2)
+            await one.lease()
+            assert [e.message for e in await box.wait(3)][1:] == [bounce.message, what.message]
+            assert b"".join(await one.read(what.message, 0)) == b"x" * size
+            for envelope, _ in box.handed[1:]:
+                one.settle(envelope, None)
+        assert len(commits) >= 2
+        assert rows_in(tmp_path) == NOTHING
+
+    run(scenario())
+
+
+def test_what_could_not_be_written_at_first_is_written_before_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spool, "RETRY_DELAY", 0.1)
+    commit = store_env.Environment._commit
+    failures: list[str] = []
+
+    def fail_once(env: store_env.Environment, batch: list[store_env.Operation]) -> None:
+        if not failures:
+            failures.append("once")
+            raise lmdb.DiskError("full")
+        commit(env, batch)
+
+    async def scenario() -> None:
+        async with opened(tmp_path) as (one, box):
+            what = [arrival(one, f"u{n}@to.test") for n in range(3)]
+            await asyncio.gather(*(accept(one, each) for each in what))
+            first, second, _ = await box.wait(3)
+            monkeypatch.setattr(store_env.Environment, "_commit", fail_once)
+            one.settle(first, None)
+            defer(one, second, time.time() + 1000)
+            await until(lambda: failures)
+        async with opened(tmp_path) as (one, box):
+            assert [e.message for e in await box.wait(1)] == [what[2].message]
+        assert rows_in(tmp_path)["due"] == 1
 
     run(scenario())
