@@ -72,6 +72,8 @@ def recover(txn: Transaction, db: Databases) -> Recovered:
                 entries = list(records.unpack_segment(row))
             except records.Unreadable:
                 found.unreadable.append(rows.MoveAside("fresh", key))
+                if txn.get(key, db=db["settled"]) is not None:  # says what of it was delivered
+                    found.unreadable.append(rows.MoveAside("settled", key))
                 continue
             found.last_id = max(found.last_id, 0, *(entry.message for entry in entries))
             segment = Segment(records.message_of(key), len(entries))

@@ -551,6 +551,26 @@ def test_a_row_that_cannot_be_read_is_moved_aside(
     run(scenario())
 
 
+@pytest.mark.parametrize("database", ["fresh", "settled"])
+def test_a_segment_that_cannot_be_read_takes_along_what_was_settled_of_it(
+    tmp_path: Path, database: str
+) -> None:
+    async def scenario() -> None:
+        async with opened(tmp_path) as (one, box):
+            what = [arrival(one, f"u{n}@to.test") for n in range(3)]
+            await asyncio.gather(*(accept(one, each) for each in what))
+            one.settle((await box.wait(3))[0], None)
+        assert rows_in(tmp_path) == NOTHING | {"fresh": 1, "settled": 1}
+        env, db = store_env.open_environment(tmp_path, records.DATABASES)
+        with env, env.begin(write=True) as txn:
+            txn.put(records.message_key(what[0].message), b"\xff", db=db[database])
+        async with opened(tmp_path) as (one, box):
+            assert not box.handed
+        assert rows_in(tmp_path) == NOTHING | {"aside": 2}
+
+    run(scenario())
+
+
 def test_a_body_read_from_fresh_or_chunks_is_empty_at_its_end(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with opened(tmp_path) as (one, _):
