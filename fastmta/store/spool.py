@@ -27,6 +27,7 @@ from fastmta.mail.envelope import Envelope, Recipient
 from fastmta.mail.reply import Reply
 from fastmta.store import records, rows, segment
 from fastmta.store.env import Databases, Environment, Operation, Transaction
+from fastmta.store.operations import Accept, Delivered, Done, Settle, apply, number_of
 from fastmta.store.segment import Segment
 
 log = logging.getLogger(__name__)
@@ -45,7 +46,6 @@ STORAGE_FULL = Reply(452, "4.3.1", "Insufficient system storage, try again later
 STORAGE_FAILED = Reply(451, "4.3.0", "The queue could not be written, try again later")
 
 Deliver = Callable[[Envelope, list[bytes] | None], None]
-Done = Callable[[Reply | None], None]
 
 
 class Statistics(NamedTuple):
@@ -53,153 +53,6 @@ class Statistics(NamedTuple):
     oldest: float  # when the oldest came, seconds since the epoch; 0 when there is none
     file_octets: int  # pages of the file that were ever used
     free_octets: int  # of them, what is free for new rows
-
-
-def _number(envelope: Envelope) -> int:
-    """An envelope as one integer: its key in `envelopes`, read as a number."""
-    return envelope.message << 16 | envelope.index
-
-
-class Accept:
-    """Store a message with its envelopes."""
-
-    __slots__ = ("body", "done", "entry", "envelopes", "has_room", "segment", "spool")
-
-    def __init__(
-        self,
-        spool: "Spool",
-        envelopes: list[Envelope],
-        body: list[bytes],
-        has_room: bool,
-        done: Done,
-    ) -> None:
-        self.spool, self.envelopes, self.body, self.done = spool, envelopes, body, done
-        # Kept for its envelopes; without, they are a lease's from the moment of the commit, which
-        # may come before `finished`.
-        self.has_room = has_room
-        self.entry: list[bytes] = []  # for a segment, if it is fresh
-        self.segment: Segment | None = None  # where it was put
-        first = envelopes[0]
-        if first.due == 0:
-            # Here and not in `apply`: the writer's thread has to wait for the GIL again and again.
-            self.entry = records.pack_entry(first, body if first.size <= records.CHUNK else [])
-
-    def apply(self, txn: Transaction, db: Databases) -> None:
-        """All of it but the entry of a segment, which others may share."""
-        first = self.envelopes[0]
-        if first.due:
-            for envelope in self.envelopes:
-                rows.put_envelope(txn, db, envelope)
-        if first.due or first.size > records.CHUNK:
-            rows.put_body(txn, db, first.message, self.body)
-
-    def finished(self, error: Exception | None) -> None:
-        if error is not None:
-            if self.has_room:
-                for envelope in self.envelopes:
-                    self.spool.take_back(envelope)
-            self.done(self.spool.failure())
-            return
-        if self.segment is not None:
-            self.spool.fresh[self.envelopes[0].message] = self.segment
-        try:
-            self.done(None)
-        finally:  # whatever becomes of the answer, the message goes its way
-            for envelope in self.envelopes:
-                if self.has_room:
-                    self.spool.hand_over(envelope, self.body)
-                else:
-                    self.spool.note_due(envelope.due)
-
-
-class Settle:
-    """Record how an attempt ended: the envelope goes or waits anew, its bounce comes in."""
-
-    __slots__ = ("bounce", "envelope", "remaining", "segment", "spool")
-
-    def __init__(
-        self,
-        spool: "Spool",
-        envelope: Envelope,
-        remaining: Envelope | None,
-        bounce: Accept | None,
-    ) -> None:
-        self.spool, self.envelope, self.remaining = spool, envelope, remaining
-        self.bounce = bounce
-        self.segment = spool.fresh.pop(envelope.message) if envelope.due == 0 else None
-        spool.unsettled += 1
-
-    def apply(self, txn: Transaction, db: Databases) -> None:
-        if self.segment is not None:
-            self._leave(self.segment, txn, db)
-        else:
-            rows.delete_envelope(txn, db, self.envelope)
-        if self.remaining is not None:
-            rows.put_envelope(txn, db, self.remaining)
-        elif not rows.has_envelopes(txn, db, self.envelope.message):
-            rows.delete_body(txn, db, self.envelope.message)
-        if self.bounce is not None:
-            _apply([self.bounce], txn, db)
-
-    def _leave(self, leaving: Segment, txn: Transaction, db: Databases) -> None:
-        """The message is in its segment no more; one that waits on takes its body along."""
-        message = self.envelope.message
-        if self.remaining is not None and self.envelope.size <= records.CHUNK:
-            body = segment.find_body(txn, db, leaving.key, message)
-            if body is not None:  # else a commit that was said to have failed has moved it already
-                rows.put_body(txn, db, message, [body])
-        segment.mark(txn, db, leaving, [message])
-
-    def finished(self, error: Exception | None) -> None:
-        if error is not None:  # it stays out, so that nobody delivers it again before this is safe
-            self.spool.settle_later(self)
-            return
-        self.spool.unsettled -= 1
-        self.spool.take_back(self.envelope)
-        if self.segment is not None:
-            self.spool.leave(self.segment)
-        if self.remaining is not None:
-            self.spool.note_due(self.remaining.due)
-        if self.bounce is not None:
-            self.bounce.finished(None)
-
-
-class Delivered:
-    """Write down which messages of a segment were delivered, or remove it when all are gone."""
-
-    __slots__ = ("is_last", "messages", "segment", "spool")
-
-    def __init__(self, spool: "Spool", of: Segment) -> None:
-        self.spool, self.segment = spool, of
-        self.messages, of.delivered = of.delivered, []
-        self.is_last = of.left == 0
-        spool.unsettled += 1
-
-    def apply(self, txn: Transaction, db: Databases) -> None:
-        if self.is_last:
-            segment.drop(txn, db, self.segment)
-        else:
-            segment.mark(txn, db, self.segment, self.messages)
-
-    def finished(self, error: Exception | None) -> None:
-        if error is not None:
-            self.spool.settle_later(self)
-            return
-        self.spool.unsettled -= 1
-
-
-def _apply(operations: Sequence[Operation], txn: Transaction, db: Databases) -> None:
-    """Make the changes of a batch; messages that come together share a row of `fresh`."""
-    fresh: list[Accept] = []
-    for operation in operations:
-        if type(operation) is Accept and operation.entry:
-            fresh.append(operation)
-            if operation.envelopes[0].size <= records.CHUNK:
-                continue
-        operation.apply(txn, db)
-    placed = segment.put(txn, db, [accept.entry for accept in fresh])
-    for accept, where in zip(fresh, placed, strict=True):
-        accept.segment = where
 
 
 class Spool:
@@ -210,7 +63,7 @@ class Spool:
 
         `shard` is 0 to 255 and part of each id; `min_free` is in octets.
         """
-        self._env = Environment(folder, records.DATABASES, _apply)
+        self._env = Environment(folder, records.DATABASES, apply)
         self._loop = asyncio.get_running_loop()
         self._shard, self._min_free = shard, min_free
         self._tick = self._env.read_now(rows.last_id) >> 8  # see also `start`
@@ -262,14 +115,14 @@ class Spool:
                 envelope.due = arrival.received
         if has_room:  # from now on: a lease must not find what the commit has just made visible
             for envelope in envelopes:
-                self._out[_number(envelope)] = 0
+                self._out[number_of(envelope)] = 0
         return Accept(self, envelopes, arrival.parts, has_room, done)
 
     # Out
 
     def hand_over(self, envelope: Envelope, body: list[bytes]) -> None:
         """A stored envelope for which room was kept goes to the scheduler."""
-        number = _number(envelope)
+        number = number_of(envelope)
         keep = self._octets + envelope.size <= RESIDENT_OCTETS
         if keep:
             self._out[number] = envelope.size
@@ -278,7 +131,7 @@ class Spool:
 
     def take_back(self, envelope: Envelope) -> None:
         """The envelope is not out any more."""
-        number = _number(envelope)
+        number = number_of(envelope)
         self._octets -= self._out.pop(number, 0)
         if self._taken_back is not None:
             self._taken_back.add(number)
@@ -401,7 +254,7 @@ class Spool:
 
     def _hand_over(self, found: list[Envelope]) -> None:
         for envelope in found:
-            number = _number(envelope)
+            number = number_of(envelope)
             # What was taken back meanwhile was read as it was before that.
             if number not in self._out and number not in (self._taken_back or ()):
                 self._out[number] = 0
@@ -421,7 +274,7 @@ class Spool:
             self._settle(Delivered(self, empty))
         for inside, envelope in found.envelopes:
             self.fresh[envelope.message] = inside
-            self._out[_number(envelope)] = 0
+            self._out[number_of(envelope)] = 0
             deliver(envelope, None)
 
     def _move_aside(self, operations: Sequence[rows.MoveAside | segment.MoveEntryAside]) -> None:
