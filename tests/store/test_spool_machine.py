@@ -105,6 +105,7 @@ VERBS = (
 PROGRAMS = st.lists(
     st.tuples(st.sampled_from(VERBS), st.integers(0, 255), st.integers(0, 255)), max_size=25
 )
+CLOCK = st.sampled_from([0.0, 0.0, -3000.0, -5.0, 2000.0])  # seconds that it jumps
 Program = list[tuple[str, int, int]]
 
 
@@ -375,8 +376,9 @@ class SpoolMachine(RuleBasedStateMachine):
 
     # Rules
 
-    @rule(program=PROGRAMS)
-    def work(self, program: Program) -> None:
+    @rule(program=PROGRAMS, clock=CLOCK)
+    def work(self, program: Program, clock: float) -> None:
+        self.offset += clock
         self.run(self.execute(program))
 
     @rule(
@@ -394,15 +396,11 @@ class SpoolMachine(RuleBasedStateMachine):
         with no_file_grows((self.folder / "data.mdb").stat().st_size + more):
             self.run(self.execute([step for step in program if step[0] != "rest"]))
 
-    @rule(seconds=st.sampled_from([-3000.0, -5.0, 5.0, 2000.0]))
-    def set_clock(self, seconds: float) -> None:
-        self.offset += seconds
+    @rule(program=PROGRAMS, clock=CLOCK)
+    def crash(self, program: Program, clock: float) -> None:
+        self.run(self._crash(program, clock))
 
-    @rule(program=PROGRAMS)
-    def crash(self, program: Program) -> None:
-        self.run(self._crash(program))
-
-    async def _crash(self, program: Program) -> None:
+    async def _crash(self, program: Program, clock: float) -> None:
         await self.execute(program)
         old = self.folder
         self.lives += 1
@@ -418,6 +416,7 @@ class SpoolMachine(RuleBasedStateMachine):
         self.check_problems()
         shutil.rmtree(old)
         self.mails = left
+        self.offset += clock
         await self.open()
 
     async def abandon(self) -> None:
@@ -428,11 +427,11 @@ class SpoolMachine(RuleBasedStateMachine):
             self.leasing = None
         await self.spool.close()
 
-    @rule(program=PROGRAMS)
-    def reopen(self, program: Program) -> None:
-        self.run(self._reopen(program))
+    @rule(program=PROGRAMS, clock=CLOCK)
+    def reopen(self, program: Program, clock: float) -> None:
+        self.run(self._reopen(program, clock))
 
-    async def _reopen(self, program: Program) -> None:
+    async def _reopen(self, program: Program, clock: float) -> None:
         await self.execute(program)
         self.faults.clear()
         await self.close()
@@ -440,6 +439,7 @@ class SpoolMachine(RuleBasedStateMachine):
         for key, mail in self.mails.items():
             if mail.pending is not None:
                 assert stored.get(key) == mail.pending.remaining, "not durable after a clean end"
+        self.offset += clock
         await self.open()
 
     @invariant()
