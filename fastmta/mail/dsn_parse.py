@@ -10,8 +10,12 @@ from fastmta.mail.headers import Headers
 from fastmta.mail.message import Part, parse
 
 _STATUS_TYPES = ("message/delivery-status", "message/global-delivery-status")
-_RETURNED_TYPES = ("message/rfc822", "message/global", "text/rfc822-headers")
-_RETURNED_TYPES += ("message/global-headers",)
+_RETURNED_TYPES = (
+    "message/rfc822",
+    "message/global",
+    "text/rfc822-headers",
+    "message/global-headers",
+)
 _MOST_RECIPIENTS = 10_000
 # RFC 6533 section 3: the utf-8-addr-xtext and utf-8-addr-unitext forms.
 _EMBEDDED = re.compile(r"\\x\{([0-9A-Fa-f]{2,6})\}")
@@ -63,7 +67,8 @@ def parse_report(message: Part) -> DeliveryReport | None:
 
 def _blocks(body: bytes) -> list[Headers]:
     """Groups of fields with empty lines between them (RFC 3464 section 2.1)."""
-    blocks, at = [], 0
+    blocks: list[Headers] = []
+    at = 0
     while at < len(body) and len(blocks) <= _MOST_RECIPIENTS:
         end = end_of_header(body, at)
         if end > at:

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass, field
 
-from message_oracles import SPACE, Reader, unquoted
+from tests.core.message_oracles import SPACE, Reader, unquoted
 
 ENCODED_WORD = re.compile(rb"=\?[^\x00-\x20?]*\?[^\x00-\x20?]*\?[^\x00-\x20?]*\?=")
 ATOM = re.compile(rb'[^ \t\r\n<>@,;:"(]*')
@@ -107,8 +107,10 @@ class Element:
             self.word.words = [self.word.joined()]
             self.domain = Words()
             self.at_sign, self.done, self.gap = True, False, False
-        elif c == b";" or (c == b"," and not route) or (
-            c == b":" and not (self.in_group or self.in_angle or self.at_sign)
+        elif (
+            c == b";"
+            or (c == b"," and not route)
+            or (c == b":" and not (self.in_group or self.in_angle or self.at_sign))
         ):
             self.stop = c
         else:
@@ -222,18 +224,20 @@ def obsolescence(kind: str, text: bytes) -> int:
     """What the inside of a token asks for."""
     level = VALID
     if kind in ("quoted", "literal", "comment", "space"):
-        bare = re.sub(rb"\\.", lambda pair: b"\\" + b"?" * (pair[0][1] not in b"\t"), text, flags=re.S)
+        bare = re.sub(
+            rb"\\.", lambda pair: b"\\" + b"?" * (pair[0][1] not in b"\t"), text, flags=re.S
+        )
         pairs = re.findall(rb"\\(.)", text, flags=re.S)
         obsolete = [pair for pair in pairs if (pair < b" " and pair != b"\t") or pair == b"\x7f"]
         if obsolete or re.search(rb"[" + CONTROL + rb"]", bare):
             level = DEPRECATED
-        for space in FWS.findall(bare.replace(b"\\\t", b"\\")):
+        for space in FWS.findall(bare):
             if kind != "quoted" or space.strip(b" "):
-                level = max(level, space_level(space, kind))
+                level = max(level, space_level(space))
     return level
 
 
-def space_level(space: bytes, kind: str) -> int:
+def space_level(space: bytes) -> int:
     return DEPRECATED if space.count(b"\r\n") > 1 else CFWS
 
 

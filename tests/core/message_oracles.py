@@ -205,7 +205,7 @@ def bracketed(value: bytes) -> list[bytes]:
 
 # Dates.
 
-MONTHS = "jan feb mar apr may jun jul aug sep oct nov dec".split()
+MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
 ZONES = {"est": -5, "edt": -4, "cst": -6, "cdt": -5, "mst": -7, "mdt": -6, "pst": -8, "pdt": -7}
 DATE = re.compile(
     r"\s*[a-z]*\s*[,.]*\s*(?P<day>\d{1,9})-*\s*(?P<month>[a-z]*)-*\s*(?P<year>\d{1,9})"
@@ -300,7 +300,11 @@ class Structure:
                 return True
         else:
             delimiter = next(
-                (at for at, _ in lines_of(self.data, self.at, len(self.data)) if self.level(at) >= 0),
+                (
+                    at
+                    for at, _ in lines_of(self.data, self.at, len(self.data))
+                    if self.level(at) >= 0
+                ),
                 None,
             )
             if delimiter is None or not self.open:
@@ -314,9 +318,10 @@ class Structure:
             return -1
         names = [name for name, _ in self.open] + ([own] if own else [])
         fitting = [
-            (len(name), index) for index, name in enumerate(names)
+            (len(name), index)
+            for index, name in enumerate(names)
             if self.data.startswith(name, at + 2)
-        ]  # fmt: skip
+        ]
         return max(fitting)[1] if fitting else -1
 
     def header(self, part: Part) -> int | None:
@@ -448,5 +453,7 @@ def structure(data: bytes, most_depth: int = 100, most_parts: int = 10_000) -> t
 def octet_counts(data: bytes) -> tuple[int, int, int]:
     high = sum(octet > 127 for octet in data)
     alone = len(re.findall(rb"\0|\r(?!\n)|(?<!\r)\n", data))
-    lines = (data[at : without_line_end(data, at, stop)] for at, stop in lines_of(data, 0, len(data)))
+    lines = (
+        data[at : without_line_end(data, at, stop)] for at, stop in lines_of(data, 0, len(data))
+    )
     return high, alone, max(map(len, lines), default=0)

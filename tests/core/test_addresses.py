@@ -1,22 +1,71 @@
-import address_oracles as oracle
-import message_oracles
 import pytest
-from fastmta._core.address_list import address_list
-from fastmta._core.addrspec import classify
-from fastmta._core.dates import date_time
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-PIECES = [b"a", b"Bob", b"b.c", b".", b"@", b"<", b">", b",", b";", b":", b'"', b'"x y"', b"(", b")",
-          b"(c)", b"\\", b" ", b"\r\n ", b"\t", b"[1.2.3.4]", b"[", b"]", b"=?utf-8?q?a,b?=", b"=?",
-          b"?=", b"\xc3\xa9", b"\xff", b"a@b.c", b"<a@b>", b"\0", b"-", b"x:"]  # fmt: skip
+from fastmta._core.address_list import address_list
+from fastmta._core.addrspec import classify
+from fastmta._core.dates import date_time
+from tests.core import address_oracles as oracle
+from tests.core import message_oracles
+
+PIECES = [
+    b"a",
+    b"Bob",
+    b"b.c",
+    b".",
+    b"@",
+    b"<",
+    b">",
+    b",",
+    b";",
+    b":",
+    b'"',
+    b'"x y"',
+    b"(",
+    b")",
+    b"(c)",
+    b"\\",
+    b" ",
+    b"\r\n ",
+    b"\t",
+    b"[1.2.3.4]",
+    b"[",
+    b"]",
+    b"=?utf-8?q?a,b?=",
+    b"=?",
+    b"?=",
+    b"\xc3\xa9",
+    b"\xff",
+    b"a@b.c",
+    b"<a@b>",
+    b"\0",
+    b"-",
+    b"x:",
+]
 LISTS = st.lists(st.sampled_from(PIECES) | st.binary(max_size=2), max_size=24).map(b"".join)
 SPECS = st.lists(
-    st.sampled_from([*PIECES, b"\r\n", b"\x07", b"\\a", b"[IPv6:1::2]", b"[1]", b"::", b"1.2.3.4",
-                     b"IPv6:", b"org", b"x" * 64, b"1:2:3:4:5:6:7"]) | st.binary(max_size=2),
+    st.sampled_from(
+        [
+            *PIECES,
+            b"\r\n",
+            b"\x07",
+            b"\\a",
+            b"[IPv6:1::2]",
+            b"[1]",
+            b"::",
+            b"1.2.3.4",
+            b"IPv6:",
+            b"org",
+            b"x" * 64,
+            b"1:2:3:4:5:6:7",
+        ]
+    )
+    | st.binary(max_size=2),
     max_size=14,
-).map(b"".join)  # fmt: skip
-LITERALS = st.lists(st.sampled_from([b"1", b"ffff", b":", b"::", b".", b"255", b"1.2.3.4", b"g"]), max_size=17)
+).map(b"".join)
+LITERALS = st.lists(
+    st.sampled_from([b"1", b"ffff", b":", b"::", b".", b"255", b"1.2.3.4", b"g"]), max_size=17
+)
 
 
 @given(LISTS)
@@ -52,10 +101,35 @@ def test_literals_are_of_the_class_that_the_oracle_gives(pieces):
 
 
 DATES = st.lists(
-    st.sampled_from([b"Fri", b",", b" ", b"7", b"31", b"Oct", b"feb", b"1994", b"94", b"101", b":", b"16",
-                     b"05", b"-0700", b"+0930", b"+05", b"GMT", b"PDT", b"Z", b"(c)", b"(", b"-", b"."]),
+    st.sampled_from(
+        [
+            b"Fri",
+            b",",
+            b" ",
+            b"7",
+            b"31",
+            b"Oct",
+            b"feb",
+            b"1994",
+            b"94",
+            b"101",
+            b":",
+            b"16",
+            b"05",
+            b"-0700",
+            b"+0930",
+            b"+05",
+            b"GMT",
+            b"PDT",
+            b"Z",
+            b"(c)",
+            b"(",
+            b"-",
+            b".",
+        ]
+    ),
     max_size=24,
-).map(b"".join)  # fmt: skip
+).map(b"".join)
 SHAPED = st.builds(
     lambda *parts: b"".join(parts),
     st.sampled_from([b"", b"Fri, ", b"Fri ", b"(c) Mon,"]),

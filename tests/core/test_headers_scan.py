@@ -1,11 +1,36 @@
-import message_oracles as oracle
 import pytest
-from fastmta._core import headers
 from hypothesis import given
 from hypothesis import strategies as st
 
-PIECES = [b"From", b"to", b"X", b":", b" :", b": a", b"\r\n", b"\n", b"\r", b" ", b"\t", b"\r\n b",
-          b"\xc3\xa9", b"\0", b"(", b")", b'"', b"\\", b";", b"=", b"name", b"a/b", b"<x@y>", b"<"]  # fmt: skip
+from fastmta._core import headers
+from tests.core import message_oracles as oracle
+
+PIECES = [
+    b"From",
+    b"to",
+    b"X",
+    b":",
+    b" :",
+    b": a",
+    b"\r\n",
+    b"\n",
+    b"\r",
+    b" ",
+    b"\t",
+    b"\r\n b",
+    b"\xc3\xa9",
+    b"\0",
+    b"(",
+    b")",
+    b'"',
+    b"\\",
+    b";",
+    b"=",
+    b"name",
+    b"a/b",
+    b"<x@y>",
+    b"<",
+]
 HEADERS = st.lists(st.sampled_from(PIECES) | st.binary(max_size=3), max_size=30).map(b"".join)
 
 

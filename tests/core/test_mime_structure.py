@@ -1,27 +1,61 @@
-import message_oracles as oracle
 import pytest
-from fastmta._core import mime
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from fastmta._core import mime
+from tests.core import message_oracles as oracle
+
 LINES = [
-    b"\r\n", b"\n", b"--a\r\n", b"--a", b"--ab\n", b"--a--\r\n", b"--ab--\r\n", b"--abc\n", b"--a \r\n",
-    b"text\r\n", b"t", b"A: b\r\n", b" folded\r\n", b"junk\n", b"--x\r\n", b"--", b"--\n", b'--q"\\r\n',
-    b"Content-Type: multipart/mixed; boundary=a\r\n", b'content-type: Multipart/digest; boundary="ab "\n',
-    b'Content-Type: multipart/x; boundary="q\\"\\\\"\r\n', b"Content-Type: multipart/mixed\r\n boundary=abc\r\n",
-    b"Content-Type: message/rfc822\r\n", b"Content-Type: message/global; x=y\r\n", b"Content-Type: (c) text/plain\n",
-    b"Content-Type: message/global-headers\n", b"Content-Type: multipart/mixed\n", b'Content-Type: multipart/mixed; boundary="a\n b"\n',
-    b"Content-Transfer-Encoding: base64\r\n", b"content-transfer-encoding: (c) 8bit\n", b"Content-Type:\n",
-]  # fmt: skip
+    b"\r\n",
+    b"\n",
+    b"--a\r\n",
+    b"--a",
+    b"--ab\n",
+    b"--a--\r\n",
+    b"--ab--\r\n",
+    b"--abc\n",
+    b"--a \r\n",
+    b"text\r\n",
+    b"t",
+    b"A: b\r\n",
+    b" folded\r\n",
+    b"junk\n",
+    b"--x\r\n",
+    b"--",
+    b"--\n",
+    b'--q"\\r\n',
+    b"Content-Type: multipart/mixed; boundary=a\r\n",
+    b'content-type: Multipart/digest; boundary="ab "\n',
+    b'Content-Type: multipart/x; boundary="q\\"\\\\"\r\n',
+    b"Content-Type: multipart/mixed\r\n boundary=abc\r\n",
+    b"Content-Type: message/rfc822\r\n",
+    b"Content-Type: message/global; x=y\r\n",
+    b"Content-Type: (c) text/plain\n",
+    b"Content-Type: message/global-headers\n",
+    b"Content-Type: multipart/mixed\n",
+    b'Content-Type: multipart/mixed; boundary="a\n b"\n',
+    b"Content-Transfer-Encoding: base64\r\n",
+    b"content-transfer-encoding: (c) 8bit\n",
+    b"Content-Type:\n",
+]
 MESSAGES = st.lists(st.sampled_from(LINES) | st.binary(max_size=2), max_size=40).map(b"".join)
 
 
 def rows(root):
     return [
-        (node.kind, node.start, node.header_end, node.body_start, node.end, node.type_start,
-         node.type_end, node.encoding_start, node.encoding_end)
+        (
+            node.kind,
+            node.start,
+            node.header_end,
+            node.body_start,
+            node.end,
+            node.type_start,
+            node.type_end,
+            node.encoding_start,
+            node.encoding_end,
+        )
         for node in root.walk()
-    ]  # fmt: skip
+    ]
 
 
 def without_ends(found):
@@ -34,7 +68,10 @@ def without_ends(found):
 
 @given(MESSAGES)
 @example(b"Content-Type: multipart/mixed; boundary=a\r\n\r\n--a\r\n\r\nx\r\n--a--\r\n")
-@example(b"Content-Type: multipart/mixed; boundary=a\n--a\nContent-Type: multipart/digest; boundary=ab\n\n--ab\n\nA: b\n\n--a")
+@example(
+    b"Content-Type: multipart/mixed; boundary=a\n--a\n"
+    b"Content-Type: multipart/digest; boundary=ab\n\n--ab\n\nA: b\n\n--a"
+)
 def test_the_structure_is_that_of_the_oracle(data):
     root = mime.structure(data)
     expected, cut = oracle.structure(data)
@@ -73,7 +110,11 @@ def test_a_long_message_is_read_like_a_short_one():
     assert without_ends(rows(mime.structure(data))) == oracle.structure(data)[0]
 
 
-@given(st.lists(st.sampled_from([b"a", b"\r", b"\n", b"\r\n", b"\0", b"\x80\xff"]), max_size=30).map(b"".join))
+@given(
+    st.lists(st.sampled_from([b"a", b"\r", b"\n", b"\r\n", b"\0", b"\x80\xff"]), max_size=30).map(
+        b"".join
+    )
+)
 def test_octet_counts_are_those_of_the_oracle(data):
     assert mime.octet_counts(data) == oracle.octet_counts(data)
     assert mime.count_lines(data, 0, len(data)) == len(oracle.lines_of(data, 0, len(data)))
