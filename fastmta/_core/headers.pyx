@@ -154,8 +154,8 @@ cdef bytes unquoted(octets data, Py_ssize_t start, Py_ssize_t end):
     return shortened(result, length)
 
 
-def parameters(bytes value):
-    """The value before the first semicolon, and the (name, value) pairs behind it."""
+def parameters(bytes value, Py_ssize_t most=1000):
+    """The value before the first semicolon, and the first (name, value) pairs behind it."""
     cdef octets data = <octets>PyBytes_AS_STRING(value)
     cdef Py_ssize_t end = len(value), at = skip_cfws(data, 0, end)
     cdef Py_ssize_t start = at, stop
@@ -164,7 +164,7 @@ def parameters(bytes value):
     while at < end and data[at] != c";" and not is_space(data[at]) and data[at] != c"(":
         at += 1
     stop = at
-    while read_parameter(data, at, end, &found):
+    while len(result) < most and read_parameter(data, at, end, &found):
         at = found.next
         result.append((
             value[found.name_start:found.name_end].lower(),
@@ -221,11 +221,11 @@ cdef class Fields(Ranges):
         if not next_field(self, &field):
             raise StopIteration
         cdef char* data = PyBytes_AS_STRING(self.data)
+        cdef Py_ssize_t name = field.name_end - field.name_start
+        cdef Py_ssize_t value = field.value_end - field.value_start
         return (
-            PyUnicode_DecodeLatin1(data + field.name_start, field.name_end - field.name_start, NULL),
-            PyBytes_FromStringAndSize(
-                data + field.value_start, field.value_end - field.value_start
-            ),
+            PyUnicode_DecodeLatin1(data + field.name_start, name, NULL),
+            PyBytes_FromStringAndSize(data + field.value_start, value),
         )
 
 

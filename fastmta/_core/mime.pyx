@@ -13,7 +13,7 @@ from libc.string cimport memcmp, memcpy, memset
 
 from fastmta._core.scan cimport after_empty_line, before_line_end, equal_fold, is_wsp, next_line
 from fastmta._core.scan cimport octets
-from fastmta._core.headers cimport field_t, parameter_t, quoted_end, read_field, read_parameter
+from fastmta._core.headers cimport field_t, parameter_t, read_field, read_parameter
 from fastmta._core.headers cimport skip_cfws
 
 cdef extern from *:
@@ -160,9 +160,9 @@ cdef bint is_identity(octets data, part_t* part) noexcept nogil:
     end = at
     while end < part.encoding_end and data[end] > 32 and data[end] != c"(" and data[end] != c";":
         end += 1
-    return not (
-        equal_fold(data, at, end, b"base64", 6) or equal_fold(data, at, end, b"quoted-printable", 16)
-    )
+    if equal_fold(data, at, end, b"base64", 6):
+        return False
+    return not equal_fold(data, at, end, b"quoted-printable", 16)
 
 
 cdef int match(parser_t* parser, Py_ssize_t at, boundary_t* own) noexcept nogil:
@@ -407,7 +407,7 @@ cdef Node make_node(type cls, bytes data, part_t* part):
 
 cdef Node make_tree(type cls, bytes data, parser_t* parser):
     """Children come behind their parents, so one pass links them all."""
-    cdef list nodes = [], siblings
+    cdef list nodes = []
     cdef Node node, parent
     cdef int i
     for i in range(parser.count):

@@ -5,6 +5,8 @@ signature; one of eight cannot pass such a host unchanged. Header fields are lef
 they ask for SMTPUTF8, not for 8BITMIME.
 """
 
+from bisect import bisect_left
+
 from fastmta._core import quopri
 from fastmta._core.headers import Ranges
 from fastmta._core.mime import MESSAGE, octet_counts
@@ -21,38 +23,50 @@ class _Edits:
     """Replacements in a message, given in the order of their places."""
 
     def __init__(self, data: bytes) -> None:
-        self.data = data
-        self.at = 0
-        self.chunks: list[bytes] = []
+        self._rest = memoryview(data)
+        self._at = 0
+        self._done = bytearray()
 
     def replace(self, start: int, end: int, content: bytes) -> None:
-        self.chunks += [self.data[self.at : start], content]
-        self.at = end
+        self._done += self._rest[self._at : start]
+        self._done += content
+        self._at = end
 
     def result(self) -> bytes:
-        return b"".join([*self.chunks, self.data[self.at :]])
+        self._done += self._rest[self._at :]
+        return bytes(self._done)
 
 
 def to_seven_bit(data: bytes) -> bytes:
     """The same message without octets above 127 in any body; the same object if it had none."""
-    root = parse(data)
-    if not octet_counts(data)[0]:
+    if data.isascii():
         return data
+    converted = _convert(data)
+    return converted if converted.isascii() else _mask_gaps(converted)
+
+
+def _convert(data: bytes) -> bytes:
     edits = _Edits(data)
-    enclosed = {id(root)}
-    for part in root.walk():
-        if part.kind == MESSAGE:
-            enclosed.add(id(part.parts[0]))
-        if not part.parts:
-            _convert_leaf(edits, part, id(part) in enclosed)
-        elif octet_counts(data, part.body_start, part.end)[0]:
+    root = parse(data)
+    parts = root.walk()
+    changing = [part.start for part in parts if not part.parts and _is_high(part)]
+    messages = {root.start, *(part.body_start for part in parts if part.kind == MESSAGE)}
+    for part in parts:
+        first = bisect_left(changing, part.start)
+        if first == len(changing) or changing[first] >= part.end:
+            continue
+        if part.parts:
             _rewrite_header(edits, part, {_ENCODING}, _encoding_field(Encoding.SEVEN_BIT))
-    return _mask_gaps(edits.result())
+        else:
+            _convert_leaf(edits, part, part.start in messages)
+    return edits.result()
+
+
+def _is_high(part: Part) -> bool:
+    return octet_counts(part.data, part.body_start, part.end)[0] > 0
 
 
 def _convert_leaf(edits: _Edits, part: Part, is_message: bool) -> None:
-    if not octet_counts(part.data, part.body_start, part.end)[0]:
-        return
     body, encoding = part.decode(), part.encoding
     if encoding == Encoding.BASE64:
         # RFC 2045 section 6.8: octets outside of the alphabet mean nothing.
@@ -64,20 +78,28 @@ def _convert_leaf(edits: _Edits, part: Part, is_message: bool) -> None:
     chosen = transfer.choose(body, eight_bit=False)
     # RFC 2045 section 6.4: no encoding for a multipart; one without parts is but text.
     untyped = part.type_start < 0 or part.content_type.type == "multipart"
-    fields = _missing_fields(part, is_message, untyped) + _encoding_field(chosen)
+    fields = _missing_fields(part, body, is_message, untyped) + _encoding_field(chosen)
     _rewrite_header(edits, part, {_ENCODING, _TYPE} if untyped else {_ENCODING}, fields)
     edits.replace(part.body_start, part.end, transfer.encode(body, chosen))
 
 
-def _missing_fields(part: Part, is_message: bool, untyped: bool) -> bytes:
-    """What a message without MIME needs, so that its encoding is understood (RFC 2045 section 4).
-
-    RFC 1428 section 3: text of an unknown charset is named so.
-    """
+def _missing_fields(part: Part, body: bytes, is_message: bool, untyped: bool) -> bytes:
+    """What a message without MIME needs, so that its encoding is understood (RFC 2045 section 4)."""
     fields = b""
     if is_message and "MIME-Version" not in part.headers:
         fields += b"MIME-Version: 1.0\r\n"
-    return fields + (b"Content-Type: text/plain; charset=unknown-8bit\r\n" if untyped else b"")
+    if untyped:
+        fields += b"Content-Type: text/plain; charset=" + _charset(body) + b"\r\n"
+    return fields
+
+
+def _charset(body: bytes) -> bytes:
+    """RFC 1428 section 3: text of an unknown charset is named so; UTF-8 shows itself."""
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        return b"unknown-8bit"
+    return b"utf-8"
 
 
 def _rewrite_header(edits: _Edits, part: Part, dropped: set[bytes], fields: bytes) -> None:
@@ -102,7 +124,7 @@ def _mask_gaps(data: bytes) -> bytes:
     at = root.body_start
     for part in root.walk()[1:]:
         edits.replace(at, max(part.start, at), data[at : max(part.start, at)].translate(_MASK))
-        at = part.end if not part.parts else part.body_start
+        at = part.body_start if part.parts else part.end
     if root.parts:
         edits.replace(at, root.end, data[at : root.end].translate(_MASK))
     return edits.result()

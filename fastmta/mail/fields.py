@@ -32,7 +32,7 @@ def write_field(name: str, value: FieldValue, utf8: bool = False) -> bytes:
     if not _NAME.fullmatch(name):
         raise ValueError(f"not the name of a header field: {name!r}")
     if isinstance(value, str):
-        text = _unstructured(value, utf8)
+        text = _unstructured(value.strip(" \t"), utf8)
     elif isinstance(value, datetime):
         text = format_date(value)
     else:
