@@ -25,7 +25,7 @@ class Words:
 class Element:
     def __init__(self, reader: Reader, in_group: bool) -> None:
         self.reader, self.in_group = reader, in_group
-        self.phrase: list[bytes] = []
+        self.phrase = b""
         self.word, self.domain = Words(), Words()
         self.comment = b""
         self.in_angle = self.had_angle = self.at_sign = self.gap = self.done = False
@@ -36,11 +36,11 @@ class Element:
             self.flush()
 
     def text(self) -> bytes:
-        return b" ".join(self.phrase) or self.comment
+        return self.phrase or self.comment
 
     def flush(self) -> None:
         if self.word.phrase():
-            self.phrase.append(self.word.phrase())
+            self.phrase += b" " * bool(self.phrase) + self.word.phrase()
         self.word = Words()
 
     def add(self, content: bytes, dot: bool = False) -> None:
@@ -56,7 +56,7 @@ class Element:
         elif not self.done and gap and text and not self.at_sign:
             words.words.append(b"\n")
         if self.done:
-            self.phrase.append(content)
+            self.phrase += b" " * bool(self.phrase) + content
         else:
             words.words.append(content)
 
@@ -183,7 +183,7 @@ def classify(address: bytes, utf8: bool = False) -> int:
 def tokenize(address: bytes, high: bytes) -> tuple[list[tuple[str, bytes]], int]:
     """Each token with its kind, and what their insides ask for."""
     pair = rb"\\[\x00-\x7f" + high + rb"]"
-    inside = rb"|" + pair + rb"|" + FWS.pattern
+    inside = rb"|" + pair + rb"|(?:\r\n)?[ \t]"
     kinds = {
         "space": FWS.pattern,
         "quoted": rb'"(?:[!#-\[\]-~' + CONTROL + high + rb"]" + inside + rb')*"',
