@@ -8,6 +8,7 @@ with an empty name, so that every octet of a header section belongs to some fiel
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.unicode cimport PyUnicode_DecodeLatin1
+from libc.string cimport memcpy
 
 from fastmta._core.scan cimport after_empty_line, before_line_end, equal_fold, is_space, is_wsp
 from fastmta._core.scan cimport next_line, octets
@@ -222,11 +223,21 @@ cdef class Fields(Ranges):
             raise StopIteration
         cdef char* data = PyBytes_AS_STRING(self.data)
         cdef Py_ssize_t name = field.name_end - field.name_start
-        cdef Py_ssize_t value = field.value_end - field.value_start
         return (
             PyUnicode_DecodeLatin1(data + field.name_start, name, NULL),
-            PyBytes_FromStringAndSize(data + field.value_start, value),
+            copied(data + field.value_start, field.value_end - field.value_start),
         )
+
+
+cdef inline bytes copied(const char* source, Py_ssize_t length):
+    """An object of its own; a long one is copied while other threads run."""
+    if length < RELEASE:
+        return PyBytes_FromStringAndSize(source, length)
+    cdef bytes result = PyBytes_FromStringAndSize(NULL, length)
+    cdef char* out = PyBytes_AS_STRING(result)
+    with nogil:
+        memcpy(out, source, length)
+    return result
 
 
 cdef inline bint next_field(Ranges ranges, field_t* field) noexcept:
@@ -287,36 +298,47 @@ def find(bytes data, Py_ssize_t start, Py_ssize_t end, bytes name):
         result.append((field.value_start, field.value_end))
 
 
-cdef Py_ssize_t copy_unfolded(
-    octets data, Py_ssize_t at, Py_ssize_t end, unsigned char* out
-) noexcept nogil:
-    cdef Py_ssize_t length = 0
+cdef Py_ssize_t count_line_ends(octets data, Py_ssize_t at, Py_ssize_t end) noexcept nogil:
+    cdef Py_ssize_t count = 0
+    while at < end:
+        count += data[at] == c"\r" or data[at] == c"\n"
+        at += 1
+    return count
+
+
+cdef void copy_unfolded(octets data, Py_ssize_t at, Py_ssize_t end, unsigned char* out) noexcept nogil:
     while at < end:
         if data[at] != c"\r" and data[at] != c"\n":
-            out[length] = data[at]
-            length += 1
+            out[0] = data[at]
+            out += 1
         at += 1
-    return length
 
 
 def unfold(bytes data, Py_ssize_t start, Py_ssize_t end):
     """data[start:end] without its line ends (RFC 5322 section 2.2.3), trimmed of white space."""
     cdef octets octet = <octets>PyBytes_AS_STRING(data)
-    cdef Py_ssize_t length
+    cdef Py_ssize_t line_ends
     start, end = max(start, 0), min(end, len(data))
     end = max(start, end)
     while start < end and is_space(octet[start]):
         start += 1
     while end > start and is_space(octet[end - 1]):
         end -= 1
-    cdef bytes result = PyBytes_FromStringAndSize(NULL, end - start)
-    cdef unsigned char* out = <unsigned char*>PyBytes_AS_STRING(result)
     if end - start < RELEASE:
-        length = copy_unfolded(octet, start, end, out)
+        line_ends = count_line_ends(octet, start, end)
     else:
         with nogil:
-            length = copy_unfolded(octet, start, end, out)
-    return shortened(result, length)
+            line_ends = count_line_ends(octet, start, end)
+    if line_ends == 0:
+        return copied(<char*>octet + start, end - start)
+    cdef bytes result = PyBytes_FromStringAndSize(NULL, end - start - line_ends)
+    cdef unsigned char* out = <unsigned char*>PyBytes_AS_STRING(result)
+    if end - start < RELEASE:
+        copy_unfolded(octet, start, end, out)
+    else:
+        with nogil:
+            copy_unfolded(octet, start, end, out)
+    return result
 
 
 cdef Py_ssize_t word_end(octets data, Py_ssize_t at, Py_ssize_t end) noexcept nogil:

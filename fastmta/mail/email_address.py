@@ -28,7 +28,7 @@ class Syntax(IntEnum):
     INVALID = addrspec.INVALID
 
 
-class EmailAddress(Struct, frozen=True):
+class EmailAddress(Struct, frozen=True, gc=False):
     """A mailbox of RFC 5322 section 3.4, decoded; parts that are missing are empty."""
 
     name: str  # display-name, or else the comment

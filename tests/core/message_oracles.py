@@ -208,7 +208,7 @@ def bracketed(value: bytes) -> list[bytes]:
 MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
 ZONES = {"est": -5, "edt": -4, "cst": -6, "cdt": -5, "mst": -7, "mdt": -6, "pst": -8, "pdt": -7}
 DATE = re.compile(
-    r"\s*[a-z]*\s*[,.]*\s*(?P<day>\d{1,9})-*\s*(?P<month>[a-z]*)-*\s*(?P<year>\d{1,9})"
+    r"\s*[a-z]*\s*[,.]*\s*(?P<day>\d{1,9}+)-*\s*(?P<month>[a-z]*)-*\s*(?P<year>\d{1,9}+)"
     r"\s*(?P<hour>\d{1,9})\s*:\s*(?P<minute>\d{1,9})\s*(?::\s*(?P<second>\d{0,9}))?"
     r"\s*(?P<zone>[+-]\s*\d{0,9}|[a-z]*)",
     re.ASCII | re.IGNORECASE,
