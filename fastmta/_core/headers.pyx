@@ -221,12 +221,14 @@ cdef class Fields(Ranges):
         cdef field_t field
         if not next_field(self, &field):
             raise StopIteration
-        cdef char* data = PyBytes_AS_STRING(self.data)
-        cdef Py_ssize_t name = field.name_end - field.name_start
-        return (
-            PyUnicode_DecodeLatin1(data + field.name_start, name, NULL),
-            copied(data + field.value_start, field.value_end - field.value_start),
-        )
+        return name_and_value(PyBytes_AS_STRING(self.data), &field)
+
+
+cdef inline tuple name_and_value(const char* data, field_t* field):
+    return (
+        PyUnicode_DecodeLatin1(data + field.name_start, field.name_end - field.name_start, NULL),
+        copied(data + field.value_start, field.value_end - field.value_start),
+    )
 
 
 cdef inline bytes copied(const char* source, Py_ssize_t length):
@@ -264,6 +266,16 @@ cdef class Section:
         fields.data, fields.at = self.data, max(self.start, 0)
         fields.end = min(self.end, len(self.data))
         return fields
+
+    def items(self, Py_ssize_t most=10_000):
+        """The first fields as a list of (name, value)."""
+        cdef list result = []
+        cdef Fields fields = self.__iter__()
+        cdef const char* data = PyBytes_AS_STRING(self.data)
+        cdef field_t field
+        while len(result) < most and next_field(fields, &field):
+            result.append(name_and_value(data, &field))
+        return result
 
 
 cdef bint search(
@@ -306,7 +318,9 @@ cdef Py_ssize_t count_line_ends(octets data, Py_ssize_t at, Py_ssize_t end) noex
     return count
 
 
-cdef void copy_unfolded(octets data, Py_ssize_t at, Py_ssize_t end, unsigned char* out) noexcept nogil:
+cdef void copy_unfolded(
+    octets data, Py_ssize_t at, Py_ssize_t end, unsigned char* out
+) noexcept nogil:
     while at < end:
         if data[at] != c"\r" and data[at] != c"\n":
             out[0] = data[at]

@@ -1,10 +1,13 @@
 from collections.abc import Sequence
 from typing import Self, TypeVar
 
+from fastmta._core.headers import Section
+
 LEAF: int
 MULTIPART: int
 MESSAGE: int
 
+_S = TypeVar("_S", bound=Section)
 _N = TypeVar("_N", bound="Node")
 
 class Node:
@@ -32,11 +35,9 @@ class Node:
     def kind(self) -> int: ...
     @property
     def cut(self) -> bool: ...
+    def section(self, cls: type[_S] = ...) -> _S: ...
     def walk(self) -> list[Self]: ...
 
 def structure(
     data: bytes, cls: type[_N] = ..., most_depth: int = 100, most_parts: int = 10_000
 ) -> _N: ...
-def slice_of(data: bytes, start: int, end: int) -> bytes: ...
-def count_lines(data: bytes, start: int, end: int) -> int: ...
-def octet_counts(data: bytes, start: int = 0, end: int = ...) -> tuple[int, int, int]: ...

@@ -5,15 +5,14 @@ One loop and an explicit stack: depth and number of parts are bounded, nothing r
 nothing is refused. What a broken message means is decided once, here; the comments say how.
 """
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from cpython.pyport cimport PY_SSIZE_T_MAX
+from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.type cimport PyType_IsSubtype
 from libc.stdlib cimport free, malloc, realloc
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memcmp, memset
 
 from fastmta._core.scan cimport after_empty_line, before_line_end, equal_fold, is_wsp, next_line
 from fastmta._core.scan cimport octets
-from fastmta._core.headers cimport field_t, parameter_t, read_field, read_parameter
+from fastmta._core.headers cimport Section, field_t, parameter_t, read_field, read_parameter
 from fastmta._core.headers cimport skip_cfws
 
 cdef extern from *:
@@ -383,6 +382,14 @@ cdef class Node:
     cdef readonly int kind
     cdef readonly bint cut
 
+    def section(self, type cls=Section):
+        """The header section; `cls` is a subclass of Section."""
+        if not PyType_IsSubtype(cls, Section):
+            raise TypeError("section() makes subclasses of Section")
+        cdef Section section = <Section>new_of(cls, ())
+        section.data, section.start, section.end = self.data, self.start, self.header_end
+        return section
+
     def walk(self):
         """This part and all inside, in the order of the message."""
         cdef list result = [], waiting = [self]
@@ -448,51 +455,3 @@ def structure(bytes data, type cls=Node, int most_depth=100, int most_parts=10_0
         drop_boundaries(&parser, 0)
         free(parser.open)
         free(parser.parts)
-
-
-def slice_of(bytes data, Py_ssize_t start, Py_ssize_t end):
-    """data[start:end]; a long one is copied while other threads run."""
-    start = max(0, min(start, len(data)))
-    end = max(start, min(end, len(data)))
-    if end - start < RELEASE:
-        return data[start:end]
-    cdef bytes result = PyBytes_FromStringAndSize(NULL, end - start)
-    cdef octets source = <octets>PyBytes_AS_STRING(data)
-    cdef unsigned char* out = <unsigned char*>PyBytes_AS_STRING(result)
-    with nogil:
-        memcpy(out, source + start, end - start)
-    return result
-
-
-def count_lines(bytes data, Py_ssize_t start, Py_ssize_t end):
-    """How many lines data[start:end] has, a last one without its line end included."""
-    cdef octets source = <octets>PyBytes_AS_STRING(data)
-    cdef Py_ssize_t at = max(0, start), stop = min(end, len(data)), count = 0
-    with nogil:
-        while at < stop:
-            at = next_line(source, at, stop)
-            count += 1
-    return count
-
-
-def octet_counts(bytes data, Py_ssize_t start=0, Py_ssize_t end=PY_SSIZE_T_MAX):
-    """Of data[start:end]: octets above 127, NULs with CRs and LFs that stand alone, longest line.
-
-    These are what keeps a body from being sent as it is (RFC 2045 section 2.7, RFC 6152).
-    """
-    cdef octets source = <octets>PyBytes_AS_STRING(data)
-    cdef Py_ssize_t at = max(0, start), high = 0, broken = 0, longest = 0, line, i
-    cdef unsigned char c
-    end = min(end, len(data))
-    with nogil:
-        while at < end:
-            line = next_line(source, at, end)
-            for i in range(at, line):
-                c = source[i]
-                high += c >> 7
-                broken += c == 0
-                broken += c == c"\r" and not (i + 1 < end and source[i + 1] == c"\n")
-                broken += c == c"\n" and not (i > at and source[i - 1] == c"\r")
-            longest = max(longest, before_line_end(source, at, line) - at)
-            at = line
-    return high, broken, longest

@@ -8,8 +8,9 @@ they ask for SMTPUTF8, not for 8BITMIME.
 from bisect import bisect_left
 
 from fastmta._core import quopri
+from fastmta._core.body import octet_counts
 from fastmta._core.headers import Ranges
-from fastmta._core.mime import MESSAGE, octet_counts
+from fastmta._core.mime import MESSAGE
 from fastmta.mail import transfer
 from fastmta.mail.message import Part, parse
 from fastmta.mail.transfer import Encoding
@@ -84,7 +85,7 @@ def _convert_leaf(edits: _Edits, part: Part, is_message: bool) -> None:
 
 
 def _missing_fields(part: Part, body: bytes, is_message: bool, untyped: bool) -> bytes:
-    """What a message without MIME needs, so that its encoding is understood (RFC 2045 section 4)."""
+    """What a message without MIME lacks for its encoding to be understood (RFC 2045 section 4)."""
     fields = b""
     if is_message and "MIME-Version" not in part.headers:
         fields += b"MIME-Version: 1.0\r\n"

@@ -10,6 +10,7 @@ from msgspec import Struct
 from fastmta._core import addrspec
 from fastmta._core.address_list import address_list
 from fastmta.mail import encoded_words
+from fastmta.mail.address import normal_domain
 
 _ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\u0080-\U0010ffff-]+"
 _DOT_ATOM = re.compile(rf"{_ATOM}(?:\.{_ATOM})*")
@@ -41,6 +42,14 @@ class EmailAddress(Struct, frozen=True, gc=False):
         if not self.domain:
             return self.local
         return f"{quote_local(self.local)}@{self.domain}"
+
+    @property
+    def normal(self) -> str:
+        """The addr-spec with its domain in normal form: lower case, A-labels (RFC 5890).
+
+        ValueError for a domain that has none. The local part is the receiver's to judge.
+        """
+        return f"{quote_local(self.local)}@{normal_domain(self.domain)}"
 
     def __str__(self) -> str:
         return f"{quote_phrase(self.name)} <{self.address}>" if self.name else self.address

@@ -4,9 +4,8 @@ import re
 from collections.abc import Sequence
 from datetime import datetime
 
-import idna
-
 from fastmta.mail import encoded_words
+from fastmta.mail.address import normal_domain
 from fastmta.mail.date_time import format_date
 from fastmta.mail.email_address import (
     EmailAddress,
@@ -62,7 +61,7 @@ def _mailbox(entry: EmailAddress, utf8: bool) -> str:
     if not utf8:
         if not local.isascii():
             raise ValueError(f"only UTF-8 header fields (RFC 6532) can hold {entry.address!r}")
-        domain = domain if domain.isascii() else idna.encode(domain, uts46=True).decode("ascii")
+        domain = domain if domain.isascii() else normal_domain(domain)
     address = f"{local}@{domain}" if domain else local
     return f"{_phrase(entry.name, utf8)} <{address}>" if entry.name else address
 

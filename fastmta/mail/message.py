@@ -1,6 +1,7 @@
 """A message as a tree of parts (RFC 2045, RFC 2046): offsets into its octets, decoded on demand."""
 
-from fastmta._core.mime import LEAF, MESSAGE, Node, count_lines, structure
+from fastmta._core.body import count_lines
+from fastmta._core.mime import LEAF, MESSAGE, Node, structure
 from fastmta.mail import charset, content, transfer
 from fastmta.mail.content import ContentDisposition, ContentType
 from fastmta.mail.headers import Headers
@@ -18,7 +19,7 @@ class Part(Node):
 
     @property
     def headers(self) -> Headers:
-        return Headers(self.data, self.start, self.header_end)
+        return self.section(Headers)
 
     @property
     def is_multipart(self) -> bool:

@@ -3,7 +3,7 @@
 from enum import StrEnum
 
 from fastmta._core import base64, quopri
-from fastmta._core.mime import octet_counts, slice_of
+from fastmta._core.body import octet_counts, slice_of
 
 MAX_LINE = 998  # octets without CRLF (RFC 5322 section 2.1.1)
 

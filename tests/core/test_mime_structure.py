@@ -2,7 +2,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from fastmta._core import mime
+from fastmta._core import body, mime
 from tests.core import message_oracles as oracle
 
 LINES = [
@@ -116,14 +116,14 @@ def test_a_long_message_is_read_like_a_short_one():
     )
 )
 def test_octet_counts_are_those_of_the_oracle(data):
-    assert mime.octet_counts(data) == oracle.octet_counts(data)
-    assert mime.count_lines(data, 0, len(data)) == len(oracle.lines_of(data, 0, len(data)))
+    assert body.octet_counts(data) == oracle.octet_counts(data)
+    assert body.count_lines(data, 0, len(data)) == len(oracle.lines_of(data, 0, len(data)))
 
 
 @given(st.binary(max_size=20), st.integers(-3, 30), st.integers(-3, 30))
 def test_slices(data, start, end):
-    assert mime.slice_of(data, start, end) == data[max(start, 0) : max(end, 0)]
-    assert mime.slice_of(data * 2000, 5, 30_000) == (data * 2000)[5:30_000]
+    assert body.slice_of(data, start, end) == data[max(start, 0) : max(end, 0)]
+    assert body.slice_of(data * 2000, 5, 30_000) == (data * 2000)[5:30_000]
 
 
 def test_only_nodes_are_made():

@@ -17,7 +17,8 @@ from fastmta.mail.email_address import (
         (b"(a comment)", [("a comment", "")]),
         (b"bob@example.test (Bob)", [("Bob", "bob@example.test")]),
         (b"A1 (The Enforcer) Gore <a@b.c>", [("A1 Gore", "a@b.c")]),
-        (b'"Joe, \\"x\\"" <j@d>,, John Q. Public <q@d>', [('Joe, "x"', "j@d"), ("John Q. Public", "q@d")]),
+        (b'"Joe, \\"x\\"" <j@d>,, al@d', [('Joe, "x"', "j@d"), ("", "al@d")]),
+        (b"John Q. Public <q@d>", [("John Q. Public", "q@d")]),
         (b"Mary <@a,@b:mary@c.d>", [("Mary", "mary@c.d")]),
         (b"a . b @ c . d", [("", "a.b@c.d")]),
         (b'"john doe"@x.y', [("", '"john doe"@x.y')]),
@@ -57,3 +58,20 @@ def test_what_is_written_reads_the_same(name: str, local: str, domain: str) -> N
 
 def test_controls_do_not_get_into_a_quoted_string() -> None:
     assert quoted_string("a\r\n\0b") == '"a b"'
+
+
+@pytest.mark.parametrize(
+    ("entry", "normal"),
+    [
+        (EmailAddress("x", "Bob", "Example.TEST"), "Bob@example.test"),
+        (EmailAddress("", "a b", "EXÄMPLE.test"), '"a b"@xn--exmple-cua.test'),
+        (EmailAddress("", "a", "[IPV6:2001:DB8:0::1]"), "a@[IPv6:2001:db8::1]"),
+    ],
+)
+def test_normal_form(entry: EmailAddress, normal: str) -> None:
+    assert entry.normal == normal
+
+
+def test_a_domain_without_a_normal_form() -> None:
+    with pytest.raises(ValueError, match=r"."):
+        _ = EmailAddress("", "a", "exä mple").normal

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from fastmta.mail.address import is_mailbox
 from fastmta.mail.email_address import Syntax, syntax_of
 
 SUITE = Path(__file__).parents[2].parent / "shared" / "fixtures" / "isemail" / "tests.xml"
@@ -42,6 +43,15 @@ def cases() -> list[tuple[str, Syntax]]:
 @pytest.mark.parametrize(("address", "category"), cases() if SUITE.exists() else [])
 def test_an_address_is_of_its_category(address: str, category: Syntax) -> None:
     assert syntax_of(address) == DIFFERENCES.get(address, category)
+
+
+@pytest.mark.parametrize(("address", "category"), cases() if SUITE.exists() else [])
+def test_the_envelope_takes_what_rfc_5321_takes(address: str, category: Syntax) -> None:
+    """And more: what is too long, RFC 4291's "::" for one group, and the UTF-8 of RFC 6531."""
+    is_long = category == Syntax.RFC5322 and len(address) > 64
+    is_elided = category == Syntax.DEPRECATED and "::" in address
+    if not (is_long or is_elided or not address.isascii()):
+        assert is_mailbox(address) == (category <= Syntax.RFC5321)
 
 
 def test_there_are_156_addresses() -> None:

@@ -115,5 +115,7 @@ def test_a_date_that_is_written_reads_the_same(moment: datetime) -> None:
 def test_what_is_no_day_is_no_date() -> None:
     assert parse_date(b"30 Feb 2026 10:00:00 +0000") is None
     assert parse_date(b"1 Feb 2026 25:00:00 +0000") is None
-    assert parse_date(b"30 Jun 2015 23:59:60 +0000") == datetime(2015, 6, 30, 23, 59, 59, tzinfo=UTC)
+    assert parse_date(b"30 Jun 2015 23:59:60 +0000") == datetime(
+        2015, 6, 30, 23, 59, 59, tzinfo=UTC
+    )
     assert parse_date(b"1 Feb 2026 10:00:00 -9959") == datetime(2026, 2, 1, 10, tzinfo=UTC)

@@ -25,7 +25,7 @@ def many(parts: int) -> bytes:
 def read(data: bytes) -> None:
     for part in parse(data).walk():
         headers = part.headers
-        part.content_type, part.filename, part.encoding, part.size, part.lines
+        _ = part.content_type, part.filename, part.encoding, part.size, part.lines
         headers.get("subject"), headers.addresses("to"), headers.date(), headers.received()
 
 
