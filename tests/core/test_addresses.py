@@ -2,6 +2,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from fastmta._core import addrspec
 from fastmta._core.address_list import address_list
 from fastmta._core.addrspec import classify
 from fastmta._core.dates import date_time
@@ -98,6 +99,28 @@ def test_literals_are_of_the_class_that_the_oracle_gives(pieces):
     for tag in (b"", b"IPv6:"):
         address = b"a@[" + tag + b"".join(pieces) + b"]"
         assert classify(address) == oracle.classify(address)
+
+
+@pytest.mark.parametrize(
+    ("literal", "level"),
+    [
+        (b"192.0.2.1", addrspec.RFC5321),
+        (b"192.0.2", addrspec.RFC5322),
+        (b"192.0.2.256", addrspec.RFC5322),
+        (b"IPv6:1:2:3:4:5:6:7:8", addrspec.RFC5321),
+        (b"IPv6:1:2:3:4:5:6:7", addrspec.RFC5322),
+        (b"IPv6:1:2:3:4:5:6::8", addrspec.DEPRECATED),
+        (b"IPv6:1:2:3:4:5::8", addrspec.RFC5321),
+        (b"IPv6:1:2:3:4::192.0.2.1", addrspec.RFC5321),
+        (b"IPv6:1:2:3:4:5:6:192.0.2.1", addrspec.RFC5321),
+        (b"IPv6:1::2::3", addrspec.RFC5322),
+        (b"IPv6:::", addrspec.RFC5321),
+        (b"IPv6:1::2:", addrspec.RFC5322),
+        (b"tag:anything", addrspec.RFC5322),
+    ],
+)
+def test_literals(literal, level):
+    assert classify(b"a@[" + literal + b"]") == oracle.classify(b"a@[" + literal + b"]") == level
 
 
 DATES = st.lists(

@@ -72,6 +72,13 @@ def without_ends(found):
     b"Content-Type: multipart/mixed; boundary=a\n--a\n"
     b"Content-Type: multipart/digest; boundary=ab\n\n--ab\n\nA: b\n\n--a"
 )
+@example(
+    b"Content-Type: multipart/mixed; boundary=a\n\n--a\n"
+    b"Content-Type: multipart/mixed; boundary=a\n\n--a\n\nx\n--a--\n--a--\n"
+)
+@example(
+    b"Content-Type: multipart/digest; boundary=ab\n--a \nContent-Type: message/rfc822\n\nA: b\n"
+)
 def test_the_structure_is_that_of_the_oracle(data):
     root = mime.structure(data)
     expected, cut = oracle.structure(data)
