@@ -89,7 +89,7 @@ def test_a_signed_part_of_seven_bits_is_left_alone() -> None:
         ),
         # A multipart without parts may not be encoded, so it becomes text.
         (
-            b"MIME-Version: 1.0\r\nContent-Type: multipart/x; boundary=b\r\nA: b\r\n\r\n\xff\xff\xff",
+            b"MIME-Version: 1.0\r\nContent-Type: multipart/x\r\nA: b\r\n\r\n\xff\xff\xff",
             b"MIME-Version: 1.0\r\nA: b\r\nContent-Type: text/plain; charset=unknown-8bit\r\n"
             b"Content-Transfer-Encoding: base64\r\n\r\n////\r\n",
         ),
