@@ -218,7 +218,7 @@ def main(repeats: int, only: str, gil: bool, output: Path | None) -> None:
     for work in measured:
         measure(work, repeats)
     console.print(table(measured))
-    waits = {name: longest_wait(*each, 3) for name, each in gil_works().items()} if gil else {}
+    waits = {name: longest_wait(*each, 9) for name, each in gil_works().items()} if gil else {}
     for name, seconds in waits.items():
         console.print(f"{name}, 50 MB: another thread waits {seconds * 1e3:.1f} ms at the most")
     if output:
