@@ -11,6 +11,7 @@ import msgspec
 from rich.console import Console
 
 import bench.codec
+import bench.parse
 import bench.relay
 from bench import peers, report
 from bench.peers import Peer
@@ -34,6 +35,7 @@ def main() -> None:
 
 
 main.add_command(bench.codec.main, "codec")
+main.add_command(bench.parse.main, "parse")
 
 
 @main.command(help=bench.relay.__doc__)

@@ -1,0 +1,131 @@
+"""A message with 8-bit parts made fit for a host without 8BITMIME (RFC 6152 section 3).
+
+Only parts that hold octets above 127 change, so a multipart/signed of seven bits keeps its
+signature; one of eight cannot pass such a host unchanged. Header fields are left as they are:
+they ask for SMTPUTF8, not for 8BITMIME.
+"""
+
+from bisect import bisect_left
+
+from fastmta._core import quopri
+from fastmta._core.body import octet_counts
+from fastmta._core.headers import Ranges
+from fastmta._core.mime import MESSAGE
+from fastmta.mail import transfer
+from fastmta.mail.message import Part, parse
+from fastmta.mail.transfer import Encoding
+
+_HIGH = bytes(range(128, 256))
+_MASK = bytes.maketrans(_HIGH, b"?" * len(_HIGH))
+_ENCODING, _TYPE = b"content-transfer-encoding", b"content-type"
+
+
+class _Edits:
+    """Replacements in a message, given in the order of their places."""
+
+    def __init__(self, data: bytes) -> None:
+        self._rest = memoryview(data)
+        self._at = 0
+        self._done = bytearray()
+
+    def replace(self, start: int, end: int, content: bytes) -> None:
+        self._done += self._rest[self._at : start]
+        self._done += content
+        self._at = end
+
+    def result(self) -> bytes:
+        self._done += self._rest[self._at :]
+        return bytes(self._done)
+
+
+def to_seven_bit(data: bytes) -> bytes:
+    """The same message without octets above 127 in any body; the same object if it had none."""
+    if data.isascii():
+        return data
+    converted = _convert(data)
+    return converted if converted.isascii() else _mask_gaps(converted)
+
+
+def _convert(data: bytes) -> bytes:
+    edits = _Edits(data)
+    root = parse(data)
+    parts = root.walk()
+    changing = [part.start for part in parts if not part.parts and _is_high(part)]
+    messages = {root.start, *(part.body_start for part in parts if part.kind == MESSAGE)}
+    for part in parts:
+        first = bisect_left(changing, part.start)
+        if first == len(changing) or changing[first] >= part.end:
+            continue
+        if part.parts:
+            _rewrite_header(edits, part, {_ENCODING}, _encoding_field(Encoding.SEVEN_BIT))
+        else:
+            _convert_leaf(edits, part, part.start in messages)
+    return edits.result()
+
+
+def _is_high(part: Part) -> bool:
+    return octet_counts(part.data, part.body_start, part.end)[0] > 0
+
+
+def _convert_leaf(edits: _Edits, part: Part, is_message: bool) -> None:
+    body, encoding = part.decode(), part.encoding
+    if encoding == Encoding.BASE64:
+        # RFC 2045 section 6.8: octets outside of the alphabet mean nothing.
+        edits.replace(part.body_start, part.end, bytes(part.body).translate(None, _HIGH))
+        return
+    if encoding == Encoding.QUOTED_PRINTABLE:
+        edits.replace(part.body_start, part.end, quopri.encode(body))
+        return
+    chosen = transfer.choose(body, eight_bit=False)
+    # RFC 2045 section 6.4: no encoding for a multipart; one without parts is but text.
+    untyped = part.type_start < 0 or part.content_type.type == "multipart"
+    fields = _missing_fields(part, body, is_message, untyped) + _encoding_field(chosen)
+    _rewrite_header(edits, part, {_ENCODING, _TYPE} if untyped else {_ENCODING}, fields)
+    edits.replace(part.body_start, part.end, transfer.encode(body, chosen))
+
+
+def _missing_fields(part: Part, body: bytes, is_message: bool, untyped: bool) -> bytes:
+    """What a message without MIME lacks for its encoding to be understood (RFC 2045 section 4)."""
+    fields = b""
+    if is_message and "MIME-Version" not in part.headers:
+        fields += b"MIME-Version: 1.0\r\n"
+    if untyped:
+        fields += b"Content-Type: text/plain; charset=" + _charset(body) + b"\r\n"
+    return fields
+
+
+def _charset(body: bytes) -> bytes:
+    """RFC 1428 section 3: text of an unknown charset is named so; UTF-8 shows itself."""
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        return b"unknown-8bit"
+    return b"utf-8"
+
+
+def _rewrite_header(edits: _Edits, part: Part, dropped: set[bytes], fields: bytes) -> None:
+    """Take fields out by their names, and put others in at the end."""
+    for name, name_end, _, value_end in Ranges(part.data, part.start, part.header_end):
+        if part.data[name:name_end].lower() in dropped:
+            line = part.data.find(b"\n", value_end, part.header_end)
+            edits.replace(name, line + 1 if line >= 0 else value_end, b"")
+    # A part without an empty line was all body: it gets one.
+    empty_line = b"" if part.body_start > part.header_end else b"\r\n"
+    edits.replace(part.header_end, part.header_end, fields + empty_line)
+
+
+def _encoding_field(encoding: Encoding) -> bytes:
+    return b"Content-Transfer-Encoding: " + encoding.encode() + b"\r\n"
+
+
+def _mask_gaps(data: bytes) -> bytes:
+    """Preambles and epilogues, which nobody is meant to read (RFC 2046 section 5.1.1)."""
+    edits = _Edits(data)
+    root = parse(data)
+    at = root.body_start
+    for part in root.walk()[1:]:
+        edits.replace(at, max(part.start, at), data[at : max(part.start, at)].translate(_MASK))
+        at = part.body_start if part.parts else part.end
+    if root.parts:
+        edits.replace(at, root.end, data[at : root.end].translate(_MASK))
+    return edits.result()
