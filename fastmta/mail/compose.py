@@ -54,7 +54,8 @@ def compose(
     """The message with CRLF line ends, none longer than 998 octets.
 
     Fields come in the order given; Date, Message-ID and MIME-Version are added if they are
-    missing. ValueError for a field that cannot be written (see `write_field`).
+    missing. ValueError for a field that cannot be written (see `write_field`), and for an enclosed
+    message that cannot be had in seven bits where it must be.
     """
     options = options or Options()
     entity = _mixed(body, options)
@@ -132,12 +133,13 @@ def _content(item: Attachment, options: Options) -> tuple[bytes, Encoding]:
     if kind.startswith("multipart/"):
         raise ValueError(f"a {kind} cannot be attached: it has no encoding of its own")
     content = item.content
-    if kind in ("message/rfc822", "message/global"):
+    if kind == "message/rfc822":
         # RFC 2046 section 5.2.1: an enclosed message is not encoded; what is inside it may be.
         if not options.eight_bit:
             content = downgrade.to_seven_bit(content)
         return content, Encoding.SEVEN_BIT if content.isascii() else Encoding.EIGHT_BIT
-    if kind.startswith("text/"):
+    # RFC 6532 section 3.7: a message/global may be encoded as a whole.
+    if kind.startswith("text/") or kind == "message/global":
         return content, transfer.choose(content, options.eight_bit)
     return content, Encoding.BASE64
 

@@ -1,14 +1,16 @@
 """A message with 8-bit parts made fit for a host without 8BITMIME (RFC 6152 section 3).
 
-Only parts that hold octets above 127 change, so a multipart/signed of seven bits keeps its
-signature; one of eight cannot pass such a host unchanged. Header fields are left as they are:
-they ask for SMTPUTF8, not for 8BITMIME.
+Only parts that hold octets above 127 change. Header fields are left as they are: they ask for
+SMTPUTF8, not for 8BITMIME. What may not be changed is not: a multipart/signed is opaque while it
+is in transit, its transfer encodings included, and was to be made of seven bits by who signed it
+(RFC 1847 section 2.1). So one of seven bits passes with its signature, and for one of eight only
+the other way of RFC 6152 section 3 is left, which is to return the message.
 """
 
 from bisect import bisect_left
 
 from fastmta._core import quopri
-from fastmta._core.body import octet_counts
+from fastmta._core.body import octet_counts, slice_of
 from fastmta._core.headers import Ranges
 from fastmta._core.mime import MESSAGE
 from fastmta.mail import transfer
@@ -20,26 +22,32 @@ _MASK = bytes.maketrans(_HIGH, b"?" * len(_HIGH))
 _ENCODING, _TYPE = b"content-transfer-encoding", b"content-type"
 
 
+class Unconvertible(ValueError):
+    """The message cannot be had in seven bits without harm; the text says why."""
+
+
 class _Edits:
     """Replacements in a message, given in the order of their places."""
 
     def __init__(self, data: bytes) -> None:
-        self._rest = memoryview(data)
+        self._data = data
         self._at = 0
-        self._done = bytearray()
+        self._pieces: list[bytes] = []
 
     def replace(self, start: int, end: int, content: bytes) -> None:
-        self._done += self._rest[self._at : start]
-        self._done += content
+        self._pieces += (slice_of(self._data, self._at, start), content)
         self._at = end
 
     def result(self) -> bytes:
-        self._done += self._rest[self._at :]
-        return bytes(self._done)
+        self._pieces.append(slice_of(self._data, self._at, len(self._data)))
+        return b"".join(self._pieces)
 
 
 def to_seven_bit(data: bytes) -> bytes:
-    """The same message without octets above 127 in any body; the same object if it had none."""
+    """The same message without octets above 127 in any body; the same object if it had none.
+
+    Raises Unconvertible.
+    """
     if data.isascii():
         return data
     converted = _convert(data)
@@ -49,25 +57,51 @@ def to_seven_bit(data: bytes) -> bytes:
 def _convert(data: bytes) -> bytes:
     edits = _Edits(data)
     root = parse(data)
+    if root.cut:
+        raise Unconvertible("it has more parts, or deeper ones, than are looked into")
     parts = root.walk()
-    changing = [part.start for part in parts if not part.parts and _is_high(part)]
+    outline = _outline(parts)
+    changing = [part.start for part, whole in outline if whole and _is_high(part)]
     messages = {root.start, *(part.body_start for part in parts if part.kind == MESSAGE)}
-    for part in parts:
+    for part, whole in outline:
         first = bisect_left(changing, part.start)
         if first == len(changing) or changing[first] >= part.end:
             continue
-        if part.parts:
-            _rewrite_header(edits, part, {_ENCODING}, _encoding_field(Encoding.SEVEN_BIT))
+        if whole:
+            _convert_whole(edits, part, part.start in messages)
         else:
-            _convert_leaf(edits, part, part.start in messages)
+            _rewrite_header(edits, part, {_ENCODING}, _encoding_field(Encoding.SEVEN_BIT))
     return edits.result()
+
+
+def _outline(parts: list[Part]) -> list[tuple[Part, bool]]:
+    """Each part that may change, and whether as a whole: then those inside of it are left out."""
+    outline, passed = [], 0
+    for part in parts:
+        if part.start < passed:
+            continue
+        whole = not part.parts or _is_opaque(part)
+        outline.append((part, whole))
+        passed = part.end if whole else passed
+    return outline
+
+
+def _is_opaque(part: Part) -> bool:
+    """Whether a part that has parts is none of our business inside; raises Unconvertible."""
+    kind = str(part.content_type)
+    if kind == "multipart/signed" and _is_high(part):
+        raise Unconvertible("it is signed as 8-bit content")
+    if part.is_multipart and not part.data[part.type_start : part.type_end].isascii():
+        raise Unconvertible("the boundary of a multipart may be beyond ASCII")
+    # RFC 6532 section 3.7: a message/global may be encoded, and its header fields need it.
+    return kind in ("multipart/signed", "message/global")
 
 
 def _is_high(part: Part) -> bool:
     return octet_counts(part.data, part.body_start, part.end)[0] > 0
 
 
-def _convert_leaf(edits: _Edits, part: Part, is_message: bool) -> None:
+def _convert_whole(edits: _Edits, part: Part, is_message: bool) -> None:
     body, encoding = part.decode(), part.encoding
     if encoding == Encoding.BASE64:
         # RFC 2045 section 6.8: octets outside of the alphabet mean nothing.

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastmta.mail.downgrade import to_seven_bit
+from fastmta.mail.compose import Attachment, Body, compose
+from fastmta.mail.downgrade import Unconvertible, to_seven_bit
 from fastmta.mail.message import parse
 
 MIXED = (
@@ -67,6 +68,42 @@ def test_a_signed_part_of_seven_bits_is_left_alone() -> None:
     result = to_seven_bit(outer % SIGNED)
     assert SIGNED in result
     assert result.isascii()
+
+
+def test_a_message_global_is_encoded_with_its_header() -> None:
+    """RFC 6532 section 3.7, and a signature inside it stays what it was."""
+    inside = "Subject: ü\r\n".encode() + SIGNED.replace(b"seven", "sèven".encode())
+    head = b"Content-Type: multipart/mixed; boundary=o\r\n\r\n--o\r\n"
+    data = head + b"Content-Type: message/global\r\n\r\n" + inside + b"\r\n--o--\r\n"
+    result = to_seven_bit(data)
+    assert result.isascii()
+    enclosed = parse(result).parts[0].message()
+    assert enclosed is not None and enclosed.data == inside
+    assert enclosed.headers.text("Subject") == "ü"
+
+
+EIGHT_SIGNED = SIGNED.replace(b"seven", "sèven".encode())
+
+
+@pytest.mark.parametrize(
+    ("message", "why"),
+    [
+        (EIGHT_SIGNED, "signed"),
+        (b"Content-Type: message/rfc822\r\n\r\n" + EIGHT_SIGNED, "signed"),
+        (SIGNED + "epilögue".encode(), "signed"),
+        ("Content-Type: multipart/x; boundary=ö\r\n\r\n--ö\r\n\r\n".encode(), "boundary"),
+        (b"Content-Type: message/rfc822\r\n\r\n" * 101 + b"\xff", "deeper"),
+    ],
+)
+def test_what_may_not_be_changed_is_refused(message: bytes, why: str) -> None:
+    with pytest.raises(Unconvertible, match=why):
+        to_seven_bit(message)
+
+
+def test_what_may_not_be_changed_is_not_attached_either() -> None:
+    enclosed = Attachment(EIGHT_SIGNED, "message/rfc822")
+    with pytest.raises(Unconvertible):
+        compose([], Body(attachments=[enclosed]))
 
 
 @pytest.mark.parametrize(
