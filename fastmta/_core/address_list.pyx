@@ -324,13 +324,15 @@ def address_list(bytes value, Py_ssize_t most=10_000):
     cdef octets data = <octets>PyBytes_AS_STRING(value)
     cdef Py_ssize_t length = len(value)
     cdef element_t element
-    cdef unsigned char* scratch = <unsigned char*>malloc(4 * length + 8)
+    # Each holds any octet once at the most; a name may have a space before each of them too.
+    cdef Py_ssize_t room = length + 2
+    cdef unsigned char* scratch = <unsigned char*>malloc(5 * room)
     if scratch is NULL:
         raise MemoryError
-    element.name.octets = scratch
-    element.word.octets = scratch + length + 2
-    element.domain.octets = scratch + 2 * (length + 2)
-    element.comment.octets = scratch + 3 * (length + 2)
+    element.word.octets = scratch
+    element.domain.octets = scratch + room
+    element.comment.octets = scratch + 2 * room
+    element.name.octets = scratch + 3 * room
     try:
         return read_list(data, length, most, &element)
     finally:

@@ -8,6 +8,7 @@ the other way of RFC 6152 section 3 is left, which is to return the message.
 """
 
 from bisect import bisect_left
+from collections.abc import Iterator
 
 from fastmta._core import quopri
 from fastmta._core.body import octet_counts, slice_of
@@ -19,6 +20,7 @@ from fastmta.mail.transfer import Encoding
 
 _HIGH = bytes(range(128, 256))
 _MASK = bytes.maketrans(_HIGH, b"?" * len(_HIGH))
+_LONG = 16 << 10  # octets; what is longer is not copied under the GIL
 _ENCODING, _TYPE = b"content-transfer-encoding", b"content-type"
 
 
@@ -27,20 +29,33 @@ class Unconvertible(ValueError):
 
 
 class _Edits:
-    """Replacements in a message, given in the order of their places."""
+    """Replacements in a message, given in the order of their places.
+
+    Short pieces are run together, to save memory; long ones are not copied until the end, where
+    other threads may run meanwhile.
+    """
 
     def __init__(self, data: bytes) -> None:
         self._data = data
         self._at = 0
-        self._pieces: list[bytes] = []
+        self._done: list[bytes] = []
+        self._short = bytearray()
 
     def replace(self, start: int, end: int, content: bytes) -> None:
-        self._pieces += (slice_of(self._data, self._at, start), content)
+        self._add(slice_of(self._data, self._at, start))
+        self._add(content)
         self._at = end
 
     def result(self) -> bytes:
-        self._pieces.append(slice_of(self._data, self._at, len(self._data)))
-        return b"".join(self._pieces)
+        self._add(slice_of(self._data, self._at, len(self._data)))
+        return b"".join([*self._done, bytes(self._short)])
+
+    def _add(self, piece: bytes) -> None:
+        if len(piece) < _LONG:
+            self._short += piece
+            return
+        self._done += (bytes(self._short), piece)
+        self._short.clear()
 
 
 def to_seven_bit(data: bytes) -> bytes:
@@ -60,10 +75,9 @@ def _convert(data: bytes) -> bytes:
     if root.cut:
         raise Unconvertible("it has more parts, or deeper ones, than are looked into")
     parts = root.walk()
-    outline = _outline(parts)
-    changing = [part.start for part, whole in outline if whole and _is_high(part)]
+    changing = [part.start for part, whole in _outline(parts) if whole and _is_high(part)]
     messages = {root.start, *(part.body_start for part in parts if part.kind == MESSAGE)}
-    for part, whole in outline:
+    for part, whole in _outline(parts):
         first = bisect_left(changing, part.start)
         if first == len(changing) or changing[first] >= part.end:
             continue
@@ -74,16 +88,15 @@ def _convert(data: bytes) -> bytes:
     return edits.result()
 
 
-def _outline(parts: list[Part]) -> list[tuple[Part, bool]]:
+def _outline(parts: list[Part]) -> Iterator[tuple[Part, bool]]:
     """Each part that may change, and whether as a whole: then those inside of it are left out."""
-    outline, passed = [], 0
+    passed = 0
     for part in parts:
         if part.start < passed:
             continue
         whole = not part.parts or _is_opaque(part)
-        outline.append((part, whole))
         passed = part.end if whole else passed
-    return outline
+        yield part, whole
 
 
 def _is_opaque(part: Part) -> bool:

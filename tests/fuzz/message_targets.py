@@ -2,7 +2,7 @@
 plain Python twin differ, or where anything at all is raised."""
 
 from fastmta._core import address_list, addrspec, dates, headers, mime
-from fastmta.mail import downgrade, dsn_parse, email_address, message
+from fastmta.mail import downgrade, dsn, email_address, message
 from tests.core import address_oracles, message_oracles
 
 
@@ -46,6 +46,6 @@ def fuzz_down_conversion(data: bytes) -> None:
         result = b""
     root = message.parse(result)
     assert all(bytes(part.body).isascii() for part in root.walk() if not part.parts)
-    dsn_parse.parse_report(root)
+    dsn.parse_report(root)
     for part in root.walk():
         part.text(), part.filename, part.message(), part.headers.received()

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
-from fastmta.mail.dsn_parse import parse_report
+from fastmta.mail.dsn import parse_report
 from fastmta.mail.message import parse
 from tests.integration.clients import BdatClient, Post
 from tests.integration.servers import (
@@ -217,4 +217,4 @@ def test_messages_to_a_host_without_8bitmime(tmp_path: Path) -> None:
             report = sink.mail_for(sender).content
             assert report.isascii()
             told = parse_report(parse(report))
-            assert told is not None and told.recipients[0].final == recipient
+            assert told is not None and told.status.recipients[0].final == recipient
