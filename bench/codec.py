@@ -18,6 +18,7 @@ from pathlib import Path
 
 import click
 import msgspec
+from rich.box import MARKDOWN
 from rich.console import Console
 from rich.table import Table
 
@@ -180,7 +181,9 @@ def gil_works() -> Iterator[tuple[str, Codec, bytes]]:
 
 def table(works: list[Work]) -> Table:
     names = ["fastmta", "pybase64", "binascii"]
-    made = Table("work", "octets", *(f"{name} GB/s" for name in names), "ratio", "aim")
+    made = Table(
+        "work", "octets", *(f"{name} GB/s" for name in names), "ratio", "aim", box=MARKDOWN
+    )
     for column in made.columns:
         column.no_wrap = True
     for work in works:

@@ -7,8 +7,8 @@ with an empty name, so that every octet of a header section belongs to some fiel
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from cpython.unicode cimport PyUnicode_DecodeLatin1
-from libc.string cimport memcpy
+from cpython.unicode cimport PyUnicode_DATA, PyUnicode_DecodeLatin1, PyUnicode_GET_LENGTH
+from libc.string cimport memcmp, memcpy
 
 from fastmta._core.scan cimport after_empty_line, before_line_end, equal_fold, is_space, is_wsp
 from fastmta._core.scan cimport next_line, octets
@@ -208,7 +208,7 @@ cdef class Ranges:
 
     def __next__(self):
         cdef field_t field
-        if not next_field(self, &field):
+        if not next_field(<octets>PyBytes_AS_STRING(self.data), &self.at, self.end, &field):
             raise StopIteration
         return field.name_start, field.name_end, field.value_start, field.value_end
 
@@ -219,16 +219,34 @@ cdef class Fields(Ranges):
 
     def __next__(self):
         cdef field_t field
-        if not next_field(self, &field):
+        if not next_field(<octets>PyBytes_AS_STRING(self.data), &self.at, self.end, &field):
             raise StopIteration
         return name_and_value(PyBytes_AS_STRING(self.data), &field)
 
 
 cdef inline tuple name_and_value(const char* data, field_t* field):
     return (
-        PyUnicode_DecodeLatin1(data + field.name_start, field.name_end - field.name_start, NULL),
+        field_name(data + field.name_start, field.name_end - field.name_start),
         copied(data + field.value_start, field.value_end - field.value_start),
     )
+
+
+# Messages have the same few names over and over: the last of each slot is kept.
+cdef list NAMES = [""] * 256
+
+
+cdef inline str field_name(const char* name, Py_ssize_t length):
+    cdef str kept
+    cdef int slot
+    if not 0 < length <= 64:
+        return PyUnicode_DecodeLatin1(name, length, NULL)
+    slot = (<unsigned char>name[length - 1] + 8 * <unsigned char>name[0] + 31 * length) & 255
+    kept = NAMES[slot]
+    if PyUnicode_GET_LENGTH(kept) == length and not memcmp(PyUnicode_DATA(kept), name, length):
+        return kept
+    kept = PyUnicode_DecodeLatin1(name, length, NULL)
+    NAMES[slot] = kept
+    return kept
 
 
 cdef inline bytes copied(const char* source, Py_ssize_t length):
@@ -242,16 +260,18 @@ cdef inline bytes copied(const char* source, Py_ssize_t length):
     return result
 
 
-cdef inline bint next_field(Ranges ranges, field_t* field) noexcept:
-    cdef octets data = <octets>PyBytes_AS_STRING(ranges.data)
+cdef inline bint next_field(
+    octets data, Py_ssize_t* at, Py_ssize_t end, field_t* field
+) noexcept:
+    """Read the field at `at`, and go to the next."""
     cdef bint found
-    if ranges.end - ranges.at < RELEASE:
-        found = read_field(data, ranges.at, ranges.end, field)
+    if end - at[0] < RELEASE:
+        found = read_field(data, at[0], end, field)
     else:
         with nogil:
-            found = read_field(data, ranges.at, ranges.end, field)
+            found = read_field(data, at[0], end, field)
     if found:
-        ranges.at = field.next
+        at[0] = field.next
     return found
 
 
@@ -270,10 +290,10 @@ cdef class Section:
     def items(self, Py_ssize_t most=10_000):
         """The first fields as a list of (name, value)."""
         cdef list result = []
-        cdef Fields fields = self.__iter__()
         cdef const char* data = PyBytes_AS_STRING(self.data)
+        cdef Py_ssize_t at = max(self.start, 0), end = min(self.end, len(self.data))
         cdef field_t field
-        while len(result) < most and next_field(fields, &field):
+        while len(result) < most and next_field(<octets>data, &at, end, &field):
             result.append(name_and_value(data, &field))
         return result
 

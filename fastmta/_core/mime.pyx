@@ -275,7 +275,7 @@ cdef void drop_boundaries(parser_t* parser, int level) noexcept nogil:
 
 cdef Py_ssize_t find_delimiter(parser_t* parser, Py_ssize_t at, int* level) noexcept nogil:
     """The next line that is a delimiter of an open multipart, or the end of the message."""
-    while at < parser.size:
+    while at < parser.size and parser.opened:
         if is_candidate(parser, at):
             level[0] = match(parser, at, NULL)
             if level[0] >= 0:
