@@ -8,6 +8,7 @@ the other way of RFC 6152 section 3 is left, which is to return the message.
 """
 
 from bisect import bisect_left
+from codecs import getincrementaldecoder
 from collections.abc import Iterator
 
 from fastmta._core import quopri
@@ -21,6 +22,7 @@ from fastmta.mail.transfer import Encoding
 _HIGH = bytes(range(128, 256))
 _MASK = bytes.maketrans(_HIGH, b"?" * len(_HIGH))
 _LONG = 16 << 10  # octets; what is longer is not copied under the GIL
+_BLOCK = 1 << 20
 _ENCODING, _TYPE = b"content-transfer-encoding", b"content-type"
 
 
@@ -118,7 +120,8 @@ def _convert_whole(edits: _Edits, part: Part, is_message: bool) -> None:
     body, encoding = part.decode(), part.encoding
     if encoding == Encoding.BASE64:
         # RFC 2045 section 6.8: octets outside of the alphabet mean nothing.
-        edits.replace(part.body_start, part.end, bytes(part.body).translate(None, _HIGH))
+        kept = _without_high(part.data, part.body_start, part.end)
+        edits.replace(part.body_start, part.end, kept)
         return
     if encoding == Encoding.QUOTED_PRINTABLE:
         edits.replace(part.body_start, part.end, quopri.encode(body))
@@ -143,8 +146,11 @@ def _missing_fields(part: Part, body: bytes, is_message: bool, untyped: bool) ->
 
 def _charset(body: bytes) -> bytes:
     """RFC 1428 section 3: text of an unknown charset is named so; UTF-8 shows itself."""
+    decoder = getincrementaldecoder("utf-8")()
     try:
-        body.decode()
+        for block in _blocks(body, 0, len(body)):
+            decoder.decode(block)
+        decoder.decode(b"", True)
     except UnicodeDecodeError:
         return b"unknown-8bit"
     return b"utf-8"
@@ -171,8 +177,22 @@ def _mask_gaps(data: bytes) -> bytes:
     root = parse(data)
     at = root.body_start
     for part in root.walk()[1:]:
-        edits.replace(at, max(part.start, at), data[at : max(part.start, at)].translate(_MASK))
+        edits.replace(at, max(part.start, at), _masked(data, at, part.start))
         at = part.body_start if part.parts else part.end
     if root.parts:
-        edits.replace(at, root.end, data[at : root.end].translate(_MASK))
+        edits.replace(at, root.end, _masked(data, at, root.end))
     return edits.result()
+
+
+def _masked(data: bytes, start: int, end: int) -> bytes:
+    return b"".join(block.translate(_MASK) for block in _blocks(data, start, end))
+
+
+def _without_high(data: bytes, start: int, end: int) -> bytes:
+    return b"".join(block.translate(None, _HIGH) for block in _blocks(data, start, end))
+
+
+def _blocks(data: bytes, start: int, end: int) -> Iterator[bytes]:
+    """Of a size between which other threads may run."""
+    for at in range(start, end, _BLOCK):
+        yield data[at : min(at + _BLOCK, end)]

@@ -93,9 +93,7 @@ def test_a_long_or_foreign_answer_is_folded_and_made_ascii(said: str) -> None:
 
 
 def test_a_foreign_answer_stays_as_it_is_where_utf_8_is_allowed() -> None:
-    content = build_report(
-        report("bjørn@to.test", Reply(550, "5.1.1", "Ukendt: bjørn"), utf8=True)
-    )
+    content = build_report(report("bjørn@to.test", Reply(550, "5.1.1", "Ukendt: bjørn"), utf8=True))
     assert "Diagnostic-Code: smtp; 550 5.1.1 Ukendt: bjørn\r\n" in content.decode()
 
 
