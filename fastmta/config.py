@@ -117,7 +117,8 @@ class Log(Table, frozen=True, kw_only=True):
 class Config(Table, frozen=True, kw_only=True):
     hostname: DomainName
     data_dir: Path
-    workers: Annotated[int, Meta(ge=1, le=1024)] = len(os.sched_getaffinity(0))
+    # A shard's number is one octet of each message id.
+    workers: Annotated[int, Meta(ge=1, le=256)] = min(len(os.sched_getaffinity(0)), 256)
     listener: tuple[Listener, ...]
     tls: Tls | None = None
     smtp: Smtp = Smtp()

@@ -16,10 +16,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import lmdb
 import uvloop
 
 from fastmta import control, log, metrics
-from fastmta.config import Config, load
+from fastmta.config import Config, ConfigError, load
 from fastmta.delivery.dns import Resolver
 from fastmta.delivery.router import Router
 from fastmta.delivery.site import RoutingError, Site
@@ -37,8 +38,8 @@ from fastmta.store.spool import Spool
 
 logger = logging.getLogger(__name__)
 
-DRAIN_SECONDS = 30.0  # for messages that are under way when the worker is told to end
-LOCK_SECONDS = 10.0  # for a predecessor that is still letting go of its files
+DRAIN_SECONDS = 30.0  # for messages that are under way, first those coming in, then those going out
+ORPHAN_SECONDS = 3.0  # the same when the supervisor has died: a new one waits for the files
 JOURNAL_INTERVAL = 0.1  # seconds between writes of the disposition log
 
 QUEUE = metrics.gauge("fastmta_queue_envelopes", "Envelopes in the queue")
@@ -120,7 +121,7 @@ class Worker:
     async def start(self) -> None:
         folder = self._config.data_dir / "spool"
         for number in shards_of(folder, self._index, self._config.workers):
-            self._shards[number] = await self._open(folder / str(number), number)
+            self._shards[number] = self._open(folder / str(number), number)
         _show(list(self._shards.values()))
         intake = Intake(self._shards[self._index].spool, self.journal)
         self._smtp = SmtpService(self._config, intake, _tls(self._config))
@@ -131,8 +132,8 @@ class Worker:
                 await self._smtp.start(listener)
         self._write_journal()
 
-    async def _open(self, folder: Path, number: int) -> Shard:
-        spool = await _open_spool(folder, number, self._config.spool.min_free_space)
+    def _open(self, folder: Path, number: int) -> Shard:
+        spool = Spool(folder, number, self._config.spool.min_free_space)
         settlement = Settlement(spool, self._config.retry, self._config.hostname, self.journal)
         scheduler = Scheduler(
             spool, settlement, self._router.cached, self._resolve, self._dispatcher.submit
@@ -159,28 +160,20 @@ class Worker:
         loop = asyncio.get_running_loop()
         self._journal_timer = loop.call_later(JOURNAL_INTERVAL, self._write_journal)
 
-    async def drain(self) -> None:
-        """Finish what is under way, keep what is not, and let go of everything."""
-        await self._smtp.drain(DRAIN_SECONDS)
+    async def drain(self, seconds: float) -> None:
+        """Finish what is under way, keep what is not, and let go of everything.
+
+        What comes in has so many seconds, then what goes out has as many.
+        """
+        await self._smtp.drain(seconds)
         for shard in self._shards.values():
             await shard.stop_scheduling()
-        await self._dispatcher.drain(DRAIN_SECONDS)
+        await self._dispatcher.drain(seconds)
         for shard in self._shards.values():
             await shard.close()
         if self._journal_timer is not None:
             self._journal_timer.cancel()
         self.journal.close()
-
-
-async def _open_spool(folder: Path, number: int, min_free: int) -> Spool:
-    deadline = time.monotonic() + LOCK_SECONDS
-    while True:
-        try:
-            return Spool(folder, number, min_free)
-        except Locked:
-            if time.monotonic() > deadline:
-                raise
-        await asyncio.sleep(0.05)
 
 
 def _tls(config: Config) -> ssl.SSLContext | None:
@@ -211,34 +204,40 @@ def _show(shards: list[Shard]) -> None:
 
 
 async def _run(config: Config, index: int, descriptor: int) -> None:
-    end = asyncio.Event()
     loop = asyncio.get_running_loop()
+    end: asyncio.Future[float] = loop.create_future()  # how many seconds draining may take
+
+    def drain(seconds: float) -> None:
+        if not end.done():
+            end.set_result(seconds)
+
     worker = Worker(config, index)
     # A terminal's Ctrl-C reaches the whole group; the supervisor turns it into SIGTERM.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    loop.add_signal_handler(signal.SIGTERM, end.set)
+    loop.add_signal_handler(signal.SIGTERM, drain, DRAIN_SECONDS)
     loop.add_signal_handler(signal.SIGHUP, worker.journal.reopen)
     await worker.start()
     reader, writer = await asyncio.open_connection(sock=socket.socket(fileno=descriptor))
-    answering = asyncio.ensure_future(_answer(reader, writer, end))
-    await end.wait()
+    answering = asyncio.ensure_future(_answer(reader, writer))
+    answering.add_done_callback(lambda _: drain(ORPHAN_SECONDS))
+    seconds = await end
     logger.info("draining")
-    await worker.drain()
+    await worker.drain(seconds)
     answering.cancel()
     logger.info("ended")
 
 
-async def _answer(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, end: asyncio.Event
-) -> None:
-    """Send a snapshot now, which says that the worker is ready, and whenever asked."""
+async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Send a snapshot now, which says that the worker is ready, and whenever asked.
+
+    Returns when the supervisor is gone.
+    """
     try:
         writer.write(control.pack_snapshot(metrics.snapshot()))
         while await reader.read(1):
             writer.write(control.pack_snapshot(metrics.snapshot()))
     except ConnectionError:
         pass
-    end.set()  # the supervisor is gone
 
 
 def _raise_descriptor_limit() -> None:
@@ -249,12 +248,17 @@ def _raise_descriptor_limit() -> None:
 
 def main() -> None:
     path, index, descriptor = sys.argv[1:]
-    config = load(Path(path))
-    log.set_up(config.log.level, f"worker-{index}")
+    name = f"worker-{index}"
+    log.set_up("info", name)
     _raise_descriptor_limit()
     try:
+        config = load(Path(path))
+        log.set_up(config.log.level, name)
         uvloop.run(_run(config, int(index), int(descriptor)))
-    except (OSError, Locked) as error:
+    except ConfigError as error:
+        logger.error("cannot start: %s", "; ".join(f"{path}: {one}" for one in error.problems))
+        sys.exit(1)
+    except (OSError, Locked, lmdb.Error) as error:
         logger.error("cannot start: %s", error)
         sys.exit(1)
 

@@ -14,7 +14,7 @@ def run(scenario: Coroutine[Any, Any, T]) -> T:
     return uvloop.run(asyncio.wait_for(scenario, 60))
 
 
-async def until(true: Callable[[], object]) -> None:
+async def until(true: Callable[[], object], pause: float = 0.001) -> None:
     """Return when a condition holds that nothing announces; `run` bounds how long that may be."""
     while not true():  # noqa: ASYNC110
-        await asyncio.sleep(0.001)
+        await asyncio.sleep(pause)

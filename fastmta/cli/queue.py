@@ -24,7 +24,7 @@ def queue() -> None:
 @queue.command("list")
 @config_option
 @click.option(
-    "--limit", type=click.IntRange(1), default=1000, show_default=True, help="Envelopes to show."
+    "--limit", type=click.IntRange(1), default=100, show_default=True, help="Envelopes to show."
 )
 @json_option
 def list_(path: Path, limit: int, as_json: bool) -> None:

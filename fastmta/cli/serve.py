@@ -24,10 +24,12 @@ def serve(path: Path) -> None:
 
     log.set_up(config.log.level, "supervisor")
 
-    async def run() -> None:
-        await Supervisor(path, config).run()
+    async def run() -> bool:
+        return await Supervisor(path, config).run()
 
     try:
-        uvloop.run(run())
+        ended_well = uvloop.run(run())
     except (CannotStart, OSError) as error:
         refuse(str(error))
+    if not ended_well:
+        raise SystemExit(1)

@@ -24,6 +24,7 @@ POSTPONED = metrics.counter(
     "fastmta_postponed_total", "Envelopes put back because their ready queue was full"
 )
 
+UNREADABLE = 1.0  # seconds until a queue that could not be read is looked at again
 POSTPONE = 2.0  # seconds until an envelope that found its ready queue full is looked at again
 FAILED = Reply(451, "4.3.0", "Internal error while the destination was looked up")
 
@@ -85,7 +86,11 @@ class Scheduler(Generic[Site]):
         """Take what falls due, until cancelled."""
         while True:
             await self._spool.wait_due()
-            await self._spool.lease()
+            try:
+                await self._spool.lease()
+            except Exception:
+                log.exception("the queue could not be read")
+                await asyncio.sleep(UNREADABLE)
 
     async def stop(self) -> None:
         """Let go of look-ups; what waited for them is safe in the spool."""

@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import repeat
 from pathlib import Path
 from queue import SimpleQueue
@@ -42,6 +43,10 @@ MAX_DATABASES = 16
 # LMDB 0.9's file format: the other engine of py-lmdb cannot read it, so it is never left open.
 LIB_VERSION = 0
 
+OWNER_LOCK = "owner.lock"  # in the environment's folder, locked by the process that owns it
+# Seconds between attempts to read: about when the writer has reopened the files.
+READ_AGAIN = (0.01, 0.1, 1.0)
+
 T = TypeVar("T")
 # Quoted: generic for a type checker only.
 Transaction: TypeAlias = "lmdb.Transaction[bytes]"
@@ -49,7 +54,7 @@ Databases: TypeAlias = "dict[str, lmdb._Database]"
 
 
 class Locked(Exception):
-    """Another process owns this environment."""
+    """Another process has it."""
 
 
 class Operation(Protocol):
@@ -88,7 +93,8 @@ def _make_private(folder: Path) -> None:
         folder.mkdir(mode=0o700, exist_ok=True)
 
 
-def _own(path: Path) -> int:
+def own(path: Path) -> int:
+    """Lock a file for as long as the descriptor is open; Locked if another process has it."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -109,7 +115,7 @@ class Environment:
         _make_private(folder)
         self.folder = folder
         self._names, self._apply = databases, apply
-        self._owner = _own(folder / "owner.lock")
+        self._owner = own(folder / OWNER_LOCK)
         self._env, self._db = open_environment(folder, databases)
         self._use = threading.Lock()  # reading, and reopening after a panic, exclude each other
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="spool-reader")
@@ -143,11 +149,6 @@ class Environment:
         if self._pending:
             self._urgent = True
             self._wake_writer()
-
-    @property
-    def backlog(self) -> int:
-        """Operations that wait for the next transaction."""
-        return len(self._pending)
 
     def _wake_writer(self) -> None:
         self._wake_scheduled = False
@@ -198,11 +199,22 @@ class Environment:
     def _recover(self, error: lmdb.Error) -> None:
         COMMIT_ERRORS.value += 1
         log.error("cannot write to %s: %s", self.folder, error)
-        if isinstance(error, lmdb.PanicError):
-            # The meta page could not be written: this handle refuses everything from now on.
-            with self._use:
-                self._env.close()
+        try:
+            with self._env.begin():
+                pass
+        except lmdb.Error:
+            self._reopen()
+
+    def _reopen(self) -> None:
+        """After the meta page could not be written, the old handle refuses everything."""
+        with self._use:
+            self._env.close()
+            try:
                 self._env, self._db = open_environment(self.folder, self._names)
+            except Exception as error:  # the next transaction fails as well, and comes here again
+                log.error("cannot reopen %s: %s", self.folder, error)
+            else:
+                log.warning("reopened %s", self.folder)
 
     def _finish(self, batch: list[Operation], errors: list[Exception | None] | None) -> None:
         for operation, error in zip(batch, errors or repeat(None), strict=False):
@@ -215,16 +227,30 @@ class Environment:
 
     async def read(self, look: Callable[[Transaction, Databases], T]) -> T:
         """Run `look` in a short read transaction, off the loop: the disk may be slow."""
-        return await self._loop.run_in_executor(self._reader, self.read_now, look)
+        return await self._loop.run_in_executor(self._reader, self._read, look)
+
+    def _read(self, look: Callable[[Transaction, Databases], T]) -> T:
+        for pause in READ_AGAIN:
+            try:
+                return self.read_now(look)
+            except lmdb.Error as error:
+                log.warning("cannot read %s: %s", self.folder, error)
+            time.sleep(pause)
+        return self.read_now(look)
 
     def read_now(self, look: Callable[[Transaction, Databases], T]) -> T:
-        """Run `look` in a short read transaction, here and now."""
+        """Run `look` in a short read transaction, here and now; lmdb.Error if that fails."""
         with self._use, self._env.begin() as txn:
             return look(txn, self._db)
 
     def last_page(self) -> int:
-        """The file's highest page in use, counted from 0."""
+        """The file's highest page in use, counted from 0; for use within `look`."""
         return int(self._env.info()["last_pgno"])
+
+    def forget_dead_readers(self) -> None:
+        """Who is killed while looking into the files would keep all pages that he saw from use."""
+        with self._use, suppress(lmdb.Error):
+            self._env.reader_check()
 
     async def close(self) -> None:
         """Write what is pending, tell its owners, and let go."""

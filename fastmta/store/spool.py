@@ -12,10 +12,13 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from math import inf
 from pathlib import Path
 from typing import NamedTuple
+
+import lmdb
 
 from fastmta import metrics
 from fastmta.mail.address import domain_of
@@ -35,6 +38,7 @@ LEASE = 1_000  # envelopes that one look into `due` hands over at the most
 RESIDENT_OCTETS = 64 << 20  # octets of messages kept in memory for envelopes that are out
 SETTLE_DELAY = 0.02  # seconds that a settlement waits for an accept to share its flush with
 RETRY_DELAY = 1.0  # seconds until a settlement that could not be written is tried again
+CLOSE_SECONDS = 5.0  # for settlements that cannot be written when the spool is to be closed
 SPACE_INTERVAL = 1.0  # seconds between looks at the free space
 
 STORAGE_FULL = Reply(452, "4.3.1", "Insufficient system storage, try again later")
@@ -85,13 +89,15 @@ class Accept:
         if error is not None:
             for envelope in self.envelopes:
                 self.spool.take_back(envelope)
-            self.done(self.spool.refusal() or STORAGE_FAILED)
+            self.done(self.spool.failure())
             return
         if self.segment is not None:
             self.spool.fresh[self.envelopes[0].message] = self.segment
-        self.done(None)
-        for envelope in self.envelopes:
-            self.spool.hand_over(envelope, self.body)
+        try:
+            self.done(None)
+        finally:  # whatever becomes of the answer, the message goes its way
+            for envelope in self.envelopes:
+                self.spool.hand_over(envelope, self.body)
 
 
 class Settle:
@@ -109,6 +115,7 @@ class Settle:
         self.spool, self.envelope, self.remaining = spool, envelope, remaining
         self.bounce = bounce
         self.segment = spool.fresh.pop(envelope.message) if envelope.due == 0 else None
+        spool.unsettled += 1
 
     def apply(self, txn: Transaction, db: Databases) -> None:
         if self.segment is not None:
@@ -133,6 +140,7 @@ class Settle:
         if error is not None:  # it stays out, so that nobody delivers it again before this is safe
             self.spool.settle_later(self)
             return
+        self.spool.unsettled -= 1
         self.spool.take_back(self.envelope)
         if self.segment is not None:
             self.spool.leave(self.segment)
@@ -151,6 +159,7 @@ class Delivered:
         self.spool, self.segment = spool, of
         self.messages, of.delivered = of.delivered, []
         self.is_last = of.left == 0
+        spool.unsettled += 1
 
     def apply(self, txn: Transaction, db: Databases) -> None:
         if self.is_last:
@@ -161,6 +170,8 @@ class Delivered:
     def finished(self, error: Exception | None) -> None:
         if error is not None:
             self.spool.settle_later(self)
+            return
+        self.spool.unsettled -= 1
 
 
 def _apply(operations: Sequence[Operation], txn: Transaction, db: Databases) -> None:
@@ -193,6 +204,7 @@ class Spool:
         self._partial: list[Segment] = []  # of which something delivered is not written down
         self._out: dict[int, int] = {}  # number of an envelope -> octets that it keeps in memory
         self._octets = 0
+        self.unsettled = 0  # settlements that are not safe yet
         self._taken_back: set[int] | None = None  # while a look into `due` is under way
         self._position = b""  # rows of `due` up to here are out, or were when they were read
         self._noted = inf  # the earliest row that came into `due` since it was last read
@@ -201,6 +213,7 @@ class Spool:
         self._changed = asyncio.Event()
         self._flush_timer: asyncio.TimerHandle | None = None
         self._is_full = False
+        self._statistics = Statistics(0, 0.0, 0, 0)
         self._watch_space()
 
     # In
@@ -213,6 +226,10 @@ class Spool:
     def refusal(self) -> Reply | None:
         """Why no message can be taken now, or None."""
         return STORAGE_FULL if self._is_full else None
+
+    def failure(self) -> Reply:
+        """Why a message could not be written: what is free in the file may be too scattered."""
+        return STORAGE_FULL if self._free_on_disk() < self._min_free else STORAGE_FAILED
 
     def accept(self, arrival: Arrival, done: Done) -> list[Envelope]:
         """Store a message; `done(None)` after the synced commit, `done(reply)` where it failed.
@@ -352,24 +369,32 @@ class Spool:
                 pass
 
     async def lease(self) -> None:
-        """Hand over what is due, as much as there is room for."""
+        """Hand over what is due, as much as there is room for; lmdb.Error: nothing was read."""
         # What came in since the last look lies before what was read then, if the clock went back.
         position = min(self._position, records.due_prefix(self._noted))
         self._noted = self._soonest = inf
         self._taken_back = set()
         room = min(WINDOW - len(self._out), LEASE)
         look = partial(rows.read_due, position, room, time.time(), self._out.__contains__)
-        found = await self._env.read(look)
-        self._position = found.position
-        self._soonest = min(self._soonest, found.soonest)
-        for envelope in found.envelopes:
+        try:
+            found = await self._env.read(look)
+            self._position = found.position
+            self._soonest = min(self._soonest, found.soonest)
+            self._hand_over(found.envelopes)
+        except BaseException:
+            self._noted = self._soonest = 0.0  # the next look begins with the first row
+            raise
+        finally:
+            self._taken_back = None
+        self._move_aside(found.unreadable)
+
+    def _hand_over(self, found: list[Envelope]) -> None:
+        for envelope in found:
             number = _number(envelope)
             # What was taken back meanwhile was read as it was before that.
-            if number not in self._out and number not in self._taken_back:
+            if number not in self._out and number not in (self._taken_back or ()):
                 self._out[number] = 0
                 self._deliver(envelope, None)
-        self._taken_back = None
-        self._move_aside(found.unreadable)
 
     async def start(self, deliver: Deliver) -> None:
         """Before the first accept: hand over what was out when the last process ended.
@@ -398,7 +423,9 @@ class Spool:
 
     def statistics(self) -> Statistics:
         """How much there is; a few look-ups in pages that are in memory."""
-        return self._env.read_now(self._count)
+        with suppress(lmdb.Error):  # while the files are being reopened the last figures stand
+            self._statistics = self._env.read_now(self._count)
+        return self._statistics
 
     def _count(self, txn: Transaction, db: Databases) -> Statistics:
         stats = {name: txn.stat(handle) for name, handle in db.items()}
@@ -414,8 +441,8 @@ class Spool:
     def _watch_space(self) -> None:
         """Below the floor mail is refused, before LMDB fails; pages free in the file count."""
         self._space_timer = self._loop.call_later(SPACE_INTERVAL, self._watch_space)
-        disk = os.statvfs(self._env.folder)
-        free = disk.f_bavail * disk.f_frsize + self.statistics().free_octets
+        self._env.forget_dead_readers()
+        free = self._free_on_disk() + self.statistics().free_octets
         if (is_full := free < self._min_free) != self._is_full:
             self._is_full = is_full
             log.warning(
@@ -426,13 +453,27 @@ class Spool:
                 "refused" if is_full else "taken again",
             )
 
+    def _free_on_disk(self) -> int:
+        disk = os.statvfs(self._env.folder)
+        return disk.f_bavail * disk.f_frsize
+
     async def close(self) -> None:
         """Write what is settled, and let go of the files."""
         self._space_timer.cancel()
+        self._write_partial(all=True)
+        deadline = self._loop.time() + CLOSE_SECONDS
+        while self.unsettled and self._loop.time() < deadline:
+            self._env.flush()
+            await asyncio.sleep(SETTLE_DELAY)
         if self._flush_timer is not None:
             self._flush_timer.cancel()
-        self._write_partial(all=True)
         await self._env.close()
+        if self.unsettled:
+            log.error(
+                "%s: the ends of %d attempts could not be written, so these will be made again",
+                self._env.folder,
+                self.unsettled,
+            )
 
 
 def _envelopes(arrival: Arrival) -> list[Envelope]:

@@ -1,0 +1,283 @@
+"""A ledger of mail: what the relay acknowledged to its clients, and what then arrived."""
+
+import asyncio
+import os
+import random
+import re
+import signal
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from itertools import count
+from pathlib import Path
+from zlib import crc32
+
+from bench.processes import free_port, tree
+from fastmta.sink import Behaviour, Mail, Sink
+from fastmta.store import records
+from fastmta.store.env import open_environment
+from tests.support import until
+
+PROGRAM = Path(sys.executable).with_name("fastmta")
+DOMAINS = ("one.test", "two.test", "three.test")
+SIZES = (1_000, 1_000, 2_000, 2_000, 4_000, 4_000, 40_000, 200_000)
+
+CONFIGURATION = """
+hostname = "relay.example.test"
+data_dir = "data"
+workers  = {workers}
+[[listener]]
+service = "smtp"
+bind    = "127.0.0.1:{port}"
+[smtp]
+max_errors = 1000
+[retry]
+first = "1s"
+max_interval = "1s"
+[[route]]
+domain   = "*"
+next_hop = ["127.0.0.1:{next_hop}"]
+"""
+
+_NUMBER = re.compile(rb"\r\nX-Number: (\d+)\r\n")
+
+
+class Ledger:
+    """Numbers messages, writes down each 250 and each arrival."""
+
+    def __init__(self) -> None:
+        self._numbers = count(1)
+        self._random = random.Random(1)
+        self._sums: dict[int, int] = {}
+        self._recipients: dict[int, list[str]] = {}
+        self.acknowledged: list[int] = []
+        self.replies: Counter[int] = Counter()  # to the end of data
+        self.arrived: Counter[tuple[int, str]] = Counter()
+        self.corrupt: list[int] = []
+
+    def next(self) -> tuple[int, list[str], bytes]:
+        """A message that nobody has sent yet: number, recipients, content."""
+        number = next(self._numbers)
+        domains = self._random.sample(DOMAINS, self._random.choice((1, 1, 1, 3)))
+        recipients = [f"n{number}@{domain}" for domain in domains]
+        if len(domains) > 1:
+            recipients.append(f"again{number}@{domains[0]}")
+        body = self._random.randbytes(self._random.choice(SIZES) // 2).hex().encode()
+        lines = b"".join(body[i : i + 76] + b"\r\n" for i in range(0, len(body), 76))
+        self._sums[number] = crc32(lines)
+        self._recipients[number] = recipients
+        return number, recipients, b"Subject: x\r\nX-Number: %d\r\n\r\n%b" % (number, lines)
+
+    def answered(self, number: int, code: int) -> None:
+        self.replies[code] += 1
+        if code == 250:
+            self.acknowledged.append(number)
+
+    def take(self, mail: Mail) -> None:
+        """What a sink calls for each message that it takes."""
+        match = _NUMBER.search(mail.content)
+        assert match, mail.content[:500]
+        number = int(match[1])
+        _, _, body = mail.content.partition(b"\r\n\r\n")
+        if crc32(body) != self._sums[number]:
+            self.corrupt.append(number)
+        self.arrived.update((number, recipient) for recipient in mail.recipients)
+
+    def missing(self) -> list[tuple[int, str]]:
+        """What was acknowledged and has not arrived."""
+        wanted = ((n, recipient) for n in self.acknowledged for recipient in self._recipients[n])
+        return [one for one in wanted if one not in self.arrived]
+
+    def repeated(self) -> int:
+        """How many deliveries were one too many."""
+        return self.arrived.total() - len(self.arrived)
+
+    async def acknowledges(self, more: int) -> None:
+        """Wait for so many more 250s."""
+        aim = len(self.acknowledged) + more
+        await until(lambda: len(self.acknowledged) >= aim)
+
+    async def complete(self) -> None:
+        """Wait until all that was acknowledged has arrived, whole."""
+        try:
+            await until(lambda: not self.missing())
+        finally:
+            assert not self.missing(), f"{len(self.missing())}: {self.missing()[:5]}"
+        assert not self.corrupt
+
+
+class Client:
+    """One SMTP connection at a time, which sends message after message."""
+
+    def __init__(self, ledger: Ledger, port: int) -> None:
+        self._ledger, self._port = ledger, port
+        self.is_ending = False
+
+    async def run(self) -> None:
+        """Send until told to end; whatever ends a connection, there is a next one."""
+        while not self.is_ending:
+            with suppress(OSError, EOFError):
+                await self._session()
+            await asyncio.sleep(0.02)  # between attempts to connect
+
+    async def _session(self) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+        try:
+            await self._reply(reader)
+            writer.write(b"EHLO client.example.test\r\n")
+            await self._reply(reader)
+            while not self.is_ending:
+                await self._send(reader, writer)
+        finally:
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
+
+    async def _send(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        number, recipients, content = self._ledger.next()
+        commands = [b"MAIL FROM:<load@client.example.test>"]
+        commands += [b"RCPT TO:<%b>" % recipient.encode() for recipient in recipients]
+        writer.write(b"\r\n".join([*commands, b"DATA", b""]))
+        codes = [await self._reply(reader) for _ in range(len(commands) + 1)]
+        if codes[-1] != 354:
+            self._ledger.answered(number, codes[0])
+            writer.write(b"RSET\r\n")
+            await self._reply(reader)
+            return
+        writer.write(content + b".\r\n")
+        self._ledger.answered(number, await self._reply(reader))
+
+    async def _reply(self, reader: asyncio.StreamReader) -> int:
+        # Without wait_for, which may swallow that this task is cancelled.
+        while (line := await reader.readline())[3:4] == b"-":
+            pass
+        if not line.endswith(b"\n"):
+            raise EOFError
+        if line.startswith(b"421"):
+            raise EOFError
+        return int(line[:3])
+
+
+@asynccontextmanager
+async def load(ledger: Ledger, port: int, clients: int = 20) -> AsyncIterator[None]:
+    """Mail comes in, from so many clients; at the end each hears what became of its last."""
+    all_clients = [Client(ledger, port) for _ in range(clients)]
+    tasks = [asyncio.ensure_future(client.run()) for client in all_clients]
+    try:
+        yield
+        for client in all_clients:
+            client.is_ending = True
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@asynccontextmanager
+async def sink(
+    ledger: Ledger, behaviour: Behaviour | None = None, port: int = 0
+) -> AsyncIterator[Sink]:
+    running = Sink(behaviour, take=ledger.take)
+    await running.start(port=port)
+    try:
+        yield running
+    finally:
+        await running.stop()
+
+
+class Node:
+    """`fastmta serve` with one listener and a route to a sink."""
+
+    def __init__(self, folder: Path, next_hop: int, *tables: str, workers: int = 1) -> None:
+        self.folder, self.port, self.next_hop = folder, free_port(), next_hop
+        self.data = folder / "data"
+        self.stderr = folder / "stderr"
+        self._tables = tables
+        self.configuration = folder / "fastmta.toml"
+        self.configure(workers)
+        self.process: asyncio.subprocess.Process | None = None
+
+    def configure(self, workers: int) -> None:
+        text = CONFIGURATION.format(workers=workers, port=self.port, next_hop=self.next_hop)
+        self.configuration.write_text("\n".join([text, *self._tables]))
+
+    async def start(self, *prefix: str) -> None:
+        """Start it and wait until it greets."""
+        await self.launch(*prefix)
+        await until(self.said("ready:"), 0.02)
+
+    async def launch(self, *prefix: str) -> None:
+        command = (*prefix, str(PROGRAM), "serve", "-c", str(self.configuration))
+        self._said = self.stderr.stat().st_size if self.stderr.exists() else 0
+        with self.stderr.open("ab") as stderr:
+            self.process = await asyncio.create_subprocess_exec(*command, stderr=stderr)
+
+    def said(self, text: str) -> Callable[[], bool]:
+        """Whether it wrote this since it was launched; it fails if it has ended."""
+
+        def check() -> bool:
+            if text in self.output():
+                return True
+            assert self.process.returncode is None, self.output()
+            return False
+
+        return check
+
+    def output(self) -> str:
+        """What it wrote to standard error since it was launched."""
+        return self.stderr.read_bytes()[self._said :].decode()
+
+    def pids(self) -> list[int]:
+        """The supervisor, then its workers."""
+        return tree(self.process.pid)
+
+    async def kill(self) -> None:
+        """SIGKILL to all processes at once; they are gone when this returns."""
+        pids = self.pids()
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        await self.process.wait()
+        await until(lambda: not any(map(is_alive, pids)))
+
+    async def stop(self) -> int:
+        """SIGTERM; the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return await self.process.wait()
+
+    def rows(self) -> Counter[str]:
+        """How much is in the spools of a node that has ended."""
+        found: Counter[str] = Counter()
+        for folder in (self.data / "spool").iterdir():
+            env, db = open_environment(folder, records.DATABASES)
+            with env, env.begin() as txn:
+                found.update({name: txn.stat(handle)["entries"] for name, handle in db.items()})
+        return found
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@asynccontextmanager
+async def node(folder: Path, next_hop: int, *tables: str, workers: int = 1) -> AsyncIterator[Node]:
+    """A node that runs."""
+    async with ending(Node(folder, next_hop, *tables, workers=workers)) as one:
+        await one.start()
+        yield one
+
+
+@asynccontextmanager
+async def ending(one: Node) -> AsyncIterator[Node]:
+    """Whatever the test starts of this node, nothing is left at the end."""
+    try:
+        yield one
+    finally:
+        if one.process is not None and one.process.returncode is None:
+            await one.kill()
+        if one.stderr.exists():
+            print(one.stderr.read_text()[-8000:])  # shown where a test fails
