@@ -10,7 +10,7 @@ from cpython.unicode cimport PyUnicode_DecodeLatin1, PyUnicode_DecodeUTF8
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
-from fastmta._core.headers cimport quoted_end
+from fastmta._core.headers cimport comment_close, quoted_end
 from fastmta._core.scan cimport is_space, octets
 
 # Above this many octets the scan of one address lets other threads run.
@@ -154,22 +154,11 @@ cdef Py_ssize_t read_literal(
 cdef Py_ssize_t read_comment(
     element_t* element, octets data, Py_ssize_t at, Py_ssize_t end
 ) noexcept nogil:
-    cdef Py_ssize_t start = at + 1, depth = 0
-    while at < end:
-        if data[at] == c"\\":
-            at += 1
-        elif data[at] == c"(":
-            depth += 1
-        elif data[at] == c")":
-            depth -= 1
-            if depth == 0:
-                break
-        at += 1
-    at = min(at, end)
+    cdef Py_ssize_t close = comment_close(data, at, end)
     element.comment.length = 0
-    append_quoted(&element.comment, data, start, at)
+    append_quoted(&element.comment, data, at + 1, close)
     element.gap = True
-    return min(at + 1, end)
+    return min(close + 1, end)
 
 
 cdef void open_angle(element_t* element) noexcept nogil:

@@ -21,6 +21,7 @@ cdef struct parameter_t:
 
 cdef bint read_field(octets data, Py_ssize_t at, Py_ssize_t end, field_t* field) noexcept nogil
 cdef Py_ssize_t skip_cfws(octets data, Py_ssize_t at, Py_ssize_t end) noexcept nogil
+cdef Py_ssize_t comment_close(octets data, Py_ssize_t at, Py_ssize_t end) noexcept nogil
 cdef Py_ssize_t quoted_end(octets data, Py_ssize_t at, Py_ssize_t end) noexcept nogil
 cdef bint read_parameter(
     octets data, Py_ssize_t at, Py_ssize_t end, parameter_t* parameter) noexcept nogil

@@ -44,8 +44,9 @@ cdef bint read_field(octets data, Py_ssize_t at, Py_ssize_t end, field_t* field)
     return True
 
 
-cdef Py_ssize_t comment_end(octets data, Py_ssize_t at, Py_ssize_t end) noexcept nogil:
-    """Behind the comment that opens at `at`, however deep it nests (RFC 5322 section 3.2.2)."""
+cdef Py_ssize_t comment_close(octets data, Py_ssize_t at, Py_ssize_t end) noexcept nogil:
+    """Where the comment that opens at `at` is closed, however deep it nests (RFC 5322 section
+    3.2.2); `end` where it is not."""
     cdef Py_ssize_t depth = 0
     while at < end:
         if data[at] == c"\\":
@@ -55,9 +56,13 @@ cdef Py_ssize_t comment_end(octets data, Py_ssize_t at, Py_ssize_t end) noexcept
         elif data[at] == c")":
             depth -= 1
             if depth == 0:
-                return at + 1
+                return at
         at += 1
     return end
+
+
+cdef inline Py_ssize_t comment_end(octets data, Py_ssize_t at, Py_ssize_t end) noexcept nogil:
+    return min(comment_close(data, at, end) + 1, end)
 
 
 cdef Py_ssize_t skip_cfws(octets data, Py_ssize_t at, Py_ssize_t end) noexcept nogil:
