@@ -1,12 +1,12 @@
 """Delivery status notifications (RFC 3461, 3464): how a sender hears what became of a message."""
 
-import email.utils
 import re
 import textwrap
 from datetime import UTC, datetime
 
 from msgspec import Struct
 
+from fastmta.mail.date_time import format_date
 from fastmta.mail.delivery_status import (
     WIDTH,
     Action,
@@ -148,7 +148,7 @@ def _header(report: Report, boundary: str) -> str:
         f"From: Mail Delivery System <MAILER-DAEMON@{report.hostname}>",
         f"To: <{report.envelope.sender}>",
         f"Subject: {_WORDS[report.action].subject}",
-        f"Date: {email.utils.formatdate(report.time)}",
+        f"Date: {format_date(_moment(report.time))}",
         f"Message-ID: <{format_id(report.number)}@{report.hostname}>",
         "Auto-Submitted: auto-replied",  # RFC 3834 section 3.1.7
         "MIME-Version: 1.0",
