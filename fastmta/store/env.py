@@ -243,14 +243,28 @@ class Environment:
         with self._use, self._env.begin() as txn:
             return look(txn, self._db)
 
+    def glance(self, look: Callable[[Transaction, Databases], T]) -> T | None:
+        """As `read_now`, but None where that would have to wait for another reader."""
+        if not self._use.acquire(blocking=False):
+            return None
+        try:
+            with self._env.begin() as txn:
+                return look(txn, self._db)
+        finally:
+            self._use.release()
+
     def last_page(self) -> int:
         """The file's highest page in use, counted from 0; for use within `look`."""
         return int(self._env.info()["last_pgno"])
 
     def forget_dead_readers(self) -> None:
         """Who is killed while looking into the files would keep all pages that he saw from use."""
-        with self._use, suppress(lmdb.Error):
-            self._env.reader_check()
+        if self._use.acquire(blocking=False):
+            try:
+                with suppress(lmdb.Error):
+                    self._env.reader_check()
+            finally:
+                self._use.release()
 
     async def close(self) -> None:
         """Write what is pending, tell its owners, and let go."""

@@ -422,9 +422,12 @@ class Spool:
     # About
 
     def statistics(self) -> Statistics:
-        """How much there is; a few look-ups in pages that are in memory."""
-        with suppress(lmdb.Error):  # while the files are being reopened the last figures stand
-            self._statistics = self._env.read_now(self._count)
+        """How much there is; a few look-ups in pages that are in memory.
+
+        The loop asks: while the disk is slow to read, or is being reopened, the last figures stand.
+        """
+        with suppress(lmdb.Error):
+            self._statistics = self._env.glance(self._count) or self._statistics
         return self._statistics
 
     def _count(self, txn: Transaction, db: Databases) -> Statistics:
