@@ -2,15 +2,16 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-PYX    := $(wildcard fastmta/_core/*.pyx fastmta/_core/*.pxd)
+PYX    := $(wildcard fastmta/_core/*.pyx fastmta/_core/*.pxd fastmta/_core/*.h)
 
-.PHONY: help run test check build setup packages clean
+.PHONY: help run test check build setup packages sanitize clean
 
 help:
 	@echo "make run    set up and start the demo"
 	@echo "make test   set up, lint, type-check and run every test"
 	@echo "make check  lint and type-check only"
 	@echo "make build  compile what changed in fastmta/_core"
+	@echo "make sanitize  run the tests of _core and mail under gcc's address and UB sanitizers"
 	@echo "make clean  remove everything that make created"
 
 run: build
@@ -41,8 +42,20 @@ $(VENV)/built: $(VENV)/installed $(PYX) setup.py
 	$(BIN)/python setup.py --quiet build_ext --inplace
 	touch $@
 
+# The sanitizers' runtime has to be there before Python is, and to see its allocations.
+SANITIZED := .build/sanitized
+SANITIZE  := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+RUNTIME    = $(shell gcc -print-file-name=libasan.so) $(shell gcc -print-file-name=libubsan.so)
+
+sanitize: build
+	CFLAGS="-g $(SANITIZE)" LDFLAGS="$(SANITIZE)" $(BIN)/python setup.py --quiet build \
+	  --build-base $(SANITIZED) --build-lib $(SANITIZED)/lib
+	LD_PRELOAD="$(RUNTIME)" PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 \
+	  PYTHONPATH=$(SANITIZED)/lib $(BIN)/pytest -q -s tests/core tests/mail tests/fuzz --timeout=0 \
+	  -o pythonpath="$(SANITIZED)/lib ." -k "not short_run"
+
 packages: $(VENV)/installed
 	$(BIN)/python tools/system_packages.py test
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info fastmta/_core/*.c fastmta/_core/*.so
+	rm -rf $(VENV) $(SANITIZED) build dist *.egg-info fastmta/_core/*.c fastmta/_core/*.so

@@ -10,6 +10,8 @@ import click
 import msgspec
 from rich.console import Console
 
+import bench.codec
+import bench.parse
 import bench.relay
 from bench import peers, report
 from bench.peers import Peer
@@ -30,6 +32,10 @@ def _peers(context: click.Context, parameter: click.Parameter, value: str) -> li
 def main() -> None:
     # However the run ends, what it has started goes with it.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+main.add_command(bench.codec.main, "codec")
+main.add_command(bench.parse.main, "parse")
 
 
 @main.command(help=bench.relay.__doc__)

@@ -2,11 +2,13 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Protocol, cast
 
 from msgspec import Struct
 
+from fastmta.delivery import conversion
+from fastmta.delivery.conversion import CannotConvert
 from fastmta.delivery.site import Host
 from fastmta.mail.reply import Reply
 from fastmta.protocol.smtp_client import PHRASES, Client, Event, Timeouts
@@ -29,6 +31,8 @@ class Terms(Struct, frozen=True):
     read: Read
     timeouts: Timeouts
     by_step: tuple[float, ...]  # the time limit for the reply to each Step
+    # Converted messages above JOINED_SIZE that may be in memory at a time.
+    conversions: asyncio.Semaphore
 
 
 class Owner(Protocol):
@@ -68,6 +72,8 @@ class Connection(asyncio.Protocol):
         self.opened: asyncio.Future[Reply | None] = self._loop.create_future()  # None: it is open
         self._transport: asyncio.Transport
         self._job: Job | None = None
+        self._sent: Job | None = None  # what goes out for it: itself, or its message converted
+        self._converts = False  # one of `terms.conversions` is ours
         self._answers = 0  # the client's, when the job began
         self._task: asyncio.Task[None] | None = None  # reads or sends a message
         self._resumed: asyncio.Future[None] | None = None  # set while the peer takes no more
@@ -76,18 +82,25 @@ class Connection(asyncio.Protocol):
 
     def begin(self, job: Job) -> None:
         """Send the message of the job; only when free, and without an objection."""
-        client = self.client
         self._job = job
-        self._answers = client.answers
+        self._answers = self.client.answers
         self.messages += 1
-        if job.envelope.size > JOINED_SIZE:
-            client.begin(job.envelope, None)
-        elif job.parts is not None:
-            client.begin(job.envelope, job.parts)
+        if self.client.needs_seven_bit(job.envelope):
+            self._prepare(self._convert(job))
+        elif job.parts is None and job.envelope.size <= JOINED_SIZE:
+            self._prepare(self._load(job))
         else:
-            self._task = self._loop.create_task(self._load(job))
-            return self.allow(self._terms.timeouts.block)
-        return self._flush()
+            self._send(job)
+
+    def _send(self, job: Job) -> None:
+        """The transaction, with the message at hand or to be streamed."""
+        self._sent = job
+        self.client.begin(job.envelope, None if job.envelope.size > JOINED_SIZE else job.parts)
+        self._flush()
+
+    def _prepare(self, work: Coroutine[None, None, None]) -> None:
+        self._task = self._loop.create_task(work)
+        self.allow(self._terms.timeouts.block)
 
     def park(self, seconds: float) -> None:
         """Wait for a job, at most so long."""
@@ -161,14 +174,18 @@ class Connection(asyncio.Protocol):
                 self.opened.set_result(None)
             self._owner.free(self)
         elif event is Event.BODY:
-            assert self._job is not None
-            self._task = self._loop.create_task(self._stream(self._job))
+            assert self._sent is not None
+            self._task = self._loop.create_task(self._stream(self._sent))
         else:
             self._close()
 
     def _done(self, replies: list[Reply]) -> None:
         job, self._job = self._job, None
         assert job is not None
+        self._sent = None
+        if self._converts:
+            self._converts = False
+            self._terms.conversions.release()
         kept, self.kept = self.kept, True
         if kept and self.client.closed and self.client.answers == self._answers:
             self._owner.untouched(self, job)
@@ -218,17 +235,43 @@ class Connection(asyncio.Protocol):
     async def _load(self, job: Job) -> None:
         """Read a small message, then send it like any other."""
         try:
-            parts = await self._read_small(job)
+            parts = await self._read_whole(job)
         except Exception as error:
-            self._task = None
-            self._done([_unreadable(job, error)] * len(job.envelope.recipients))
-            self._owner.free(self)
+            self._give_up(_unreadable(job, error))
         else:
             self._task = None
-            self.client.begin(job.envelope, parts)
-            self._flush()
+            self._send(Job(job.envelope, parts))
 
-    async def _read_small(self, job: Job) -> list[bytes]:
+    async def _convert(self, job: Job) -> None:
+        """Read a message of any size, then send what may go to a host without 8BITMIME."""
+        try:
+            conversion.check(job.envelope)
+            if job.envelope.size > JOINED_SIZE:
+                await self._terms.conversions.acquire()
+                self._converts = True
+            parts = await self._read_whole(job)
+            converted = await conversion.seven_bit(job.envelope, parts)
+        except CannotConvert as error:
+            self._give_up(error.reply)
+        except Exception as error:
+            self._give_up(_unreadable(job, error))
+        else:
+            self._task = None
+            # It may have grown beyond what the host takes.
+            objection = self.client.objection(converted.envelope)
+            if objection is not None:
+                self._give_up(objection)
+            else:
+                self._send(converted)
+
+    def _give_up(self, reason: Reply) -> None:
+        """The message was not begun to be sent, so the connection is as good as before."""
+        self._task = None
+        assert self._job is not None
+        self._done([reason] * len(self._job.envelope.recipients))
+        self._owner.free(self)
+
+    async def _read_whole(self, job: Job) -> list[bytes]:
         left = job.envelope.size
         parts = []
         async for part in self._parts(job):

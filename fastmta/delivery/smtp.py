@@ -40,6 +40,7 @@ class Limits(Struct, frozen=True):
     messages: int = 1000  # over one connection
     idle: float = 5.0  # seconds that a connection is kept without a job
     attempts: int = 10  # addresses tried for one connection
+    conversions: int = 2  # large messages held in seven bits, for hosts without 8BITMIME
     hold: float = 10.0  # seconds without new ones after a host refused one beside others
 
 
@@ -70,7 +71,8 @@ class Dispatcher:
         timeouts: Timeouts = _TIMEOUTS,
         limits: Limits = _LIMITS,
     ) -> None:
-        self.terms = Terms(hostname, read, timeouts, timeouts.by_step())
+        conversions = asyncio.Semaphore(limits.conversions)
+        self.terms = Terms(hostname, read, timeouts, timeouts.by_step(), conversions)
         self.limits = limits
         self.draining = False
         self.connections: set[Connection] = set()

@@ -1,46 +1,128 @@
-"""Delivery status notifications (RFC 3461, 3464): how the sender hears that it cannot be done."""
+"""Delivery status notifications (RFC 3461, 3464): how a sender hears what became of a message."""
 
-import email.utils
+import re
 import textwrap
+from datetime import UTC, datetime
 
 from msgspec import Struct
 
+from fastmta.mail.date_time import format_date
+from fastmta.mail.delivery_status import (
+    WIDTH,
+    Action,
+    DeliveryStatus,
+    RecipientStatus,
+    read_status,
+    write_status,
+)
 from fastmta.mail.disposition import Disposition
 from fastmta.mail.envelope import Envelope, Recipient, format_id
+from fastmta.mail.message import Part, parse
 
 MAX_HEADERS = 64 * 1024  # octets of the original's header section that are given back
 _CRLF = "\r\n"
-_WIDTH = 72  # characters of a line of what a host said
+_XTEXT = re.compile(r"\+([0-9A-F]{2})")
+_STATUS_TYPES = ("message/delivery-status", "message/global-delivery-status")
+_HEADERS_TYPES = ("text/rfc822-headers", "message/global-headers")
+_RETURNED_TYPES = ("message/rfc822", "message/global", *_HEADERS_TYPES)
 
 
 class Report(Struct, frozen=True):
-    """What a failure report is made of."""
+    """What a notification is made of; it tells of one action."""
 
     number: int  # id of the report as a message
     hostname: str  # the reporting MTA
     time: float  # seconds since the epoch
     envelope: Envelope
-    failed: list[tuple[Recipient, Disposition]]
+    ends: list[tuple[Recipient, Disposition]]
     original: bytes  # the beginning of the message, at least its header section
+    action: Action = Action.FAILED
+    retry_until: float = 0.0  # seconds since the epoch, of a message that is delayed
 
 
-def build_failure(report: Report) -> bytes:
+class Notification(Struct, frozen=True):
+    """What a notification that was read says."""
+
+    status: DeliveryStatus
+    returned: Part | None = None  # the message that it is about, or its header section alone
+
+
+class _Words(Struct, frozen=True):
+    """What a person is told of an action."""
+
+    subject: str
+    text: tuple[str, ...]
+    unnamed: str  # the enhanced status code where the host gave none (RFC 3463 section 2)
+
+
+_WORDS = {
+    Action.FAILED: _Words(
+        "Undelivered Mail Returned to Sender",
+        (
+            "Your message could not be delivered to one or more recipients. It will not be",
+            "tried again. What follows is each address, and what was answered for it.",
+        ),
+        "5.0.0",
+    ),
+    Action.DELAYED: _Words(
+        "Delayed Mail (still being tried)",
+        (
+            "Your message could not be delivered yet to one or more recipients. You need not",
+            "send it again: it will be tried until it is delivered or too old. What follows",
+            "is each address, and what was answered for it the last time.",
+        ),
+        "4.0.0",
+    ),
+    Action.DELIVERED: _Words(
+        "Successful Mail Delivery Report",
+        ("Your message was delivered to these recipients, as you asked to be told.",),
+        "2.0.0",
+    ),
+    Action.RELAYED: _Words(
+        "Mail Was Sent On",
+        (
+            "Your message was sent on to systems that do not promise to report its delivery.",
+            "You will hear of these recipients again only if something goes wrong.",
+        ),
+        "2.0.0",
+    ),
+    Action.EXPANDED: _Words(
+        "Mail Was Sent On to Several Addresses",
+        (
+            "Your message was delivered to these addresses, which stand for several others.",
+            "You will not be told about those.",
+        ),
+        "2.0.0",
+    ),
+}
+
+
+def build_report(report: Report) -> bytes:
     """A multipart/report (RFC 6522) to the reverse-path; lines end in CRLF."""
     boundary = f"=_{format_id(report.number)}"
     headers = header_section(report.original)
     # RFC 6533 section 3: the types for messages and addresses beyond ASCII.
     international = report.envelope.utf8 or not headers.isascii()
-    status_type = "message/global-delivery-status" if international else "message/delivery-status"
-    headers_type = "message/global-headers" if international else "text/rfc822-headers"
     encoding = "8bit" if international else "7bit"
     parts = [
         _part("text/plain; charset=utf-8", encoding, _text(report, international).encode()),
-        _part(status_type, encoding, _status(report, international).encode()),
-        _part(headers_type, encoding, headers),
+        _part(_STATUS_TYPES[international], encoding, write_status(_status(report), international)),
+        _part(_HEADERS_TYPES[international], encoding, headers),
     ]
     delimiter = f"--{boundary}\r\n".encode()
     body = b"".join(delimiter + part for part in parts) + f"--{boundary}--\r\n".encode()
     return _header(report, boundary).encode() + body
+
+
+def parse_report(message: Part) -> Notification | None:
+    """What a message says as a delivery status notification; None if it is none."""
+    parts = message.walk()
+    status = next((part for part in parts if str(part.content_type) in _STATUS_TYPES), None)
+    if status is None:
+        return None
+    behind = parts[parts.index(status) + 1 :]
+    returned = next((part for part in behind if str(part.content_type) in _RETURNED_TYPES), None)
+    return Notification(read_status(status.decode()), returned and _returned(returned))
 
 
 def header_section(original: bytes) -> bytes:
@@ -49,6 +131,11 @@ def header_section(original: bytes) -> bytes:
     if end < 0:
         end = original.rfind(b"\r\n", 0, MAX_HEADERS)
     return original[: end + 2] if end >= 0 else b""
+
+
+def _returned(part: Part) -> Part:
+    """The message that came back; of header fields alone, a message without a body."""
+    return part.message() or parse(part.decode())
 
 
 def _part(content_type: str, encoding: str, content: bytes) -> bytes:
@@ -60,8 +147,8 @@ def _header(report: Report, boundary: str) -> str:
     fields = [
         f"From: Mail Delivery System <MAILER-DAEMON@{report.hostname}>",
         f"To: <{report.envelope.sender}>",
-        "Subject: Undelivered Mail Returned to Sender",
-        f"Date: {email.utils.formatdate(report.time)}",
+        f"Subject: {_WORDS[report.action].subject}",
+        f"Date: {format_date(_moment(report.time))}",
         f"Message-ID: <{format_id(report.number)}@{report.hostname}>",
         "Auto-Submitted: auto-replied",  # RFC 3834 section 3.1.7
         "MIME-Version: 1.0",
@@ -72,56 +159,50 @@ def _header(report: Report, boundary: str) -> str:
 
 
 def _text(report: Report, international: bool) -> str:
-    lines = [
-        f"This is the mail system at {report.hostname}.",
-        "",
-        "Your message could not be delivered to one or more recipients. It will not be",
-        "tried again. What follows is each address, and what was answered for it.",
-        "",
-    ]
-    for recipient, end in report.failed:
+    opening = _WORDS[report.action].text
+    lines = [f"This is the mail system at {report.hostname}.", "", *opening, ""]
+    for recipient, end in report.ends:
         about = f"{end.host}: " if end.host else ""  # not "said": the reply may be ours
-        said = _folded(f"{about}{end.reply}", international)
-        lines += [f"<{recipient.address}>", *(f"    {line}" for line in said), ""]
+        said = f"{about}{end.reply}"
+        if not international:
+            said = said.encode("ascii", "replace").decode()
+        told = textwrap.wrap(said, WIDTH, break_on_hyphens=False)
+        lines += [f"<{recipient.address}>", *(f"    {line}" for line in told), ""]
     return _CRLF.join(lines)
 
 
-def _folded(text: str, international: bool) -> list[str]:
-    """What a stranger said, in lines of a bearable length and in octets that the part may hold."""
-    if not international:
-        text = text.encode("ascii", "replace").decode()
-    return textwrap.wrap(text, _WIDTH, break_on_hyphens=False)
-
-
-def _status(report: Report, international: bool) -> str:
-    """RFC 3464 section 2: the fields of the message, then those of each recipient."""
+def _status(report: Report) -> DeliveryStatus:
     envelope = report.envelope
-    fields = [
-        f"Reporting-MTA: dns; {report.hostname}",
-        f"X-Queue-ID: {envelope.id}",
-        f"Arrival-Date: {email.utils.formatdate(envelope.received)}",
-    ]
-    if envelope.envid:
-        fields.insert(0, f"Original-Envelope-ID: {envelope.envid}")
-    for recipient, end in report.failed:
-        fields += ["", *_recipient_fields(recipient, end, international)]
-    return _CRLF.join(fields) + _CRLF
+    return DeliveryStatus(
+        reporting_mta=report.hostname,
+        recipients=[_recipient(report, *each) for each in report.ends],
+        envelope_id=_plain(envelope.envid),
+        queue_id=envelope.id,
+        arrival=_moment(envelope.received),
+    )
 
 
-def _recipient_fields(recipient: Recipient, end: Disposition, international: bool) -> list[str]:
-    # RFC 6533 section 3: an address beyond ASCII has the type utf-8.
-    kind = "rfc822" if recipient.address.isascii() or not international else "utf-8"
-    fields = [f"Original-Recipient: {recipient.orcpt}"] if recipient.orcpt else []
-    fields += [
-        f"Final-Recipient: {kind}; {recipient.address}",
-        "Action: failed",
-        f"Status: {end.reply.enhanced or '5.0.0'}",
-    ]
-    if end.host:
-        fields.append(f"Remote-MTA: dns; {end.host.split(' ')[0]}")
-    said = _folded(str(end.reply), international)
-    fields += [
-        f"Diagnostic-Code: smtp; {f'{_CRLF} '.join(said)}",
-        f"Last-Attempt-Date: {email.utils.formatdate(end.time)}",
-    ]
-    return fields
+def _recipient(report: Report, recipient: Recipient, end: Disposition) -> RecipientStatus:
+    return RecipientStatus(
+        final=recipient.address,
+        action=report.action,
+        status=end.reply.enhanced or _WORDS[report.action].unnamed,
+        original=_plain(recipient.orcpt),
+        diagnostic=f"smtp; {end.reply}",
+        remote_mta=end.host.partition(" ")[0],
+        last_attempt=_moment(end.time),
+        will_retry_until=_moment(report.retry_until) if report.retry_until else None,
+    )
+
+
+def _plain(xtext: str) -> str:
+    """RFC 3461 section 6.3: reports hold ENVID and ORCPT without the xtext around them."""
+    if xtext[:6].lower() == "utf-8;":
+        return xtext  # RFC 6533 section 3: its own form, in ORCPT and here
+    plain = _XTEXT.sub(lambda match: chr(int(match[1], 16)), xtext)
+    # Section 4: what is in it has to be printable ASCII; if not, it stays as it was sent.
+    return plain if plain.isascii() and plain.isprintable() else xtext
+
+
+def _moment(seconds: float) -> datetime:
+    return datetime.fromtimestamp(int(seconds), UTC)

@@ -160,9 +160,6 @@ class Client:
         if offered.size and envelope.size > offered.size:  # RFC 1870 section 6.1
             text = f"message of {envelope.size} octets exceeds the host's limit of {offered.size}"
             return Reply(552, "5.3.4", text)
-        if envelope.eight_bit and not offered.eight_bit:
-            # RFC 6152 section 3: convert or return; we cannot convert yet.
-            return Reply(554, "5.6.3", "message has 8-bit content and the host offers no 8BITMIME")
         addresses = _addresses(envelope)
         if not addresses.isprintable() and _CONTROLS.search(addresses):
             # Refused where mail comes in; here it would become a command of its own.
@@ -170,6 +167,10 @@ class Client:
         if not offered.utf8 and (envelope.utf8 or not addresses.isascii()):
             return Reply(553, "5.6.7", "message needs SMTPUTF8 and the host does not offer it")
         return None
+
+    def needs_seven_bit(self, envelope: Envelope) -> bool:
+        """Whether the message has to be converted first (RFC 6152 section 3)."""
+        return envelope.eight_bit and not self.capabilities.eight_bit
 
     def take_output(self) -> bytes:
         """Everything to be sent now, for one write."""

@@ -9,7 +9,7 @@ from fastmta import log as events
 from fastmta import metrics
 from fastmta.mail.arrival import Arrival
 from fastmta.mail.disposition import Disposition, Kind
-from fastmta.mail.dsn import Report, build_failure
+from fastmta.mail.dsn import Report, build_report
 from fastmta.mail.envelope import Envelope, Recipient, format_id
 from fastmta.queue import retry
 from fastmta.queue.outcome import outcome, wants_failure
@@ -90,7 +90,7 @@ class Settlement:
         envelope, now = job.envelope, time.time()
         original = job.parts or await self._spool.read(envelope.message, 0)
         number = self._spool.new_id()
-        content = build_failure(
+        content = build_report(
             Report(number, self._hostname, now, envelope, failed, b"".join(original[:8]))
         )
         REPORTS.value += 1

@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import pytest
 
+from fastmta.mail.dsn import parse_report
+from fastmta.mail.message import parse
 from tests.integration.clients import BdatClient, Post
 from tests.integration.servers import (
     LIMIT,
@@ -191,18 +193,28 @@ def test_the_trace_field_names_no_recipient_of_several(small: Pair) -> None:
 
 
 def test_messages_to_a_host_without_8bitmime(tmp_path: Path) -> None:
-    """What the next hop cannot take is bounced, not bent (RFC 6152 section 3)."""
+    """They are converted (RFC 6152 section 3), reports too; what cannot be is returned."""
     without = frozenset({"8BITMIME", "SMTPUTF8"})
+    signed = (
+        b"Content-Type: multipart/signed; boundary=b\r\n\r\n--b\r\n\r\n\xc3\xa4\r\n"
+        b"--b\r\nContent-Type: application/pgp-signature\r\n\r\nx\r\n--b--\r\n"
+    )
     with destination(without=without) as sink, relay(tmp_path, route(sink.port)) as running:
         with connect(running) as client:
             client.ehlo()
             options = ["BODY=8BITMIME"]
             client.sendmail(SENDER, ["ascii@example.test"], b"Subject: x\r\n\r\n", options)
             client.sendmail(SENDER, ["eight@example.test"], b"\r\n\xc3\xa4\r\n", options)
+            client.sendmail("signer@sender.test", ["signed@example.test"], signed, options)
             client.sendmail(SENDER, ["utf8@exämple.test"], b"\r\n", ["SMTPUTF8"])
-        bounced = {e["recipient"]: e for e in running.wait_for(2, event="bounced", sender=SENDER)}
-        ends = {recipient: event["enhanced"] for recipient, event in bounced.items()}
-        assert ends == {"eight@example.test": "5.6.3", "utf8@exämple.test": "5.6.7"}
+        failed = {"signed@example.test": "5.6.3", "utf8@exämple.test": "5.6.7"}
+        bounced = running.wait_for(2, event="bounced")
+        assert {event["recipient"]: event["enhanced"] for event in bounced} == failed
         assert sink.mail_for("ascii@example.test").content.endswith(b"Subject: x\r\n\r\n")
-        (report,) = running.wait_for(1, event="delivered", recipient=SENDER)
-        assert report["id"] == bounced["eight@example.test"]["dsn"]
+        converted = sink.mail_for("eight@example.test").content
+        assert converted.isascii() and parse(converted).text() == "ä\r\n"
+        for sender, recipient in zip(("signer@sender.test", SENDER), failed, strict=True):
+            report = sink.mail_for(sender).content
+            assert report.isascii()
+            told = parse_report(parse(report))
+            assert told is not None and told.status.recipients[0].final == recipient

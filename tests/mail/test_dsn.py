@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastmta.mail.disposition import Disposition
-from fastmta.mail.dsn import MAX_HEADERS, Report, build_failure, header_section
+from fastmta.mail.dsn import MAX_HEADERS, Report, build_report, header_section
 from fastmta.mail.envelope import Envelope, Recipient
 from fastmta.mail.reply import Reply
 
@@ -44,7 +44,7 @@ def fields(part: Message) -> list[dict[str, str]]:
 
 
 def test_a_report_says_who_failed_and_why() -> None:
-    message = parsed(build_failure(report(envid="abc")))
+    message = parsed(build_report(report(envid="abc")))
     assert message["To"] == "alice@from.test"
     assert message["From"] == "Mail Delivery System <MAILER-DAEMON@relay.test>"
     assert message["Auto-Submitted"] == "auto-replied"
@@ -55,7 +55,7 @@ def test_a_report_says_who_failed_and_why() -> None:
     assert "550 5.1.1 No such user" in text.get_content()
     about, recipient = fields(status)
     assert about["Reporting-MTA"] == "dns; relay.test"
-    assert about["Original-Envelope-ID"] == "abc"
+    assert about["Original-Envelope-Id"] == "abc"
     assert recipient == {
         "Original-Recipient": "rfc822;Bob@to.test",
         "Final-Recipient": "rfc822; bob@to.test",
@@ -63,7 +63,7 @@ def test_a_report_says_who_failed_and_why() -> None:
         "Status": "5.1.1",
         "Remote-MTA": "dns; mx.to.test",
         "Diagnostic-Code": "smtp; 550 5.1.1 No such user",
-        "Last-Attempt-Date": "Sun, 09 Sep 2001 01:47:40 -0000",
+        "Last-Attempt-Date": "Sun, 9 Sep 2001 01:47:40 +0000",
     }
     assert headers.get_content_type() == "text/rfc822-headers"
     assert "Subject: Hello" in headers.get_payload()
@@ -71,19 +71,19 @@ def test_a_report_says_who_failed_and_why() -> None:
 
 
 def test_addresses_beyond_ascii_have_the_types_of_rfc_6533() -> None:
-    message = parsed(build_failure(report("bjørn@to.test", utf8=True)))
+    message = parsed(build_report(report("bjørn@to.test", utf8=True)))
     types = [part.get_content_type() for part in message.iter_parts()]
     assert types == ["text/plain", "message/global-delivery-status", "message/global-headers"]
     assert (
         "Final-Recipient: utf-8; bjørn@to.test"
-        in build_failure(report("bjørn@to.test", utf8=True)).decode()
+        in build_report(report("bjørn@to.test", utf8=True)).decode()
     )
 
 
 @pytest.mark.parametrize("said", ["word " * 199 + "end", "x" * 1000, "\ufffd" * 1000, "caf\xe9"])
 def test_a_long_or_foreign_answer_is_folded_and_made_ascii(said: str) -> None:
     """RFC 3464 section 2.1.1: message/delivery-status is US-ASCII; RFC 5322 section 2.1.1."""
-    content = build_failure(report(reply=Reply(550, "5.0.0", said)))
+    content = build_report(report(reply=Reply(550, "5.0.0", said)))
     assert content.isascii()
     assert max(map(len, content.split(b"\r\n"))) <= 998
     _, recipient = fields(list(parsed(content).iter_parts())[1])
@@ -93,9 +93,7 @@ def test_a_long_or_foreign_answer_is_folded_and_made_ascii(said: str) -> None:
 
 
 def test_a_foreign_answer_stays_as_it_is_where_utf_8_is_allowed() -> None:
-    content = build_failure(
-        report("bjørn@to.test", Reply(550, "5.1.1", "Ukendt: bjørn"), utf8=True)
-    )
+    content = build_report(report("bjørn@to.test", Reply(550, "5.1.1", "Ukendt: bjørn"), utf8=True))
     assert "Diagnostic-Code: smtp; 550 5.1.1 Ukendt: bjørn\r\n" in content.decode()
 
 
@@ -119,7 +117,7 @@ def test_every_line_that_we_write_is_within_the_limit_and_ends_in_crlf(
 ) -> None:
     """What the remote said is bounded and printable before it gets here, but not short."""
     said = "".join(c for c in text if c.isprintable())
-    content = build_failure(
+    content = build_report(
         report(reply=Reply(550, "5.0.0", said), original=b"S: x\r\n\r\n" + original)
     )
     assert b"\n" not in content.replace(b"\r\n", b"")

@@ -205,7 +205,10 @@ def test_objections() -> None:
     assert objection(bare, envelope(size=10**9)) is None
     assert objection(able, envelope(size=1000)) is None
     assert objection(able, envelope(size=1001)) == (552, "5.3.4")  # RFC 1870 section 6.1
-    assert objection(bare, eight_bit) == (554, "5.6.3")
+    assert objection(bare, eight_bit) is None
+    assert bare.client.needs_seven_bit(eight_bit)  # RFC 6152 section 3
+    assert not able.client.needs_seven_bit(eight_bit)
+    assert not bare.client.needs_seven_bit(envelope())
     assert objection(bare, utf8) == (553, "5.6.7")  # RFC 6531 section 3.5
     assert objection(bare, address) == (553, "5.6.7")
     for mail in (eight_bit, utf8, address):
