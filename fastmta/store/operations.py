@@ -38,9 +38,7 @@ class Accept:
         done: Done,
     ) -> None:
         self.spool, self.envelopes, self.body, self.done = spool, envelopes, body, done
-        # Kept for its envelopes; without, they are a lease's from the moment of the commit, which
-        # may come before `finished`.
-        self.has_room = has_room
+        self.has_room = has_room  # to go out at once
         self.entry: list[bytes] = []  # for a segment, if it is fresh
         self.segment: Segment | None = None  # where it was put
         first = envelopes[0]
@@ -59,9 +57,8 @@ class Accept:
 
     def finished(self, error: Exception | None) -> None:
         if error is not None:
-            if self.has_room:
-                for envelope in self.envelopes:
-                    self.spool.take_back(envelope)
+            for envelope in self.envelopes:
+                self.spool.take_back(envelope)
             self.done(self.spool.failure())
             return
         if self.segment is not None:
@@ -73,6 +70,7 @@ class Accept:
                 if self.has_room:
                     self.spool.hand_over(envelope, self.body)
                 else:
+                    self.spool.take_back(envelope)
                     self.spool.note_due(envelope.due)
 
 

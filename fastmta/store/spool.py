@@ -113,9 +113,10 @@ class Spool:
         if len(envelopes) > 1 or not has_room:
             for envelope in envelopes:
                 envelope.due = arrival.received
-        if has_room:  # from now on: a lease must not find what the commit has just made visible
-            for envelope in envelopes:
-                self._out[number_of(envelope)] = 0
+        # Also without room: a lease may see it before its commit is heard of, and even where that is
+        # said to have failed.
+        for envelope in envelopes:
+            self._out[number_of(envelope)] = 0
         return Accept(self, envelopes, arrival.parts, has_room, done)
 
     # Out

@@ -630,6 +630,40 @@ def test_a_commit_that_came_through_and_is_said_to_have_failed_is_made_again(
     run(scenario())
 
 
+def test_a_bounce_without_room_waits_for_its_settlement_to_be_heard_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Were it out before that, it would come in again when the settlement is made again."""
+    monkeypatch.setattr(spool, "WINDOW", 1)
+    monkeypatch.setattr(spool, "RETRY_DELAY", 0.05)
+    commit = store_env.Environment._commit
+    failed = threading.Event()
+
+    def late_error(env: store_env.Environment, batch: list[store_env.Operation]) -> None:
+        commit(env, batch)
+        if not failed.is_set():
+            failed.set()
+            raise lmdb.DiskError("the meta page")
+
+    async def scenario() -> None:
+        async with opened(tmp_path) as (one, box):
+            await accept(one, arrival(one, "bob@to.test"))
+            [envelope] = await box.wait(1)
+            monkeypatch.setattr(store_env.Environment, "_commit", late_error)
+            one.settle(envelope, None, bounce := arrival(one, "alice@from.test"))
+            monkeypatch.setattr(spool, "WINDOW", 20)
+            await until(failed.is_set)
+            await one.lease()
+            assert len(box.handed) == 1
+            await until(lambda: not one.unsettled)
+            await one.lease()
+            assert (await box.wait(2))[1].message == bounce.message
+            one.settle(box.handed[1][0], None)
+        assert rows_in(tmp_path) == NOTHING
+
+    run(scenario())
+
+
 def test_what_could_not_be_written_at_first_is_written_before_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -446,8 +446,10 @@ class SpoolMachine(RuleBasedStateMachine):
     def nothing_is_wrong(self) -> None:
         self.check_problems()
         if not self.is_broken:
-            # A lease and a message of several domains may go over it by what they bring.
-            assert len(self.spool._out) <= max(self.recovered, self.window) + spool.LEASE + 3
+            # A lease and a message of several domains may go over it, and what is not safe yet.
+            unsafe = sum(mail.message.acknowledged is None for mail in self.mails.values())
+            most = max(self.recovered, self.window) + spool.LEASE + 3
+            assert len(self.spool._out) <= most + unsafe
             assert self.spool._octets <= spool.RESIDENT_OCTETS
 
     def teardown(self) -> None:
