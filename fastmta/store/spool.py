@@ -113,8 +113,8 @@ class Spool:
         if len(envelopes) > 1 or not has_room:
             for envelope in envelopes:
                 envelope.due = arrival.received
-        # Also without room: a lease may see it before its commit is heard of, and even where that is
-        # said to have failed.
+        # Also without room: a lease may see it before its commit is heard of, and even where the
+        # commit is said to have failed.
         for envelope in envelopes:
             self._out[number_of(envelope)] = 0
         return Accept(self, envelopes, arrival.parts, has_room, done)
