@@ -7,12 +7,27 @@ from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
+from hypothesis import strategies as st
 
 from fastmta.mail.envelope import Envelope
 from fastmta.store import env as store_env
 from fastmta.store import records
 
 Key = tuple[int, int]  # message, index
+
+# What a program consists of: a verb and two numbers that it makes of what it wants. They are
+# drawn without a look at the spool, for how far it is depends on its threads.
+VERBS = (
+    *("accept",) * 5,
+    *("deliver",) * 4,
+    *("defer", "defer_some", "bounce", "bounce_some", "postpone"),
+    *("lease", "lease", "read", "pause", "pause", "rest"),
+)
+PROGRAMS = st.lists(
+    st.tuples(st.sampled_from(VERBS), st.integers(0, 255), st.integers(0, 255)), max_size=25
+)
+CLOCK = st.sampled_from([0.0, 0.0, -3000.0, -5.0, 2000.0])  # seconds that it jumps
+Program = list[tuple[str, int, int]]
 
 
 class Pending(NamedTuple):
