@@ -26,6 +26,7 @@ import idna
 from msgspec import Meta, Struct, UnsetType, structs
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.ASCII)
+_RATE = re.compile(r"(\d{1,9})/([smhd])", re.ASCII)
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 # RFC 5321 section 4.1.2: sub-domain, with the 63 octets of RFC 1035 section 2.3.4.
 _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
@@ -67,6 +68,24 @@ class Duration(float):
             count, left = divmod(left, _SECONDS[unit])
             written += f"{count:.0f}{unit}" if count else ""
         return written + (f"{left:g}s" if left or not written else "")
+
+
+class Rate(NamedTuple):
+    """So many in so many seconds; written "100/s", "600/m", "5000/h", "20000/d"."""
+
+    events: int
+    seconds: float
+
+    @classmethod
+    def parse(cls, text: str) -> "Rate":
+        found = _RATE.fullmatch(text)
+        if not found or not int(found[1]):
+            raise ValueError(f'{_show(text)} is no rate; write "100/s", "600/m" or "5000/h"')
+        return cls(int(found[1]), _SECONDS[found[2]])
+
+    def __str__(self) -> str:
+        unit = next(unit for unit, seconds in _SECONDS.items() if seconds == self.seconds)
+        return f"{self.events}/{unit}"
 
 
 class Endpoint(NamedTuple):
@@ -146,6 +165,7 @@ def _path(text: str, folder: Path) -> Path:
 # type of a field -> what reads it from a string
 _READERS: dict[Any, Callable[[str, Path], Any]] = {
     Duration: lambda text, _: Duration.parse(text),
+    Rate: lambda text, _: Rate.parse(text),
     Endpoint: lambda text, _: Endpoint.parse(text),
     DomainName: lambda text, _: parse_domain(text),
     DomainPattern: lambda text, _: parse_pattern(text),

@@ -2,7 +2,7 @@
 
 from msgspec import Struct
 
-from fastmta.mail.envelope import Recipient
+from fastmta.mail.envelope import Priority, Recipient
 
 
 class Arrival(Struct):
@@ -20,3 +20,7 @@ class Arrival(Struct):
     envid: str = ""
     client: str = ""  # "helo.name [192.0.2.1]"
     protocol: str = ""  # "ESMTP", as in the Received field (RFC 3848)
+    priority: Priority = Priority.NORMAL
+    tenant: str = ""
+    campaign: str = ""
+    pool: str = ""

@@ -1,5 +1,7 @@
 """The envelope: one sender, the recipients of one destination domain, and the retry state."""
 
+from enum import IntEnum
+
 from msgspec import Struct
 
 from fastmta.mail.disposition import Disposition
@@ -39,6 +41,14 @@ def id_time(number: int) -> float:
     return (number >> 20) / 1000
 
 
+class Priority(IntEnum):
+    """Which mail goes first where there is more than can go; lower is sooner."""
+
+    URGENT = 0
+    NORMAL = 1
+    BULK = 2
+
+
 class Recipient(Struct, array_like=True):
     """One forward-path and what the sender asked to be told about it (RFC 3461 section 4)."""
 
@@ -65,6 +75,14 @@ class Envelope(Struct, array_like=True):
     attempts: int = 0
     due: float = 0.0  # seconds since the epoch; 0: not deferred yet
     last: Disposition | None = None
+    priority: Priority = Priority.NORMAL
+    tenant: str = ""  # whose mail it is: what fairness is between; "" where nobody said
+    campaign: str = ""  # what the sender calls this mailing, for selectors
+    pool: str = ""  # the sources that it leaves from, where the sender chose them
+    site: str = ""  # of the last attempt
+    held: str = ""  # why an operator keeps it back; "" where nobody does
+    next_hop: str = ""  # where an operator sends it instead of the site: "192.0.2.1:25"
+    delays: int = 0  # reports of delay that were made
 
     @property
     def id(self) -> str:

@@ -364,6 +364,10 @@ def _envelopes(arrival: Arrival) -> list[Envelope]:
             ret=arrival.ret,
             envid=arrival.envid,
             client=arrival.client,
+            priority=arrival.priority,
+            tenant=arrival.tenant,
+            campaign=arrival.campaign,
+            pool=arrival.pool,
         )
         for index, (domain, recipients) in enumerate(by_domain.items())
     ]
