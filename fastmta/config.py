@@ -34,6 +34,7 @@ __all__ = [
     "DomainPattern",
     "Duration",
     "Endpoint",
+    "Headers",
     "Listener",
     "Log",
     "Network",
@@ -82,6 +83,15 @@ class Smtp(Table, frozen=True, kw_only=True):
     bare_newlines: Literal["refuse", "normalise"] = "refuse"
 
 
+class Headers(Table, frozen=True, kw_only=True):
+    """Names of header fields by which a client that may relay labels its messages; "": none."""
+
+    tenant: str = ""
+    campaign: str = ""
+    priority: str = ""
+    pool: str = ""
+
+
 class Spool(Table, frozen=True, kw_only=True):
     min_free_space: Annotated[int, Meta(ge=0, le=1 << 50)] = 128 * MiB  # below it mail gets 452
 
@@ -120,6 +130,7 @@ class Config(Table, frozen=True, kw_only=True):
     listener: tuple[Listener, ...]
     tls: Tls | None = None
     smtp: Smtp = Smtp()
+    headers: Headers = Headers()
     spool: Spool = Spool()
     dns: Dns = Dns()
     delivery: Delivery = Delivery()

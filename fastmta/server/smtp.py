@@ -18,6 +18,7 @@ from fastmta.mail.trace import address_literal, protocol_name, received_field
 from fastmta.protocol import smtp_replies as reply
 from fastmta.protocol.smtp_limits import Load, Policy
 from fastmta.protocol.smtp_server import Event, SmtpServer
+from fastmta.server.labels import BadLabel, Labels
 from fastmta.server.session import (
     HOLD_HANDSHAKE,
     HOLD_PENDING,
@@ -173,26 +174,35 @@ class SmtpSession(Session):
 
     def _accept(self, arrival: Arrival) -> None:
         """Complete the arrival and hand it to the backend, which answers to `_settled`."""
-        backend, machine = self._service.backend, self._machine
+        backend = self._service.backend
         self._arrived = time.perf_counter()
         arrival.message = backend.new_id()
+        self._id = format_id(arrival.message)
+        self._content_since = 0.0
+        self._settling = True
+        try:
+            self._complete(arrival)
+            backend.accept(arrival, self._settled)
+        except BadLabel as error:
+            self._settled(error.reply)
+        except Exception:
+            log.exception("the spool failed to take %s", self._id)
+            self._settled(_NOT_NOW)
+        self._settling = False
+
+    def _complete(self, arrival: Arrival) -> None:
+        """Add what the session knows and the machine does not; BadLabel."""
+        machine, labels = self._machine, self._service.labels
         arrival.received = time.time()
         arrival.client = f"{machine.helo} [{self.client}]"
         arrival.protocol = protocol_name(
             extended=machine.extended, tls=machine.tls, utf8=arrival.utf8
         )
-        self._id = format_id(arrival.message)
+        if labels is not None and machine.may_relay:
+            labels.read(arrival)
         trace = self._trace(arrival)
         arrival.parts.insert(0, trace)
         arrival.size = self._size = arrival.size + len(trace)
-        self._content_since = 0.0
-        self._settling = True
-        try:
-            backend.accept(arrival, self._settled)
-        except Exception:
-            log.exception("the spool failed to take %s", self._id)
-            self._settled(_NOT_NOW)
-        self._settling = False
 
     def _trace(self, arrival: Arrival) -> bytes:
         recipients = arrival.recipients
@@ -320,6 +330,7 @@ class SmtpService:
         self.backend = backend
         self.tls = tls
         self.hostname = config.hostname
+        self.labels = _labels(config)
         # Room for two of the largest, or one alone would be told to come back for ever.
         self.load = Load(max(MAX_HELD, 2 * config.smtp.max_message_size), REJECTED)
         self.sessions = Sessions(config.smtp.max_sessions, config.smtp.max_sessions_per_client)
@@ -392,3 +403,9 @@ class SmtpService:
             max_errors=settings.max_errors,
             normalise=settings.bare_newlines == "normalise",
         )
+
+
+def _labels(config: Config) -> Labels | None:
+    """None where there is nothing to read."""
+    labels = Labels(config.headers, (), {})
+    return labels if labels else None

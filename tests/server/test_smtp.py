@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from fastmta.config import Config, Duration, Endpoint, Listener, Smtp, Tls
+from fastmta.config import Config, Duration, Endpoint, Headers, Listener, Smtp, Tls
 from fastmta.mail.arrival import Arrival
+from fastmta.mail.envelope import Priority
 from fastmta.mail.reply import Reply
 from fastmta.server import session, smtp
 from fastmta.server.smtp import SmtpService, SmtpSession
@@ -140,6 +141,7 @@ async def serving(
     tls: tuple[Path, Path] | None = None,
     bind: str = "127.0.0.1",
     mode: str = "",
+    headers: Headers | None = None,
     **settings: object,
 ) -> AsyncIterator[Server]:
     context = None
@@ -152,6 +154,7 @@ async def serving(
         listener=(),
         tls=tls and Tls(certificate=tls[0], key=tls[1]),
         smtp=Smtp(**settings),  # type: ignore[arg-type]
+        headers=headers or Headers(),
     )
     memory = Memory()
     service = SmtpService(config, memory, context)
@@ -356,6 +359,21 @@ def test_a_backend_that_fails_is_451(caplog: pytest.LogCaptureFixture) -> None:
 
     run(scenario())
     assert "broken" in caplog.text
+
+
+def test_a_message_says_whose_it_is() -> None:
+    async def scenario() -> None:
+        async with serving(headers=Headers(tenant="X-Tenant", priority="X-Priority")) as server:
+            client = await server.in_data()
+            assert await client.say_data("X-Priority: soon\r\n\r\nhello") == "554 5.6.0"
+            await client.say("MAIL FROM:<a@example.test>", "RCPT TO:<b@example.test>", "DATA")
+            assert await client.say_data("X-Priority: bulk\r\nX-Tenant: a\r\n\r\nx") == "250 2.0.0"
+            (arrival,) = server.memory.arrivals
+            assert (arrival.tenant, arrival.priority) == ("a", Priority.BULK)
+            assert b"X-" not in b"".join(arrival.parts)
+            assert arrival.size == sum(map(len, arrival.parts))
+
+    run(scenario())
 
 
 def test_relaying_is_for_relay_networks_alone() -> None:

@@ -1,0 +1,103 @@
+"""What a sender says of a message for the relay alone: whose it is, how urgent, by which pool.
+
+The fields that say so are taken from the message; the campaign's stays, for those who read the
+reports of mailbox hosts.
+"""
+
+import re
+from collections.abc import Collection, Mapping
+
+from fastmta._core.headers import find, unfold
+from fastmta.config import Headers
+from fastmta.mail.arrival import Arrival
+from fastmta.mail.envelope import Priority
+from fastmta.mail.reply import Reply
+
+_LABEL = re.compile(rb"[!-~]{1,100}")
+_EMPTY_LINE = b"\r\n\r\n"
+_PRIORITIES = {priority.name.lower().encode(): priority for priority in Priority}
+
+Range = tuple[int, int]
+
+
+class BadLabel(Exception):
+    """A field that the configuration names does not hold what it should; has the reply."""
+
+    def __init__(self, field: str, text: str) -> None:
+        super().__init__(field, text)
+        self.reply = Reply(554, "5.6.0", f"{field}: {text}")
+
+
+class Labels:
+    """Reads the fields that the configuration names; false where it names none."""
+
+    def __init__(self, names: Headers, pools: Collection[str], usual: Mapping[str, Priority]):
+        """`pools` are those that can be asked for, `usual` is the priority of some tenants."""
+        self._names, self._pools, self._usual = names, pools, usual
+
+    def __bool__(self) -> bool:
+        names = self._names
+        return bool(names.tenant or names.campaign or names.priority or names.pool)
+
+    def read(self, arrival: Arrival) -> None:
+        """Note in the arrival what its header section says, and take out what is for us.
+
+        BadLabel where it makes no sense; the arrival is as it was, then.
+        """
+        head, rest = _header(arrival.parts)
+        names = self._names
+        ours: list[Range] = []
+        tenant = self._label(head, names.tenant, ours)
+        priority = self._priority(head, ours)
+        if priority is None:
+            priority = self._usual.get(tenant, Priority.NORMAL)
+        pool = self._pool(head, ours)
+        arrival.campaign = self._label(head, names.campaign, [])
+        arrival.tenant, arrival.priority, arrival.pool = tenant, priority, pool
+        if ours:
+            arrival.parts = [*_without(head, ours), *rest]
+            arrival.size = sum(map(len, arrival.parts))
+
+    def _priority(self, head: bytes, ours: list[Range]) -> Priority | None:
+        value = _value(head, self._names.priority, ours).lower()
+        if value and value not in _PRIORITIES:
+            raise BadLabel(self._names.priority, "write urgent, normal or bulk")
+        return _PRIORITIES.get(value)
+
+    def _pool(self, head: bytes, ours: list[Range]) -> str:
+        pool = self._label(head, self._names.pool, ours)
+        if pool and pool not in self._pools:
+            raise BadLabel(self._names.pool, f"there is no pool {pool}")
+        return pool
+
+    def _label(self, head: bytes, name: str, ours: list[Range]) -> str:
+        value = _value(head, name, ours)
+        if value and not _LABEL.fullmatch(value):
+            raise BadLabel(name, "write 1 to 100 printable ASCII characters without spaces")
+        return value.decode("ascii")
+
+
+def _header(parts: list[bytes]) -> tuple[bytes, list[bytes]]:
+    """The parts in two: what holds the header section, joined, and the rest."""
+    count, head = 1, parts[0] if parts else b""
+    while not head.startswith(b"\r\n") and _EMPTY_LINE not in head and count < len(parts):
+        head += parts[count]
+        count += 1
+    return head, parts[count:]
+
+
+def _value(head: bytes, name: str, ours: list[Range]) -> bytes:
+    """The value of a field, the last one where there are several; `ours` gets their places."""
+    end = 0 if head.startswith(b"\r\n") else head.find(_EMPTY_LINE)
+    section = end + 2 if end >= 0 else len(head)
+    found = find(head, 0, section, name.lower().encode()) if name else []
+    ours += ((head.rfind(b"\n", 0, start) + 1, stop + 2) for start, stop in found)
+    return unfold(head, *found[-1]) if found else b""
+
+
+def _without(head: bytes, ours: list[Range]) -> list[bytes]:
+    kept, at = [], 0
+    for start, stop in sorted(ours):
+        kept.append(head[at:start])
+        at = stop
+    return [part for part in (*kept, head[at:]) if part]
