@@ -6,9 +6,10 @@ Each class is one table of the file, each field one setting with its default and
 
 import os
 import tomllib
+from hashlib import sha256
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from msgspec import UNSET, Meta, UnsetType
 
@@ -42,11 +43,14 @@ __all__ = [
     "Retry",
     "Route",
     "Smtp",
+    "Source",
     "Spool",
     "Tls",
     "TlsMode",
+    "fingerprint",
     "load",
     "parse",
+    "read",
 ]
 
 MiB = 1 << 20
@@ -163,14 +167,26 @@ _LATER = {
 }
 
 
+class Source(NamedTuple):
+    """A configuration as it was written; `parse(*source)` reads it."""
+
+    text: str
+    folder: Path  # from which its relative paths count
+
+
 def load(path: Path) -> Config:
     """Read and check a configuration file; relative paths in it count from its folder."""
+    return parse(*read(path))
+
+
+def read(path: Path) -> Source:
+    """What is in a configuration file; ConfigError where that cannot be read."""
     try:
         with path.open("rb") as file:
             content = file.read(_LARGEST_FILE + 1)
         if len(content) > _LARGEST_FILE:
             raise ConfigError(Problem("", f"is larger than {_LARGEST_FILE} octets"))
-        return parse(content.decode("utf-8"), path.parent.resolve())
+        return Source(content.decode("utf-8"), path.parent.resolve())
     except OSError as error:
         raise ConfigError(Problem("", f"cannot be read: {error.strerror}")) from None
     except UnicodeDecodeError as error:
@@ -186,6 +202,11 @@ def parse(text: str, folder: Path) -> Config:
     if problems := [problem for rule in RULES for problem in rule(config)]:
         raise ConfigError(*problems)
     return config
+
+
+def fingerprint(config: Config) -> str:
+    """The same for configurations that mean the same."""
+    return sha256(repr(config).encode()).hexdigest()[:12]
 
 
 def _toml(text: str) -> dict[str, object]:

@@ -5,112 +5,36 @@ import logging
 import os
 import signal
 import socket
-import sys
 import time
 from pathlib import Path
 
-from fastmta import control
-from fastmta.config import Config, Endpoint
+from msgspec import Raw
+
+from fastmta.config import Config, ConfigError, Endpoint, Source, parse, read
 from fastmta.metrics import Sample
 from fastmta.server.http import HttpServer
 from fastmta.store.env import OWNER_LOCK, Locked, own
 from fastmta.store.view import shard_folders
 from fastmta.web.metrics import Health, admin_app
+from fastmta.worker_process import CannotStart, WorkerProcess
 
 logger = logging.getLogger(__name__)
 
 DRAIN_SECONDS = 85.0  # a worker gives its listeners and its connections 30 each, and then closes
 ORPHANS_SECONDS = 15.0  # for workers whose supervisor was killed
-ANSWER_SECONDS = 2.0  # for a snapshot; a worker that is slower counts as not well
 RESTART_FIRST = 0.1  # seconds before a worker that died is started again, doubling
 RESTART_MOST = 10.0
-
-
-class CannotStart(Exception):
-    """The text says what is in the way."""
-
-
-class WorkerProcess:
-    """One worker as its supervisor sees it."""
-
-    def __init__(self, path: Path, index: int) -> None:
-        self._path, self.index = path, index
-        self._process: asyncio.subprocess.Process | None = None
-        self._writer: asyncio.StreamWriter | None = None
-        self._listener: asyncio.Task[None] | None = None
-        self._next: asyncio.Future[list[Sample]] | None = None
-        self._is_ready = False
-
-    async def start(self) -> None:
-        """Start the process and return when it is ready; CannotStart if it ends before."""
-        self._is_ready = False
-        ours, theirs = socket.socketpair()
-        with theirs:
-            self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "fastmta.worker"),
-                *(str(self._path), str(self.index), str(theirs.fileno())),
-                pass_fds=[theirs.fileno()],
-            )
-        reader, self._writer = await asyncio.open_connection(sock=ours)
-        self._listener = asyncio.ensure_future(self._listen(reader))
-        if not await self._snapshot():
-            code = await self._process.wait()
-            raise CannotStart(f"worker {self.index} ended with {code} at its start")
-        self._is_ready = True
-
-    async def _listen(self, reader: asyncio.StreamReader) -> None:
-        samples: list[Sample] = []
-        try:
-            while True:
-                samples = await control.read_snapshot(reader)
-                if self._next is not None and not self._next.done():
-                    self._next.set_result(samples)
-        except (asyncio.IncompleteReadError, ConnectionError):
-            if self._next is not None and not self._next.done():
-                self._next.set_result([])
-
-    async def _snapshot(self) -> list[Sample]:
-        """The next snapshot that comes, shared by all who wait for it; [] when none can."""
-        if self._listener is None or self._listener.done():
-            return []
-        if self._next is None or self._next.done():
-            self._next = asyncio.get_running_loop().create_future()
-        return await asyncio.shield(self._next)
-
-    async def snapshot(self) -> list[Sample]:
-        """What the worker counted; [] when it does not answer in time."""
-        if self._writer is None or self._writer.is_closing():
-            return []
-        self._writer.write(control.ASK)
-        try:
-            return await asyncio.wait_for(self._snapshot(), ANSWER_SECONDS)
-        except TimeoutError:
-            return []
-
-    async def wait(self) -> int:
-        """The exit code, when the process has ended; 0 if it never began."""
-        code = await self._process.wait() if self._process is not None else 0
-        if self._writer is not None:
-            self._writer.close()
-        return code
-
-    def signal(self, number: signal.Signals) -> None:
-        if self._process is not None and self._process.returncode is None:
-            self._process.send_signal(number)
-
-    def reload(self) -> None:
-        """SIGHUP, which would end a worker that does not listen to it yet."""
-        if self._is_ready:
-            self.signal(signal.SIGHUP)
 
 
 class Supervisor:
     """Owns the data directory; at its end no worker is left."""
 
-    def __init__(self, path: Path, config: Config) -> None:
-        self._config = config
-        self._workers = [WorkerProcess(path, index) for index in range(config.workers)]
+    def __init__(self, path: Path, source: Source, config: Config) -> None:
+        """`path` is where the configuration, which is `source` now, is read anew."""
+        self._path, self._source, self._config = path, source, config
+        self._workers = [WorkerProcess(index, self) for index in range(config.workers)]
         self._ending = asyncio.Event()
+        self._hang_up = asyncio.Event()  # SIGHUP came
         self._http = HttpServer(admin_app(self._collect, self._health))
 
     async def run(self) -> bool:
@@ -125,7 +49,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._ending.set)
-        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        loop.add_signal_handler(signal.SIGHUP, self._hang_up.set)
         try:
             await self._start()
             return await self._keep()
@@ -135,7 +59,7 @@ class Supervisor:
 
     async def _start(self) -> None:
         started = await asyncio.gather(
-            *(worker.start() for worker in self._workers), return_exceptions=True
+            *(self._start_one(worker) for worker in self._workers), return_exceptions=True
         )
         try:
             if errors := [one for one in started if one is not None]:
@@ -150,10 +74,18 @@ class Supervisor:
         where = ", ".join(f"{one.service} on {one.bind}" for one in self._config.listener)
         logger.info("ready: %s; workers: %d", where, len(self._workers))
 
+    async def _start_one(self, worker: WorkerProcess) -> None:
+        source = self._source
+        await worker.start(source)
+        if source is not self._source:  # there was a reload that it could not hear
+            await worker.reload(self._source)
+
     async def _keep(self) -> bool:
         """Start again what dies, until told to end; then drain. True if all ended well."""
+        reloading = asyncio.ensure_future(self._reload_when_told())
         keepers = [asyncio.ensure_future(self._keep_one(worker)) for worker in self._workers]
         await self._ending.wait()
+        reloading.cancel()
         self._signal(signal.SIGTERM)
         try:
             codes = await asyncio.wait_for(asyncio.gather(*keepers), DRAIN_SECONDS)
@@ -180,7 +112,7 @@ class Supervisor:
             if self._ending.is_set():
                 return 0
             try:
-                await worker.start()
+                await self._start_one(worker)
             except (CannotStart, OSError) as error:
                 logger.error("%s", error)
             if self._ending.is_set():  # it was told to end before it could hear
@@ -196,9 +128,29 @@ class Supervisor:
         for worker in self._workers:
             worker.signal(number)
 
-    def _reload(self) -> None:
-        for worker in self._workers:
-            worker.reload()
+    async def _reload_when_told(self) -> None:
+        while True:
+            await self._hang_up.wait()
+            self._hang_up.clear()
+            await self._reload()
+
+    async def _reload(self) -> None:
+        """Read the configuration anew, and hand it to the workers if it can be used."""
+        try:
+            source = read(self._path)
+            self._config = parse(*source)
+        except ConfigError as error:
+            for problem in error.problems:
+                logger.error("%s: %s", self._path, problem)
+            return
+        self._source = source
+        await asyncio.gather(*(worker.reload(source) for worker in self._workers))
+
+    def permit(self, worker: WorkerProcess, payload: Raw) -> None:
+        """What a worker asks of the limits that all share."""
+
+    def gone(self, worker: WorkerProcess) -> None:
+        """A worker has ended, and with it all that it held of them."""
 
     async def _collect(self) -> list[list[Sample]]:
         return await asyncio.gather(*(worker.snapshot() for worker in self._workers))

@@ -1,26 +1,23 @@
 """One worker: a uvloop loop with its shards, listeners and connections. The only wiring.
 
-    python -m fastmta.worker CONFIG INDEX DESCRIPTOR
+    python -m fastmta.worker DESCRIPTOR
 
-The descriptor is this worker's end of the control socket (`control`).
+The descriptor is this worker's end of the control socket (`control`); what it is to be comes from
+there. `worker_main` has what this process does beside mail.
 """
 
 import asyncio
-import logging
-import resource
-import signal
-import socket
+import os
 import ssl
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
-import lmdb
-import uvloop
+from msgspec import Raw, msgpack
 
-from fastmta import control, log, metrics
-from fastmta.config import Config, ConfigError, load
+from fastmta import control, log, metrics, worker_main
+from fastmta.config import Config, fingerprint
 from fastmta.delivery.dns import Resolver
 from fastmta.delivery.router import Router
 from fastmta.delivery.site import RoutingError, Site
@@ -33,13 +30,8 @@ from fastmta.queue.ready import Job
 from fastmta.queue.scheduler import Scheduler
 from fastmta.queue.settlement import Settlement
 from fastmta.server.smtp import SmtpService
-from fastmta.store.env import Locked
 from fastmta.store.spool import Spool
 
-logger = logging.getLogger(__name__)
-
-DRAIN_SECONDS = 30.0  # for messages that are under way, first those coming in, then those going out
-ORPHAN_SECONDS = 3.0  # the same when the supervisor has died: a new one waits for the files
 JOURNAL_INTERVAL = 0.1  # seconds between writes of the disposition log
 
 QUEUE = metrics.gauge("fastmta_queue_envelopes", "Envelopes in the queue")
@@ -106,11 +98,17 @@ def shards_of(folder: Path, index: int, workers: int) -> list[int]:
     return [index, *sorted(n for n in found if n >= workers and n % workers == index)]
 
 
+# What an operator may ask for.
+_decode_request = msgpack.Decoder(control.Status).decode
+
+
 class Worker:
     """Wires the parts together, and takes them apart in the order that loses nothing."""
 
-    def __init__(self, config: Config, index: int) -> None:
+    def __init__(self, config: Config, index: int, ask: Callable[[Raw], None] | None = None):
+        """`ask` says something to the arbiter of shared limits; None: there are no others."""
         self._config, self._index = config, index
+        self._began = time.monotonic()
         path = config.log.dispositions
         self.journal = log.DispositionLog(path if path == "-" else str(config.data_dir / path))
         self._router = Router(config, Resolver(config.dns))
@@ -160,6 +158,33 @@ class Worker:
         loop = asyncio.get_running_loop()
         self._journal_timer = loop.call_later(JOURNAL_INTERVAL, self._write_journal)
 
+    async def reload(self, config: Config) -> list[str]:
+        """Go on with another configuration; gives what of it could not be taken on."""
+        self._config = config
+        self.journal.reopen()
+        return []
+
+    def permit(self, payload: Raw) -> None:
+        """What the arbiter of shared limits says."""
+
+    async def command(self, request: Raw) -> AsyncIterator[Any]:
+        """Do what an operator asks for: see worker_main.Worker."""
+        match _decode_request(request):
+            case control.Status():
+                yield self._status()
+
+    def _status(self) -> control.WorkerStatus:
+        return control.WorkerStatus(
+            worker=self._index,
+            pid=os.getpid(),
+            uptime=time.monotonic() - self._began,
+            shards=list(self._shards),
+            sessions=len(self._smtp.sessions),
+            connections=len(self._dispatcher.connections),
+            queued=sum(each.spool.statistics().envelopes for each in self._shards.values()),
+            config=fingerprint(self._config),
+        )
+
     async def drain(self, seconds: float) -> None:
         """Finish what is under way, keep what is not, and let go of everything.
 
@@ -203,65 +228,5 @@ def _show(shards: list[Shard]) -> None:
     OLDEST.read = age
 
 
-async def _run(config: Config, index: int, descriptor: int) -> None:
-    loop = asyncio.get_running_loop()
-    end: asyncio.Future[float] = loop.create_future()  # how many seconds draining may take
-
-    def drain(seconds: float) -> None:
-        if not end.done():
-            end.set_result(seconds)
-
-    worker = Worker(config, index)
-    # A terminal's Ctrl-C reaches the whole group; the supervisor turns it into SIGTERM.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    loop.add_signal_handler(signal.SIGTERM, drain, DRAIN_SECONDS)
-    loop.add_signal_handler(signal.SIGHUP, worker.journal.reopen)
-    await worker.start()
-    reader, writer = await asyncio.open_connection(sock=socket.socket(fileno=descriptor))
-    answering = asyncio.ensure_future(_answer(reader, writer))
-    answering.add_done_callback(lambda _: drain(ORPHAN_SECONDS))
-    seconds = await end
-    logger.info("draining")
-    await worker.drain(seconds)
-    answering.cancel()
-    logger.info("ended")
-
-
-async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Send a snapshot now, which says that the worker is ready, and whenever asked.
-
-    Returns when the supervisor is gone.
-    """
-    try:
-        writer.write(control.pack_snapshot(metrics.snapshot()))
-        while await reader.read(1):
-            writer.write(control.pack_snapshot(metrics.snapshot()))
-    except ConnectionError:
-        pass
-
-
-def _raise_descriptor_limit() -> None:
-    """As far as the system allows: each session and each connection out needs one."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def main() -> None:
-    path, index, descriptor = sys.argv[1:]
-    name = f"worker-{index}"
-    log.set_up("info", name)
-    _raise_descriptor_limit()
-    try:
-        config = load(Path(path))
-        log.set_up(config.log.level, name)
-        uvloop.run(_run(config, int(index), int(descriptor)))
-    except ConfigError as error:
-        logger.error("cannot start: %s", "; ".join(f"{path}: {one}" for one in error.problems))
-        sys.exit(1)
-    except (OSError, Locked, lmdb.Error) as error:
-        logger.error("cannot start: %s", error)
-        sys.exit(1)
-
-
 if __name__ == "__main__":
-    main()
+    worker_main.main(Worker)

@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 import click
 import msgspec
 
-from fastmta.config import Config, ConfigError, load
+from fastmta.config import Config, ConfigError, Source, parse, read
 
 config_option = click.option(
     "-c",
@@ -29,8 +29,14 @@ def refuse(*lines: str) -> NoReturn:
 
 def load_or_refuse(path: Path) -> Config:
     """The configuration, or one line for each problem and exit code 1."""
+    return read_or_refuse(path)[1]
+
+
+def read_or_refuse(path: Path) -> tuple[Source, Config]:
+    """The same, with the text that it was read from."""
     try:
-        return load(path)
+        source = read(path)
+        return source, parse(*source)
     except ConfigError as error:
         refuse(*(f"{path}: {problem}" for problem in error.problems))
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from fastmta.cli.common import config_option, load_or_refuse, refuse
+from fastmta.cli.common import config_option, read_or_refuse, refuse
 
 
 @click.command()
@@ -15,17 +15,18 @@ def serve(path: Path) -> None:
     SIGTERM drains: messages that are under way are finished, the rest stays safe in the queue.
     SIGHUP reopens the disposition log.
     """
-    config = load_or_refuse(path)
+    source, config = read_or_refuse(path)
     # Late: --help and a broken configuration need neither the loop nor the HTTP server.
     import uvloop
 
     from fastmta import log
-    from fastmta.supervisor import CannotStart, Supervisor
+    from fastmta.supervisor import Supervisor
+    from fastmta.worker_process import CannotStart
 
     log.set_up(config.log.level, "supervisor")
 
     async def run() -> bool:
-        return await Supervisor(path, config).run()
+        return await Supervisor(path, source, config).run()
 
     try:
         ended_well = uvloop.run(run())

@@ -72,7 +72,7 @@ def test_workers_drain_when_their_supervisor_is_killed_and_a_new_one_starts_at_o
                 await one.process.wait()
                 await one.start()
                 assert not any(map(is_alive, orphans))
-                assert one.stderr.read_text().count("INFO worker-0 __main__: ended") == 1
+                assert one.stderr.read_text().count("INFO worker-0 fastmta.worker_main: ended") == 1
                 await ledger.acknowledges(100)
             await ledger.complete()
             assert await one.stop() == 0

@@ -1,0 +1,227 @@
+"""What a worker's process does beside mail: signals, and the talk with its supervisor.
+
+When the control socket closes, a worker knows that its supervisor is gone, and drains.
+"""
+
+import asyncio
+import logging
+import resource
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any, Protocol
+
+import lmdb
+import msgspec
+import uvloop
+from msgspec import Raw, structs
+
+from fastmta import control, log, metrics
+from fastmta.config import Config, ConfigError, parse
+from fastmta.store.env import Locked
+
+logger = logging.getLogger(__name__)
+
+DRAIN_SECONDS = 30.0  # for messages that are under way, first those coming in, then those going out
+ORPHAN_SECONDS = 3.0  # the same when the supervisor has died: a new one waits for the files
+
+
+class Worker(Protocol):
+    """What a worker's process runs."""
+
+    async def start(self) -> None: ...
+
+    async def reload(self, config: Config) -> list[str]:
+        """Go on with another configuration; gives what of it could not be taken on."""
+
+    def command(self, request: Raw) -> AsyncIterator[Any]:
+        """Do what an operator asks for.
+
+        Gives pages of answers, each less than control.MAX_FRAME, and control.Progress; msgspec
+        encodes them. Raises msgspec.ValidationError if it does not know the request.
+        """
+
+    def permit(self, payload: Raw) -> None:
+        """Take what the arbiter of shared limits says."""
+
+    async def drain(self, seconds: float) -> None: ...
+
+
+# Of a configuration, the worker's index, and how to say something to the arbiter.
+Make = Callable[[Config, int, Callable[[Raw], None]], Worker]
+
+
+class WorkerMain:
+    """Does what the supervisor says, one message after the other."""
+
+    def __init__(self, make: Make) -> None:
+        loop = asyncio.get_running_loop()
+        self._make = make
+        self._worker: Worker | None = None
+        self._is_ready = False
+        self._start: asyncio.Future[control.Start] = loop.create_future()
+        self._end: asyncio.Future[float] = loop.create_future()  # seconds that draining may take
+        self._reload: control.Reload | None = None  # the newest that is not taken on yet
+        self._reloading: asyncio.Task[None] | None = None
+        self._commands: dict[int, _Command] = {}
+        decoder = msgspec.msgpack.Decoder(control.ToWorker)
+        self._channel = control.Channel(decoder, self._received, self._lost)
+
+    async def run(self, descriptor: int) -> None:
+        loop = asyncio.get_running_loop()
+        ours = socket.socket(fileno=descriptor)
+        await loop.create_unix_connection(lambda: self._channel, sock=ours)
+        loop.add_signal_handler(signal.SIGTERM, self._drain, DRAIN_SECONDS)
+        start = await self._start
+        config = parse(start.config, Path(start.folder))
+        log.set_up(config.log.level, f"worker-{start.index}")
+        self._worker = worker = self._make(config, start.index, self._tell_arbiter)
+        await worker.start()
+        self._is_ready = True
+        self._channel.send(control.Ready())
+        self._take_on()
+        seconds = await self._end
+        await self._stop(worker, seconds)
+
+    async def _stop(self, worker: Worker, seconds: float) -> None:
+        logger.info("draining")
+        self._is_ready = False
+        for command in list(self._commands.values()):
+            command.task.cancel()
+        if self._reloading is not None:
+            await self._reloading
+        await worker.drain(seconds)
+        logger.info("ended")
+
+    def _drain(self, seconds: float) -> None:
+        if not self._end.done():
+            self._end.set_result(seconds)
+
+    def _lost(self) -> None:
+        self._drain(ORPHAN_SECONDS)
+        if not self._start.done():
+            self._start.set_exception(ConnectionResetError("the supervisor is gone"))
+
+    def _tell_arbiter(self, payload: Raw) -> None:
+        self._channel.send(control.Permit(payload))
+
+    def _received(self, message: control.ToWorker) -> None:
+        match message:
+            case control.Permit(payload):
+                if self._worker is not None:
+                    self._worker.permit(payload)
+            case control.Ask():
+                self._channel.send(control.Snapshot(metrics.snapshot()))
+            case control.Start():
+                self._start.set_result(message)
+            case control.Reload():
+                self._reload = message
+                self._take_on()
+            case control.Command():
+                self._begin(message)
+            case control.More(number):
+                if command := self._commands.get(number):
+                    command.window.release()
+            case control.Cancel(number):
+                if command := self._commands.get(number):
+                    command.task.cancel()
+
+    # Configurations.
+
+    def _take_on(self) -> None:
+        """Begin with the newest configuration, unless another is being taken on."""
+        if self._is_ready and self._reload is not None and self._reloading is None:
+            self._reloading = asyncio.ensure_future(self._take_on_all())
+
+    async def _take_on_all(self) -> None:
+        while self._worker is not None and (reload := self._reload) is not None:
+            self._reload = None
+            problems = await self._take_on_one(self._worker, reload)
+            for problem in problems:
+                logger.error("reload: %s", problem)
+            self._channel.send(control.Reloaded(problems))
+        self._reloading = None
+
+    async def _take_on_one(self, worker: Worker, reload: control.Reload) -> list[str]:
+        try:
+            config = parse(reload.config, Path(reload.folder))
+            logging.getLogger().setLevel(config.log.level.upper())
+            return await worker.reload(config)
+        except ConfigError as error:
+            return [str(problem) for problem in error.problems]
+        except Exception as error:  # mail goes on, whatever it was
+            logger.exception("the configuration could not be taken on")
+            return [f"{type(error).__name__}: {error}"]
+
+    # Commands.
+
+    def _begin(self, message: control.Command) -> None:
+        if self._worker is None or not self._is_ready:
+            self._channel.send(control.Ended(message.number, "is not ready"))
+            return
+        command = _Command(self._channel, self._worker, message)
+        self._commands[message.number] = command
+        command.task.add_done_callback(lambda _: self._commands.pop(message.number, None))
+
+
+class _Command:
+    """An operator's command under way."""
+
+    def __init__(
+        self, channel: "control.Channel[Any]", worker: Worker, message: control.Command
+    ) -> None:
+        self._channel, self._number = channel, message.number
+        self.window = asyncio.Semaphore(control.WINDOW)
+        self.task = asyncio.ensure_future(self._run(worker, message.request))
+
+    async def _run(self, worker: Worker, request: Raw) -> None:
+        error = "is shutting down"  # or nobody waits for it
+        try:
+            async with aclosing(worker.command(request)) as pages:  # type: ignore[type-var]
+                async for page in pages:
+                    await self.window.acquire()
+                    self._channel.send(self._message(page))
+            error = ""
+        except msgspec.ValidationError as problem:
+            error = f"does not know such a command: {problem}"
+        except Exception:
+            logger.exception("a command failed")
+            error = "failed; its log says why"
+        finally:
+            self._channel.send(control.Ended(self._number, error))
+
+    def _message(self, page: Any) -> control.Message:
+        if isinstance(page, control.Progress):
+            return structs.replace(page, number=self._number)
+        return control.Answer(self._number, control.pack(page))
+
+
+def main(make: Make) -> None:
+    """Run until the supervisor says that it is enough; exit code 1 if it cannot start."""
+    (descriptor,) = sys.argv[1:]
+    # A terminal's Ctrl-C and its end reach the whole group; the supervisor tells us what to do.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    log.set_up("info", "worker")
+    _raise_descriptor_limit()
+
+    async def run() -> None:
+        await WorkerMain(make).run(int(descriptor))
+
+    try:
+        uvloop.run(run())
+    except ConfigError as error:
+        logger.error("cannot start: %s", "; ".join(map(str, error.problems)))
+        sys.exit(1)
+    except (OSError, Locked, lmdb.Error) as error:
+        logger.error("cannot start: %s", error)
+        sys.exit(1)
+
+
+def _raise_descriptor_limit() -> None:
+    """As far as the system allows: each session and each connection out needs one."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

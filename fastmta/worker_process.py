@@ -1,0 +1,171 @@
+"""One worker as its supervisor sees it: a process, and what it says."""
+
+import asyncio
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+import msgspec
+from msgspec import Raw
+
+from fastmta import control
+from fastmta.config import Source
+from fastmta.metrics import Sample
+
+ANSWER_SECONDS = 2.0  # for a snapshot; a worker that is slower counts as not well
+
+CommandMessage = control.Progress | control.Answer | control.Ended
+_decoder = msgspec.msgpack.Decoder(control.ToSupervisor)
+
+
+class CannotStart(Exception):
+    """The text says what is in the way."""
+
+
+class Arbiter(Protocol):
+    """Who knows what the workers share."""
+
+    def permit(self, worker: "WorkerProcess", payload: Raw) -> None:
+        """A worker asks for something of it."""
+
+    def gone(self, worker: "WorkerProcess") -> None:
+        """A worker has ended, and with it all that it held."""
+
+
+class WorkerProcess:
+    """Starts it, speaks with it, and knows when it has ended."""
+
+    def __init__(self, index: int, arbiter: Arbiter) -> None:
+        self.index = index
+        self.is_ready = False
+        self._arbiter = arbiter
+        self._process: asyncio.subprocess.Process | None = None
+        self._channel: control.Channel[control.ToSupervisor] | None = None
+        self._started: asyncio.Future[bool] | None = None
+        self._snapshot: asyncio.Future[list[Sample]] | None = None  # that all wait for
+        self._reloaded: asyncio.Future[list[str]] | None = None
+        self._commands: dict[int, Callable[[CommandMessage], None]] = {}
+        self._last_command = 0
+
+    async def start(self, source: Source) -> None:
+        """Start the process and return when it is ready; CannotStart if it ends before."""
+        loop = asyncio.get_running_loop()
+        self._started = loop.create_future()
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "fastmta.worker", str(theirs.fileno())),
+                pass_fds=[theirs.fileno()],
+            )
+        self._channel = control.Channel(_decoder, self._received, self._lost)
+        channel = self._channel
+        await loop.create_unix_connection(lambda: channel, sock=ours)
+        channel.send(control.Start(source.text, str(source.folder), self.index))
+        if not await self._started:
+            code = await self._process.wait()
+            raise CannotStart(f"worker {self.index} ended with {code} at its start")
+
+    async def wait(self) -> int:
+        """The exit code, when the process has ended; 0 if it never began."""
+        code = await self._process.wait() if self._process is not None else 0
+        if self._channel is not None:
+            self._channel.close()
+        return code
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid if self._process is not None else 0
+
+    def signal(self, number: signal.Signals) -> None:
+        if self._process is not None and self._process.returncode is None:
+            self._process.send_signal(number)
+
+    async def snapshot(self) -> list[Sample]:
+        """What the worker counted; [] when it does not answer in time."""
+        if not self.is_ready:
+            return []
+        if self._snapshot is None or self._snapshot.done():  # one question at a time
+            self._snapshot = asyncio.get_running_loop().create_future()
+            self._send(control.Ask())
+        try:
+            return await asyncio.wait_for(asyncio.shield(self._snapshot), ANSWER_SECONDS)
+        except TimeoutError:
+            return []
+
+    async def reload(self, source: Source) -> list[str]:
+        """Hand it another configuration; gives what of it the worker could not take on."""
+        if not self.is_ready:
+            return []
+        if self._reloaded is None or self._reloaded.done():
+            self._reloaded = asyncio.get_running_loop().create_future()
+        self._send(control.Reload(source.text, str(source.folder)))
+        return await self._reloaded
+
+    def permit(self, payload: Raw) -> None:
+        self._send(control.Permit(payload))
+
+    # Commands.
+
+    def command(self, request: Raw, receive: Callable[[CommandMessage], None]) -> int:
+        """Pass a command on; `receive` gets all that comes of it, Ended last. Gives its number."""
+        self._last_command += 1
+        number = self._last_command
+        if self.is_ready:
+            self._commands[number] = receive
+            self._send(control.Command(number, request))
+        else:
+            receive(control.Ended(number, "is not running now"))
+        return number
+
+    def more(self, number: int) -> None:
+        """One message of the command has been dealt with."""
+        if number in self._commands:
+            self._send(control.More(number))
+
+    def cancel(self, number: int) -> None:
+        if self._commands.pop(number, None):
+            self._send(control.Cancel(number))
+
+    # What it says.
+
+    def _send(self, message: control.Message) -> None:
+        if self._channel is not None:
+            self._channel.send(message)
+
+    def _received(self, message: control.ToSupervisor) -> None:
+        match message:
+            case control.Permit(payload):
+                self._arbiter.permit(self, payload)
+            case control.Snapshot(samples):
+                _answer(self._snapshot, samples)
+            case control.Ready():
+                self.is_ready = True
+                _answer(self._started, True)
+            case control.Reloaded(problems):
+                _answer(self._reloaded, problems)
+            case control.Ended(number):
+                if receive := self._commands.pop(number, None):
+                    receive(message)
+            case control.Progress(number) | control.Answer(number):
+                if receive := self._commands.get(number):
+                    receive(message)
+
+    def _lost(self) -> None:
+        self.is_ready = False
+        self._arbiter.gone(self)
+        _answer(self._started, False)
+        _answer(self._snapshot, [])
+        _answer(self._reloaded, [])
+        commands, self._commands = self._commands, {}
+        for number, receive in commands.items():
+            receive(control.Ended(number, "ended in the middle of it"))
+
+
+T = TypeVar("T")
+
+
+def _answer(waiting: asyncio.Future[T] | None, value: T) -> None:
+    if waiting is not None and not waiting.done():
+        waiting.set_result(value)
