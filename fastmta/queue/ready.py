@@ -39,20 +39,18 @@ class ReadyQueue:
 
     def put(self, job: Job) -> bool:
         """False: full, the job stays with the caller."""
-        envelope = job.envelope
-        jobs = self._jobs
-        if self._turns is None and jobs:
-            other = jobs[-1].envelope
-            if other.priority != envelope.priority or other.tenant != envelope.tenant:
-                self._take_turns()
-        priority = envelope.priority
-        if (len(jobs) if self._turns is None else self._turns.of(priority)) >= self.limit:
-            self._refused.add(priority)
-            return False
         if self._turns is None:
-            jobs.append(job)
-        else:
-            self._turns.put(priority, envelope.tenant, job)
+            jobs = self._jobs
+            if not jobs or _are_alike(jobs[-1].envelope, job.envelope):
+                if len(jobs) >= self.limit:
+                    return self._refuse(job)
+                jobs.append(job)
+                return True
+            self._turns = self._take_turns()
+        envelope = job.envelope
+        if self._turns.of(envelope.priority) >= self.limit:
+            return self._refuse(job)
+        self._turns.put(envelope.priority, envelope.tenant, job)
         return True
 
     def take(self) -> Job | None:
@@ -95,8 +93,17 @@ class ReadyQueue:
             return self._turns.of(priority)
         return len(self._jobs) if self._jobs and self._jobs[0].envelope.priority == priority else 0
 
-    def _take_turns(self) -> None:
-        self._turns = Turns(self._weight_of)
+    def _refuse(self, job: Job) -> bool:
+        self._refused.add(job.envelope.priority)
+        return False
+
+    def _take_turns(self) -> Turns[Job]:
+        turns: Turns[Job] = Turns(self._weight_of)
         while self._jobs:
             job = self._jobs.popleft()
-            self._turns.put(job.envelope.priority, job.envelope.tenant, job)
+            turns.put(job.envelope.priority, job.envelope.tenant, job)
+        return turns
+
+
+def _are_alike(one: Envelope, other: Envelope) -> bool:
+    return one.priority == other.priority and one.tenant == other.tenant

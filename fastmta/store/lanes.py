@@ -16,11 +16,12 @@ from math import inf
 from fastmta.store.turns import Turns
 
 TURN = 32  # envelopes that are read of a lane in one turn
+MOST = 256  # in one transaction, of a lane that has several turns in it
 LOOK = 100  # envelopes that are read of a blocked lane in one look
 LOOKS = 8  # blocked lanes that are looked through at a time
 LOOK_INTERVAL = 2.0  # seconds between these
 RELEASE = 32  # lanes that may try a path that has room again, at a time
-WIDTH = (32, 1024)  # lanes that are read in one transaction, at the least and at the most
+WIDTH = (32, 1024)  # turns in one transaction, at the least and at the most
 PATHS = 20_000  # paths that lanes are known to wait for; for others they are looked through
 
 END = b"\xff" * 9  # after each position of a row
@@ -141,11 +142,27 @@ class Lanes:
         if not urgent:
             looks = self._look_through(now)
             self._release(now)
-        while len(looks) < self._width and (lane := self._turns.take(0 if urgent else 2)):
+        return looks + self._take_turns(now, last=0 if urgent else 2)
+
+    def _take_turns(self, now: float, last: int) -> list[Look]:
+        """As many turns as there are to be in one transaction; a lane may have several of them.
+
+        So a tenant with few lanes gets as much as one with many.
+        """
+        looks: dict[bytes, Look] = {}
+        turns = 0
+        while turns < self._width and (lane := self._turns.take(last)):
             lane.is_queued = False
-            if self._may_be_read(lane, now):
-                looks.append(self._begin(Look(lane, lane.position, TURN, is_turn=True)))
-        return looks
+            if look := looks.get(lane.key):
+                look.count += TURN
+            elif self._may_be_read(lane, now):
+                look = looks[lane.key] = self._begin(Look(lane, lane.position, TURN, is_turn=True))
+            else:
+                continue
+            turns += 1
+            if look.count < MOST:
+                self._queue(lane)
+        return list(looks.values())
 
     def read(self, look: Look, position: bytes, soonest: float, tenant: bytes, now: float) -> None:
         """The rows up to `position` are out now, and the next one is due at `soonest`."""
@@ -164,7 +181,7 @@ class Lanes:
         self._place(lane, now)
 
     def has_read(self, asked: int, reached: int) -> None:
-        """So many lanes were read of those that were taken, until there were envelopes enough."""
+        """So many lanes were read of those that were taken, until there were enough envelopes."""
         least, most = WIDTH
         self._width = min(most, self._width * 2) if reached == asked else max(least, reached)
 
@@ -207,10 +224,13 @@ class Lanes:
             if self._lanes.get(lane.key) is lane:
                 del self._lanes[lane.key]
         elif lane.due <= now:
-            lane.is_queued = True
-            self._turns.put(lane.priority, lane.tenant, lane)
+            self._queue(lane)
         else:
             self._schedule(lane)
+
+    def _queue(self, lane: Lane) -> None:
+        lane.is_queued = True
+        self._turns.put(lane.priority, lane.tenant, lane)
 
     # Paths without room
 

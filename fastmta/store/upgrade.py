@@ -21,10 +21,10 @@ class MoveDue:
     def apply(self, txn: Transaction, db: Databases) -> None:
         self.moved = 0
         with txn.cursor(db["due"]) as cursor:
-            more = cursor.first()
-            while more and self.moved < BATCH:
-                self._move(records.position_envelope(cursor.key()), txn, db)
-                more = cursor.delete()
+            cursor.first()
+            while (key := cursor.key()) and self.moved < BATCH:
+                self._move(records.position_envelope(key), txn, db)
+                cursor.delete()  # and on to the next
                 self.moved += 1
 
     def _move(self, name: bytes, txn: Transaction, db: Databases) -> None:
