@@ -140,7 +140,7 @@ class Worker:
     def _open(self, folder: Path, number: int) -> Shard:
         spool = Spool(folder, number, self._config.spool.min_free_space)
         settlement = Settlement(spool, self._config.retry, self._config.hostname, self.journal)
-        expiry = Expiry(spool, settlement, self._policy_for)
+        expiry = Expiry(spool, settlement, self._policy_for, self._shortest)
         scheduler = Scheduler(
             spool, settlement, self._router.cached, self._resolve, self._dispatcher.submit, expiry
         )
@@ -148,6 +148,9 @@ class Worker:
 
     def _policy_for(self, domain: str) -> retry.Policy:
         return self._config.retry
+
+    def _shortest(self) -> float:
+        return self._config.retry.give_up_after
 
     def _room(self, path: str) -> None:
         for shard in self._shards.values():

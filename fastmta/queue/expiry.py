@@ -27,10 +27,15 @@ class Expiry:
     """Ends envelopes that are past their expiry, when one is taken and by a slow sweep."""
 
     def __init__(
-        self, spool: Spool, settlement: Settlement, policy_for: Callable[[str], retry.Policy]
+        self,
+        spool: Spool,
+        settlement: Settlement,
+        policy_for: Callable[[str], retry.Policy],
+        shortest: Callable[[], float],
     ) -> None:
-        """`policy_for` gives the policy of a domain."""
-        self._spool, self._settlement, self._policy_for = spool, settlement, policy_for
+        """`policy_for` gives the policy of a domain; none gives up before `shortest` seconds."""
+        self._spool, self._settlement = spool, settlement
+        self._policy_for, self._shortest = policy_for, shortest
 
     def applies(self, envelope: Envelope, now: float) -> bool:
         policy = self._policy_for(envelope.domain)
@@ -53,7 +58,7 @@ class Expiry:
             await asyncio.sleep(max(PAUSE, SHARE * (time.monotonic() - began)))
 
     async def sweep(self) -> None:
-        """Go through all that waits, the oldest first."""
+        """Go through all that is old enough, the oldest first."""
         key: bytes | None = b""
         while key is not None:
             found, key = await self._spool.scan(key, BATCH)
@@ -61,6 +66,8 @@ class Expiry:
             old = [one for one in found if self.applies(one, now) and not self._spool.is_out(one)]
             if old:
                 await self._end_all(old, now)
+            if found and found[-1].received > now - self._shortest():
+                return  # ids are in the order in which they came
 
     async def _end_all(self, old: list[Envelope], now: float) -> None:
         claimed = await self._spool.claim(old)

@@ -271,7 +271,7 @@ class Lanes:
                 del self._paths[path], self._open[path]
 
     def _look_through(self, now: float) -> list[Look]:
-        if not self._blocked or now < self._next_look <= now + LOOK_INTERVAL:
+        if self._blocked and now < self._next_look <= now + LOOK_INTERVAL:
             return []
         self._next_look = now + LOOK_INTERVAL
         looks = []
