@@ -23,6 +23,7 @@ from typing import Protocol, TypeAlias, TypeVar
 import lmdb
 
 from fastmta import metrics
+from fastmta.store import residence
 
 log = logging.getLogger(__name__)
 
@@ -76,10 +77,12 @@ def open_environment(
     retired: tuple[str, ...] = (),
     *,
     readonly: bool = False,
+    sync: bool = True,
 ) -> tuple[lmdb.Environment, Databases]:
     """Open the files; `readonly` is for looking into what another process owns.
 
-    The `retired` databases are opened where an older release has left them.
+    The `retired` databases are opened where an older release has left them. Without `sync` a
+    crash of the machine may leave a file that cannot be read: never for mail.
     """
     env = lmdb.open(
         str(folder),
@@ -87,6 +90,7 @@ def open_environment(
         max_dbs=MAX_DATABASES,
         mode=0o600,
         readonly=readonly,
+        sync=sync,
         readahead=False,
         lib_version=LIB_VERSION,
     )
@@ -286,6 +290,14 @@ class Environment:
                     self._env.reader_check()
             finally:
                 self._use.release()
+
+    async def give_back_pages(self) -> None:
+        """What was read of the files is not to count as our memory for longer than it is used."""
+        path = self.folder / "data.mdb"
+        try:
+            await self._loop.run_in_executor(self._reader, residence.give_back, path)
+        except OSError as error:  # it costs nothing but looks
+            log.debug("cannot give back pages of %s: %s", path, error)
 
     async def close(self) -> None:
         """Write what is pending, tell its owners, and let go."""

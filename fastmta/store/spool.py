@@ -44,6 +44,7 @@ SETTLE_DELAY = 0.02  # seconds that a settlement waits for an accept to share it
 RETRY_DELAY = 1.0  # seconds until a settlement that could not be written is tried again
 CLOSE_SECONDS = 5.0  # for settlements that cannot be written when the spool is to be closed
 SPACE_INTERVAL = 1.0  # seconds between looks at the free space
+PAGES_INTERVAL = 10.0  # seconds after which the pages that were read are given back
 
 STORAGE_FULL = Reply(452, "4.3.1", "Insufficient system storage, try again later")
 STORAGE_FAILED = Reply(451, "4.3.0", "The queue could not be written, try again later")
@@ -83,6 +84,7 @@ class Spool:
         self._changed = asyncio.Event()
         self._flush_timer: asyncio.TimerHandle | None = None
         self._is_full = False
+        self._keeper: asyncio.Task[None] | None = None
         self._statistics = Statistics(0, 0, 0.0, 0, 0)
         self._watch_space()
 
@@ -376,6 +378,12 @@ class Spool:
             self.fresh[envelope.message] = inside
             self._out[number_of(envelope)] = 0
             deliver(envelope, None)
+        self._keeper = asyncio.ensure_future(self._give_back_pages())
+
+    async def _give_back_pages(self) -> None:
+        while True:
+            await self._env.give_back_pages()
+            await asyncio.sleep(PAGES_INTERVAL)
 
     def _move_aside(self, operations: Sequence[rows.MoveAside | segment.MoveEntryAside]) -> None:
         for operation in operations:
@@ -429,6 +437,8 @@ class Spool:
     async def close(self) -> None:
         """Write what is settled, and let go of the files."""
         self._space_timer.cancel()
+        if self._keeper is not None:
+            self._keeper.cancel()
         self._write_partial(all=True)
         deadline = self._loop.time() + CLOSE_SECONDS
         while self.unsettled and self._loop.time() < deadline:
