@@ -1,6 +1,7 @@
 """Lanes: whose turn it is on the disk, and what waits for room without holding up the others."""
 
 import asyncio
+import threading
 import time
 import tracemalloc
 from itertools import groupby
@@ -438,6 +439,72 @@ def test_a_lease_that_cannot_read_leaves_the_turns_as_they_were(
                     await one.lease()
             await one.lease()
             assert order(box) == "d1*1 d2*1 d3*1"
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("earlier", [5.0, -5.0])
+def test_what_comes_into_a_lane_while_it_is_read_is_found_by_its_next_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, earlier: float
+) -> None:
+    """Behind the last row that was read, or before it."""
+    fill(tmp_path, [waiting(1, "to.test", PAST)])
+    reading, may_end = threading.Event(), threading.Event()
+    read_lanes = rows.read_lanes
+
+    def slow(*arguments: object) -> list[rows.Found]:
+        found = read_lanes(*arguments)  # type: ignore[arg-type]
+        reading.set()
+        may_end.wait()
+        return found
+
+    async def scenario() -> None:
+        async with opened(tmp_path) as (one, box):
+            monkeypatch.setattr(rows, "read_lanes", slow)
+            leasing = asyncio.ensure_future(one.lease())
+            await until(reading.is_set)
+            one._env.submit(Put(late := waiting(2, "to.test", PAST - earlier)))
+            await flushed(one)
+            one.note_waiting(late)
+            may_end.set()
+            await leasing
+            assert [envelope.message >> 20 for envelope, _ in box.handed] == [1]
+            await one.wait_due()
+            await one.lease()
+            assert [envelope.message >> 20 for envelope, _ in box.handed] == [1, 2]
+
+    run(scenario())
+
+
+def test_what_is_settled_while_its_lane_is_read_is_not_handed_over_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reader sees the file as it was when it began."""
+    fill(tmp_path, [waiting(n, "to.test", PAST + n) for n in (1, 2)])
+    reading, may_go_on = threading.Event(), threading.Event()
+    read_lanes = rows.read_lanes
+
+    def slow(*arguments: object) -> list[rows.Found]:
+        reading.set()
+        may_go_on.wait()
+        return read_lanes(*arguments)  # type: ignore[arg-type]
+
+    async def scenario() -> None:
+        async with opened(tmp_path) as (one, box):
+            await one.lease()
+            first, second = (envelope for envelope, _ in box.handed)
+            one.put_back(first, "path")
+            one.room("path")
+            monkeypatch.setattr(rows, "read_lanes", slow)
+            leasing = asyncio.ensure_future(one.lease())
+            await until(reading.is_set)
+            later = waiting(2, "to.test", PAST + 100, attempts=2)
+            one.settle(second, later)
+            await flushed(one)
+            may_go_on.set()
+            await leasing
+            await one.lease()
+            assert [envelope for envelope, _ in box.handed[2:]] == [first, later]
 
     run(scenario())
 
