@@ -18,10 +18,11 @@ from msgspec import Raw, msgpack
 
 from fastmta import control, log, metrics, worker_main
 from fastmta.config import Config, fingerprint
+from fastmta.delivery.dispatcher import Dispatcher
 from fastmta.delivery.dns import Resolver
 from fastmta.delivery.router import Router
 from fastmta.delivery.site import RoutingError, Site
-from fastmta.delivery.smtp import Dispatcher
+from fastmta.delivery.source import Sources
 from fastmta.mail.arrival import Arrival
 from fastmta.mail.disposition import Disposition
 from fastmta.mail.envelope import format_id
@@ -29,6 +30,7 @@ from fastmta.mail.reply import Reply
 from fastmta.queue.ready import Job
 from fastmta.queue.scheduler import Scheduler
 from fastmta.queue.settlement import Settlement
+from fastmta.queue.unshared import Unshared, default_shape
 from fastmta.server.smtp import SmtpService
 from fastmta.store.spool import Spool
 
@@ -112,7 +114,14 @@ class Worker:
         path = config.log.dispositions
         self.journal = log.DispositionLog(path if path == "-" else str(config.data_dir / path))
         self._router = Router(config, Resolver(config.dns))
-        self._dispatcher = Dispatcher(config.hostname, self._settle, self._read)
+        self._dispatcher = Dispatcher(
+            self._settle,
+            self._read,
+            sources=Sources(config, time.monotonic),
+            shape=lambda source, site, domain: default_shape(source, site.name),
+            permits=Unshared(),
+            room=lambda path: None,  # postponed envelopes come again by themselves
+        )
         self._shards: dict[int, Shard] = {}
         self._journal_timer: asyncio.TimerHandle | None = None
 
@@ -147,8 +156,8 @@ class Worker:
     def _shard_of(self, message: int) -> Shard:
         return self._shards[message & 0xFF]  # see Spool.new_id
 
-    def _settle(self, job: Job, site: str, ends: list[Disposition]) -> None:
-        self._shard_of(job.envelope.message).settlement.settle(job, site, ends)
+    def _settle(self, job: Job, site: str, source: str, ends: list[Disposition]) -> None:
+        self._shard_of(job.envelope.message).settlement.settle(job, site, source, ends)
 
     async def _read(self, message: int, first: int) -> list[bytes]:
         return await self._shard_of(message).spool.read(message, first)

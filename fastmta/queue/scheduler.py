@@ -38,10 +38,10 @@ class Scheduler(Generic[Site]):
         settlement: Settlement,
         cached: Callable[[str], Site | None],
         resolve: Callable[[str], Awaitable[Site | Reply]],
-        submit: Callable[[Site, Job], bool],
+        submit: Callable[[Site, Job], str],
     ) -> None:
         """`cached` answers at once or not at all; `resolve` gives the site or says why none;
-        `submit` is False where the site's ready queue is full."""
+        `submit` names what has no room for it, "" where it was taken."""
         self._spool, self._settlement = spool, settlement
         self._cached, self._resolve, self._submit = cached, resolve, submit
         self._waiting: dict[str, list[Job]] = {}  # by domain, while it is being looked up
@@ -62,7 +62,7 @@ class Scheduler(Generic[Site]):
             task.add_done_callback(self._tasks.discard)
 
     def _enqueue(self, site: Site, job: Job) -> None:
-        if not self._submit(site, job):
+        if self._submit(site, job):
             POSTPONED.value += 1
             due = time.time() + POSTPONE
             self._spool.settle(job.envelope, msgspec.structs.replace(job.envelope, due=due))
@@ -80,7 +80,7 @@ class Scheduler(Generic[Site]):
             return
         end = Disposition.of_reply(found, "", time.time())
         for job in jobs:
-            self._settlement.settle(job, "", [end] * len(job.envelope.recipients))
+            self._settlement.settle(job, "", "", [end] * len(job.envelope.recipients))
 
     async def run(self) -> None:
         """Take what falls due, until cancelled."""
