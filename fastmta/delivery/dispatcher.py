@@ -11,8 +11,9 @@ from msgspec import Struct
 from fastmta import metrics
 from fastmta.delivery.connection import Connection, Read, Terms
 from fastmta.delivery.hosts import PAUSED, Hosts
+from fastmta.delivery.numbers import PathNumbers
 from fastmta.delivery.opening import CUT_OFF
-from fastmta.delivery.path import Path, PathNumbers
+from fastmta.delivery.path import Path
 from fastmta.delivery.site import Site
 from fastmta.delivery.source import Pool, Source, Sources
 from fastmta.mail.disposition import Disposition

@@ -6,11 +6,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from msgspec import Struct
-
 from fastmta import metrics
 from fastmta.delivery.connection import Connection
 from fastmta.delivery.hosts import Spot, Trouble
+from fastmta.delivery.numbers import PathNumbers
 from fastmta.delivery.opening import CUT_OFF, open_connection
 from fastmta.delivery.portion import Portion, Whole, left_over, split
 from fastmta.delivery.site import Site
@@ -33,36 +32,8 @@ _SOURCE_GONE = Reply(451, "4.3.5", "the source address is not on this machine an
 
 UNPROVEN = 32  # jobs that wait for a path that has not delivered lately
 PROVEN = 64  # and for one that has, more than twice what it delivers in a second
+FEW = 4  # deliveries that say nothing of a pace yet
 PACE_SWEEPS = 10  # seconds over which rates are averaged
-
-
-class PathNumbers(Struct, frozen=True):
-    """How one path stands now."""
-
-    name: str
-    site: str
-    source: str  # "" is the system's choice
-    waiting: int  # jobs
-    busy: int  # connections
-    idle: int
-    opening: int
-    capacity: int  # jobs that may wait
-    delivered: float  # transactions a second, over about ten seconds
-    deferred: float
-    last: Reply | None
-    last_time: float  # seconds since the epoch
-    waits_for: str  # one of WAITS
-    until: float  # seconds since the epoch; 0 where that is not known
-
-
-WAITS = (
-    "ready",
-    "connection limit",
-    "connection rate",
-    "message rate",
-    "host paused",
-    "no slots",
-)
 
 
 class Path:
@@ -85,6 +56,7 @@ class Path:
         self._no_connection = False  # the permits said so: until `wake`
         self._no_message = False
         self._delivered = self._deferred = 0  # since the last sweep
+        self._swept = self.loop.time()
         self._pace = 0.0  # what was delivered between sweeps, falling slowly
         self._delivered_rate = self._deferred_rate = 0.0
         self._last: Reply | None = None
@@ -145,6 +117,7 @@ class Path:
         self._delivered_rate += (self._delivered - self._delivered_rate) / PACE_SWEEPS
         self._deferred_rate += (self._deferred - self._deferred_rate) / PACE_SWEEPS
         self._delivered = self._deferred = 0
+        self._swept = self.loop.time()
         self._ready.limit = self._capacity()
         self._tell_room()
         self.open_more()
@@ -153,6 +126,8 @@ class Path:
 
     def _capacity(self) -> int:
         pace = max(self._pace, self._delivered)
+        if self._delivered >= FEW:  # do not wait for the second to end
+            pace = max(pace, self._delivered / max(0.01, self.loop.time() - self._swept))
         room = PROVEN + 2 * int(pace) if pace >= 1 else UNPROVEN
         return min(self.shape.limits.ready, room)
 
