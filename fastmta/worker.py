@@ -20,6 +20,7 @@ from fastmta import control, log, metrics, worker_main
 from fastmta.config import Config, fingerprint
 from fastmta.delivery.dispatcher import Dispatcher
 from fastmta.delivery.dns import Resolver
+from fastmta.delivery.hosts import Hosts
 from fastmta.delivery.router import Router
 from fastmta.delivery.site import RoutingError, Site
 from fastmta.delivery.source import Sources
@@ -120,6 +121,7 @@ class Worker:
             sources=Sources(config, time.monotonic),
             shape=lambda source, site, domain: default_shape(source, site.name),
             permits=Unshared(),
+            hosts=Hosts(time.monotonic, config.retry.first),
             room=lambda path: None,  # postponed envelopes come again by themselves
         )
         self._shards: dict[int, Shard] = {}

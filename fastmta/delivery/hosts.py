@@ -29,11 +29,6 @@ MAX_HOSTS = 10_000
 _MAX_SITES = 16  # of one host, by whose name its pause can be forgotten
 
 
-def pause_after(failures: int) -> float:
-    """Seconds until the next probe, after so many failures in a row."""
-    return min(FIRST_PAUSE * (1 << min(failures - 1, 16)), LONGEST_PAUSE)
-
-
 class Spot(NamedTuple):
     """Where a connection leads to, and from: "" is the system's choice of a source."""
 
@@ -59,8 +54,11 @@ _Key = tuple[str, int] | Spot
 
 
 class Hosts:
-    def __init__(self, clock: Callable[[], float], size: int = MAX_HOSTS) -> None:
-        self._clock, self._size = clock, size
+    def __init__(
+        self, clock: Callable[[], float], first: float = FIRST_PAUSE, size: int = MAX_HOSTS
+    ) -> None:
+        """`first` is the shortest pause; mail that is tried again sooner would only meet it."""
+        self._clock, self._first, self._size = clock, min(first, FIRST_PAUSE), size
         self._troubles: dict[_Key, Trouble] = {}  # the one that failed longest ago first
         self._open: dict[_Key, int] = {}  # connections past the greeting
 
@@ -130,7 +128,7 @@ class Hosts:
         self.concerns(one, site)
         if probe or not one.failures:  # others may have been under way when the pause began
             one.failures += 1
-            one.until = now + pause_after(one.failures)
+            one.until = now + self._pause(one.failures)
 
     def concerns(self, trouble: Trouble, site: str) -> None:
         """A site's mail has met this."""
@@ -148,6 +146,10 @@ class Hosts:
     def paused(self) -> list[Trouble]:
         now = self._clock()
         return [one for one in self._troubles.values() if one.until > now]
+
+    def _pause(self, failures: int) -> float:
+        """Seconds until the next probe, after so many failures in a row."""
+        return min(self._first * (1 << min(failures - 1, 16)), LONGEST_PAUSE)
 
     def _of(self, spot: Spot) -> Iterator[Trouble]:
         for key in _keys(spot):

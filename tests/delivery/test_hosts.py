@@ -40,6 +40,17 @@ def test_schedule_of_a_dead_host() -> None:
     assert tried == [0, 30, 90, 210, 450, 930, 1890, 3690, 5490, 7290, 9090]
 
 
+def test_first_pause_is_not_longer_than_the_first_retry() -> None:
+    clock = Clock()
+    hosts = Hosts(clock, first=2.0)
+    for pause in (2, 4, 8):
+        fail(hosts)
+        clock.now += pause - 0.1
+        assert hosts.trouble(SPOT)
+        clock.now += 0.1
+        assert hosts.trouble(SPOT) is None
+
+
 def test_one_probe_at_a_time_for_all_sources() -> None:
     clock = Clock()
     hosts = Hosts(clock)

@@ -63,6 +63,20 @@ def test_452_after_the_nth_recipient(extensions: tuple[str, ...], refusal: bytes
     run(scenario())
 
 
+def test_452_in_a_portion() -> None:
+    async def scenario() -> None:
+        host = Counting(10)
+        async with Mx(host) as mx:
+            relay = Relay(Limits(recipients=15, connections=1))
+            await relay.send(site(mx.host), recipients=recipients(40))
+            ((_, ends),) = relay.settled
+            assert [end.kind for end in ends] == [DELIVERED] * 40
+            assert set(host.served.values()) == {1} and len(host.served) == 40
+            await relay.dispatcher.drain(5)
+
+    run(scenario())
+
+
 def test_452_for_all_is_no_reason_to_go_on() -> None:
     async def scenario() -> None:
         async with Mx(Counting(0)) as mx:
