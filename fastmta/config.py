@@ -41,6 +41,7 @@ __all__ = [
     "Headers",
     "Listener",
     "Log",
+    "MailSource",
     "Name",
     "Network",
     "Pool",
@@ -122,7 +123,7 @@ class Route(Table, frozen=True, kw_only=True):
     next_hop: tuple[Endpoint, ...]
 
 
-class Source(Table, frozen=True, kw_only=True):
+class MailSource(Table, frozen=True, kw_only=True):
     name: Name
     addresses: tuple[Address, ...]  # of this machine, at most one of each family
     hostname: DomainName | None = None  # None: that of the top
@@ -164,7 +165,7 @@ class Config(Table, frozen=True, kw_only=True):
     dns: Dns = Dns()
     delivery: Delivery = Delivery()
     route: tuple[Route, ...] = ()
-    source: tuple[Source, ...] = ()
+    source: tuple[MailSource, ...] = ()
     pool: tuple[Pool, ...] = ()
     tenants: dict[str, Tenant] = {}
     retry: Retry = Retry()

@@ -172,6 +172,7 @@ class Worker:
     async def reload(self, config: Config) -> list[str]:
         """Go on with another configuration; gives what of it could not be taken on."""
         self._config = config
+        self._dispatcher.sources = Sources(config, time.monotonic)
         self.journal.reopen()
         return []
 
