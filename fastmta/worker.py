@@ -10,7 +10,7 @@ import asyncio
 import os
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Hashable
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +18,22 @@ from msgspec import Raw, msgpack
 
 from fastmta import control, log, metrics, worker_main
 from fastmta.config import Config, fingerprint
+from fastmta.delivery.dispatcher import Dispatcher
 from fastmta.delivery.dns import Resolver
+from fastmta.delivery.hosts import Hosts
 from fastmta.delivery.router import Router
 from fastmta.delivery.site import RoutingError, Site
-from fastmta.delivery.smtp import Dispatcher
+from fastmta.delivery.source import Sources
 from fastmta.mail.arrival import Arrival
 from fastmta.mail.disposition import Disposition
 from fastmta.mail.envelope import format_id
 from fastmta.mail.reply import Reply
 from fastmta.queue import retry
 from fastmta.queue.expiry import Expiry
-from fastmta.queue.ready import Job
+from fastmta.queue.ready import Job, ReadyQueue
 from fastmta.queue.scheduler import Scheduler
 from fastmta.queue.settlement import Settlement
+from fastmta.queue.unshared import Unshared, default_shape
 from fastmta.server.smtp import SmtpService
 from fastmta.store.spool import Spool
 
@@ -119,7 +122,16 @@ class Worker:
         path = config.log.dispositions
         self.journal = log.DispositionLog(path if path == "-" else str(config.data_dir / path))
         self._router = Router(config, Resolver(config.dns))
-        self._dispatcher = Dispatcher(config.hostname, self._settle, self._read, room=self._room)
+        self._dispatcher = Dispatcher(
+            self._settle,
+            self._read,
+            sources=Sources(config, time.monotonic),
+            shape=lambda source, site, domain: default_shape(source, site.name),
+            permits=Unshared(),
+            hosts=Hosts(time.monotonic, config.retry.first),
+            room=self._room,
+            queue=lambda limit: ReadyQueue(limit, self._weight_of),
+        )
         self._shards: dict[int, Shard] = {}
         self._journal_timer: asyncio.TimerHandle | None = None
 
@@ -152,6 +164,10 @@ class Worker:
     def _shortest(self) -> float:
         return self._config.retry.give_up_after
 
+    def _weight_of(self, tenant: Hashable) -> int:
+        known = self._config.tenants.get(str(tenant))
+        return known.weight if known else 1
+
     def _room(self, path: str) -> None:
         for shard in self._shards.values():
             shard.spool.room(path)
@@ -165,8 +181,8 @@ class Worker:
     def _shard_of(self, message: int) -> Shard:
         return self._shards[message & 0xFF]  # see Spool.new_id
 
-    def _settle(self, job: Job, site: str, ends: list[Disposition]) -> None:
-        self._shard_of(job.envelope.message).settlement.settle(job, site, ends)
+    def _settle(self, job: Job, site: str, source: str, ends: list[Disposition]) -> None:
+        self._shard_of(job.envelope.message).settlement.settle(job, site, source, ends)
 
     async def _read(self, message: int, first: int) -> list[bytes]:
         return await self._shard_of(message).spool.read(message, first)
@@ -179,6 +195,7 @@ class Worker:
     async def reload(self, config: Config) -> list[str]:
         """Go on with another configuration; gives what of it could not be taken on."""
         self._config = config
+        self._dispatcher.sources = Sources(config, time.monotonic)
         self.journal.reopen()
         return []
 
