@@ -282,7 +282,8 @@ class Path:
     def done(self, connection: Connection, job: Job, replies: list[Reply]) -> None:
         now = time.time()
         host = connection.label
-        dispositions = [Disposition.of_reply(reply, host, now) for reply in replies]
+        success = connection.client.success
+        dispositions = [Disposition.of_reply(reply, host, now, success) for reply in replies]
         self._dispatcher.settle(job, self.site.name, dispositions)
 
     def untouched(self, connection: Connection, job: Job) -> None:
