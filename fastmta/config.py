@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
 from msgspec import UNSET, Meta, UnsetType
+from msgspec.structs import asdict, replace
 
 from fastmta.config_reader import (
     ConfigError,
@@ -19,6 +20,7 @@ from fastmta.config_reader import (
     DomainPattern,
     Duration,
     Endpoint,
+    MailAddress,
     Network,
     Problem,
     Reader,
@@ -38,9 +40,12 @@ __all__ = [
     "Headers",
     "Listener",
     "Log",
+    "MailAddress",
     "Network",
     "Problem",
+    "Reports",
     "Retry",
+    "RetryDomain",
     "Route",
     "Smtp",
     "Source",
@@ -115,10 +120,33 @@ class Route(Table, frozen=True, kw_only=True):
     next_hop: tuple[Endpoint, ...]
 
 
+Pause = Annotated[Duration, Meta(gt=0, le=30 * DAY)]
+Age = Annotated[Duration, Meta(gt=0, le=365 * DAY)]
+
+
+class RetryDomain(Table, frozen=True, kw_only=True):
+    domain: DomainPattern
+    first: Pause | UnsetType = UNSET  # left out, like the others: as in [retry]
+    max_interval: Pause | UnsetType = UNSET
+    give_up_after: Age | UnsetType = UNSET
+
+
 class Retry(Table, frozen=True, kw_only=True):
-    first: Annotated[Duration, Meta(gt=0, le=30 * DAY)] = Duration(5 * 60)
-    max_interval: Annotated[Duration, Meta(gt=0, le=30 * DAY)] = Duration(4 * HOUR)
-    give_up_after: Annotated[Duration, Meta(gt=0, le=365 * DAY)] = Duration(5 * DAY)
+    first: Pause = Duration(5 * 60)
+    max_interval: Pause = Duration(4 * HOUR)
+    give_up_after: Age = Duration(5 * DAY)
+    domain: tuple[RetryDomain, ...] = ()
+
+    def merged(self, rule: RetryDomain) -> "Retry":
+        """The schedule of the domains that a rule matches."""
+        own = {name: value for name, value in asdict(rule).items() if value is not UNSET}
+        return replace(self, **{**own, "domain": ()})
+
+
+class Reports(Table, frozen=True, kw_only=True):
+    delay_after: Age = Duration(4 * HOUR)
+    unasked_delays: bool = False  # RFC 3461 section 4.1 leaves it to us
+    postmaster: MailAddress = MailAddress("")  # "": nobody
 
 
 class Log(Table, frozen=True, kw_only=True):
@@ -140,6 +168,7 @@ class Config(Table, frozen=True, kw_only=True):
     delivery: Delivery = Delivery()
     route: tuple[Route, ...] = ()
     retry: Retry = Retry()
+    reports: Reports = Reports()
     log: Log = Log()
 
     def tls_mode(self, listener: Listener) -> TlsMode:

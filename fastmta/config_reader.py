@@ -25,6 +25,8 @@ from typing import (
 import idna
 from msgspec import Meta, Struct, UnsetType, structs
 
+from fastmta.mail.address import is_mailbox
+
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.ASCII)
 _RATE = re.compile(r"(\d{1,9})/([smhd])", re.ASCII)
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -141,6 +143,16 @@ def covers(one: DomainPattern, other: DomainPattern) -> bool:
     return one in ("*", other) or (one.startswith("*.") and other.endswith(one[1:]))
 
 
+# A mailbox, or "" for none.
+MailAddress = NewType("MailAddress", str)
+
+
+def parse_address(text: str) -> MailAddress:
+    if text and not is_mailbox(text):
+        raise ValueError(f'{_show(text)} is no mail address; write "postmaster@example.test"')
+    return MailAddress(text)
+
+
 class Table(Struct, frozen=True, kw_only=True):
     """A table of the file: each field is a key."""
 
@@ -169,6 +181,7 @@ _READERS: dict[Any, Callable[[str, Path], Any]] = {
     Endpoint: lambda text, _: Endpoint.parse(text),
     DomainName: lambda text, _: parse_domain(text),
     DomainPattern: lambda text, _: parse_pattern(text),
+    MailAddress: lambda text, _: parse_address(text),
     Network: lambda text, _: ip_network(text),
     Path: _path,
 }
@@ -180,6 +193,7 @@ _EXAMPLES: dict[Any, str] = {
     Endpoint: 'a string such as "127.0.0.1:2525"',
     DomainName: 'a domain name such as "mail.example.test"',
     DomainPattern: 'a domain such as "example.test", "*.example.test" or "*"',
+    MailAddress: 'a mail address such as "postmaster@example.test"',
     Network: 'a network such as "192.0.2.0/24"',
     Path: 'a path such as "/var/lib/fastmta"',
 }
@@ -283,12 +297,13 @@ def _near(word: str, known: Iterable[str]) -> str:
 
 def _unwrap(kind: Any) -> tuple[Any, Meta | None]:
     """The type that a value is read as, without `| None`, `| UNSET` and its range."""
-    meta = None
     if get_origin(kind) is Annotated:
         kind, meta = get_args(kind)
+        return _unwrap(kind)[0], meta
     if kind not in _READERS and get_origin(kind) in (Union, UnionType):
         (kind,) = (k for k in get_args(kind) if k not in (type(None), UnsetType))
-    return kind, meta
+        return _unwrap(kind)
+    return kind, None
 
 
 def _range_error(meta: Meta, value: float, kind: Any) -> str:

@@ -27,6 +27,7 @@ from fastmta.mail.disposition import Disposition
 from fastmta.mail.envelope import format_id
 from fastmta.mail.reply import Reply
 from fastmta.queue.ready import Job
+from fastmta.queue.retry import Policy, policies
 from fastmta.queue.scheduler import Scheduler
 from fastmta.queue.settlement import Settlement
 from fastmta.server.smtp import SmtpService
@@ -111,6 +112,7 @@ class Worker:
         self._began = time.monotonic()
         path = config.log.dispositions
         self.journal = log.DispositionLog(path if path == "-" else str(config.data_dir / path))
+        self._policies = policies(config.retry)
         self._router = Router(config, Resolver(config.dns))
         self._dispatcher = Dispatcher(config.hostname, self._settle, self._read)
         self._shards: dict[int, Shard] = {}
@@ -132,11 +134,20 @@ class Worker:
 
     def _open(self, folder: Path, number: int) -> Shard:
         spool = Spool(folder, number, self._config.spool.min_free_space)
-        settlement = Settlement(spool, self._config.retry, self._config.hostname, self.journal)
+        settlement = Settlement(
+            spool,
+            self._policy_for,
+            self._config.reports,
+            self._config.hostname,
+            self.journal,
+        )
         scheduler = Scheduler(
             spool, settlement, self._router.cached, self._resolve, self._dispatcher.submit
         )
         return Shard(spool, settlement, scheduler)
+
+    def _policy_for(self, domain: str) -> Policy:
+        return self._policies(domain)
 
     async def _resolve(self, domain: str) -> Site | Reply:
         try:
@@ -148,7 +159,7 @@ class Worker:
         return self._shards[message & 0xFF]  # see Spool.new_id
 
     def _settle(self, job: Job, site: str, ends: list[Disposition]) -> None:
-        self._shard_of(job.envelope.message).settlement.settle(job, site, ends)
+        self._shard_of(job.envelope.message).settlement.settle(job, site, "", ends)
 
     async def _read(self, message: int, first: int) -> list[bytes]:
         return await self._shard_of(message).spool.read(message, first)
@@ -161,6 +172,9 @@ class Worker:
     async def reload(self, config: Config) -> list[str]:
         """Go on with another configuration; gives what of it could not be taken on."""
         self._config = config
+        self._policies = policies(config.retry)
+        for shard in self._shards.values():
+            shard.settlement.wishes = config.reports
         self.journal.reopen()
         return []
 

@@ -21,6 +21,10 @@ CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text()
 # Defaults that are a sentence, not a value.
 IN_WORDS = {
     "workers": "one for each CPU",
+    **{
+        f"retry.domain.{name}": "that of `[retry]`"
+        for name in ("first", "max_interval", "give_up_after")
+    },
     "listener.tls": '`"starttls"` where `[tls]` is set, else `"none"`',
 }
 
