@@ -277,7 +277,9 @@ class Reader:
         if later := self._later.get(_join(path, key)):
             return later
         own = [field.name for field in structs.fields(kind)]
-        homes = {name: place for place, names in _tables(self._root) for name in names}
+        # Of several tables that know the key, the first; a rule's own come behind.
+        tables = reversed(list(_tables(self._root)))
+        homes = {name: place for place, names in tables for name in names}
         if key in homes:
             return f"unknown key; it belongs {homes[key]}"
         if near := _near(key, own):
@@ -319,14 +321,17 @@ def _range_error(meta: Meta, value: float, kind: Any) -> str:
     return ""
 
 
-def _tables(kind: type[Table], place: str = _TOP) -> Iterator[tuple[str, list[str]]]:
+def _tables(
+    kind: type[Table], place: str = _TOP, path: str = ""
+) -> Iterator[tuple[str, list[str]]]:
     """Each table of the file as a person would say where it is, with its keys."""
     fields = structs.fields(kind)
     yield place, [field.name for field in fields]
     for field in fields:
         if inner := table_of(field.type):
+            name = _join(path, field.name)
             repeated = get_origin(field.type) is tuple
-            yield from _tables(inner, f"in [[{field.name}]]" if repeated else f"in [{field.name}]")
+            yield from _tables(inner, f"in [[{name}]]" if repeated else f"in [{name}]", name)
 
 
 def table_of(kind: Any) -> type[Table] | None:

@@ -238,7 +238,12 @@ BROKEN = {
         "retry.domain[0].first",
         "more than 0s",
     ),
-    "a key of a rule elsewhere": (
+    "a key that a rule has too, elsewhere": (
+        edit("port = 2600", 'give_up_after = "1d"'),
+        "delivery.give_up_after",
+        "in [retry]",
+    ),
+    "a key of a table elsewhere": (
         edit("port = 2600", "unasked_delays = true"),
         "delivery.unasked_delays",
         "in [reports]",
