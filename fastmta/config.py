@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
 from msgspec import UNSET, Meta, UnsetType
+from msgspec.structs import asdict, replace
 
 from fastmta.config_reader import (
     Address,
@@ -20,6 +21,7 @@ from fastmta.config_reader import (
     DomainPattern,
     Duration,
     Endpoint,
+    MailAddress,
     Name,
     Network,
     Problem,
@@ -41,12 +43,15 @@ __all__ = [
     "Headers",
     "Listener",
     "Log",
+    "MailAddress",
     "MailSource",
     "Name",
     "Network",
     "Pool",
     "Problem",
+    "Reports",
     "Retry",
+    "RetryDomain",
     "Route",
     "Smtp",
     "Source",
@@ -141,10 +146,38 @@ class Tenant(Table, frozen=True, kw_only=True):
     priority: Literal["urgent", "normal", "bulk"] = "normal"
 
 
+Pause = Annotated[Duration, Meta(gt=0, le=30 * DAY)]
+Age = Annotated[Duration, Meta(gt=0, le=365 * DAY)]
+
+
+class RetryDomain(Table, frozen=True, kw_only=True):
+    domain: DomainPattern
+    first: Pause | UnsetType = UNSET  # left out, like the others: as in [retry]
+    max_interval: Pause | UnsetType = UNSET
+    give_up_after: Age | UnsetType = UNSET
+
+
 class Retry(Table, frozen=True, kw_only=True):
-    first: Annotated[Duration, Meta(gt=0, le=30 * DAY)] = Duration(5 * 60)
-    max_interval: Annotated[Duration, Meta(gt=0, le=30 * DAY)] = Duration(4 * HOUR)
-    give_up_after: Annotated[Duration, Meta(gt=0, le=365 * DAY)] = Duration(5 * DAY)
+    first: Pause = Duration(5 * 60)
+    max_interval: Pause = Duration(4 * HOUR)
+    give_up_after: Age = Duration(5 * DAY)
+    domain: tuple[RetryDomain, ...] = ()
+
+    def merged(self, rule: RetryDomain) -> "Retry":
+        """The schedule of the domains that a rule matches."""
+        own = {name: value for name, value in asdict(rule).items() if value is not UNSET}
+        return replace(self, **{**own, "domain": ()})
+
+    @property
+    def shortest(self) -> Age:
+        """The least age at which any domain's mail is given up."""
+        return min(each.give_up_after for each in (self, *map(self.merged, self.domain)))
+
+
+class Reports(Table, frozen=True, kw_only=True):
+    delay_after: Age = Duration(4 * HOUR)
+    unasked_delays: bool = False  # RFC 3461 section 4.1 leaves it to us
+    postmaster: MailAddress = MailAddress("")  # "": nobody
 
 
 class Log(Table, frozen=True, kw_only=True):
@@ -169,6 +202,7 @@ class Config(Table, frozen=True, kw_only=True):
     pool: tuple[Pool, ...] = ()
     tenants: dict[str, Tenant] = {}
     retry: Retry = Retry()
+    reports: Reports = Reports()
     log: Log = Log()
 
     def tls_mode(self, listener: Listener) -> TlsMode:

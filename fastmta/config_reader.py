@@ -25,6 +25,8 @@ from typing import (
 import idna
 from msgspec import Meta, Struct, UnsetType, structs
 
+from fastmta.mail.address import is_mailbox
+
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.ASCII)
 _RATE = re.compile(r"(\d{1,9})/([smhd])", re.ASCII)
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -164,6 +166,16 @@ def covers(one: DomainPattern, other: DomainPattern) -> bool:
     return one in ("*", other) or (one.startswith("*.") and other.endswith(one[1:]))
 
 
+# A mailbox, or "" for none.
+MailAddress = NewType("MailAddress", str)
+
+
+def parse_mail_address(text: str) -> MailAddress:
+    if text and not is_mailbox(text):
+        raise ValueError(f'{_show(text)} is no mail address; write "postmaster@example.test"')
+    return MailAddress(text)
+
+
 class Table(Struct, frozen=True, kw_only=True):
     """A table of the file: each field is a key."""
 
@@ -194,6 +206,7 @@ _READERS: dict[Any, Callable[[str, Path], Any]] = {
     DomainPattern: lambda text, _: parse_pattern(text),
     Address: lambda text, _: parse_address(text),
     Name: lambda text, _: parse_name(text),
+    MailAddress: lambda text, _: parse_mail_address(text),
     Network: lambda text, _: ip_network(text),
     Path: _path,
 }
@@ -207,6 +220,7 @@ _EXAMPLES: dict[Any, str] = {
     DomainPattern: 'a domain such as "example.test", "*.example.test" or "*"',
     Address: 'an address such as "192.0.2.10"',
     Name: 'a name such as "bulk-1"',
+    MailAddress: 'a mail address such as "postmaster@example.test"',
     Network: 'a network such as "192.0.2.0/24"',
     Path: 'a path such as "/var/lib/fastmta"',
 }
@@ -299,9 +313,9 @@ class Reader:
         if later := self._later.get(_join(path, key)):
             return later
         own = [field.name for field in structs.fields(kind)]
-        homes: dict[str, str] = {}
-        for place, names in _tables(self._root):
-            homes |= {name: place for name in names if name not in homes}
+        # Of several tables that know the key, the first; a rule's own come behind.
+        tables = reversed(list(_tables(self._root)))
+        homes = {name: place for place, names in tables for name in names}
         if key in homes:
             return f"unknown key; it belongs {homes[key]}"
         if near := _near(key, own):
@@ -321,12 +335,13 @@ def _near(word: str, known: Iterable[str]) -> str:
 
 def _unwrap(kind: Any) -> tuple[Any, Meta | None]:
     """The type that a value is read as, without `| None`, `| UNSET` and its range."""
-    meta = None
     if get_origin(kind) is Annotated:
         kind, meta = get_args(kind)
+        return _unwrap(kind)[0], meta
     if kind not in _READERS and get_origin(kind) in (Union, UnionType):
         (kind,) = (k for k in get_args(kind) if k not in (type(None), UnsetType))
-    return kind, meta
+        return _unwrap(kind)
+    return kind, None
 
 
 def _range_error(meta: Meta, value: float, kind: Any) -> str:
@@ -342,15 +357,17 @@ def _range_error(meta: Meta, value: float, kind: Any) -> str:
     return ""
 
 
-def _tables(kind: type[Table], place: str = _TOP) -> Iterator[tuple[str, list[str]]]:
+def _tables(
+    kind: type[Table], place: str = _TOP, path: str = ""
+) -> Iterator[tuple[str, list[str]]]:
     """Each table of the file as a person would say where it is, with its keys."""
     fields = structs.fields(kind)
     yield place, [field.name for field in fields]
     for field in fields:
         if inner := table_of(field.type):
-            named = f"{field.name}.NAME" if get_origin(field.type) is dict else field.name
+            name = _join(path, field.name)
             repeated = get_origin(field.type) is tuple
-            yield from _tables(inner, f"in [[{named}]]" if repeated else f"in [{named}]")
+            yield from _tables(inner, f"in [[{name}]]" if repeated else f"in [{name}]", name)
 
 
 def table_of(kind: Any) -> type[Table] | None:

@@ -2,15 +2,17 @@
 
 import os
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastmta.config_reader import Endpoint, Problem, covers
+from msgspec import UNSET
+
+from fastmta.config_reader import DomainPattern, Endpoint, Problem, covers
 
 if TYPE_CHECKING:
-    from fastmta.config import Config, Listener, Tls
+    from fastmta.config import Config, Listener, Retry, RetryDomain, Tls
 
 
 def _check_listeners(config: "Config") -> Iterator[Problem]:
@@ -87,14 +89,7 @@ def _check_routes(config: "Config") -> Iterator[Problem]:
     for i, route in enumerate(config.route):
         if not route.next_hop:
             yield Problem(f"route[{i}].next_hop", 'is empty; write ["192.0.2.1:25"]')
-        for j, earlier in enumerate(config.route[:i]):
-            if covers(earlier.domain, route.domain):
-                yield Problem(
-                    f"route[{i}].domain",
-                    f'"{route.domain}" can never match: route[{j}] with "{earlier.domain}" '
-                    "comes first; move this one above it or remove it",
-                )
-                break
+        yield from _check_unreachable("route", [each.domain for each in config.route], i)
 
 
 def _check_sources(config: "Config") -> Iterator[Problem]:
@@ -142,13 +137,65 @@ def _check_tenants(config: "Config") -> Iterator[Problem]:
 
 
 def _check_retry(config: "Config") -> Iterator[Problem]:
-    retry = config.retry
-    if retry.first > retry.max_interval:
-        text = f"{retry.first} is longer than retry.max_interval, {retry.max_interval}"
-        yield Problem("retry.first", text)
-    if retry.max_interval > retry.give_up_after:
-        text = f"{retry.max_interval} is longer than retry.give_up_after, {retry.give_up_after}"
-        yield Problem("retry.max_interval", text)
+    yield from _check_schedule(config.retry, lambda name: f"retry.{name}")
+    for i, rule in enumerate(config.retry.domain):
+        yield from _check_retry_domain(config, i)
+
+        def key(name: str, i: int = i, rule: "RetryDomain" = rule) -> str:
+            own = getattr(rule, name) is not UNSET
+            return f"retry.domain[{i}].{name}" if own else f"retry.{name}"
+
+        if _is_ordered(config.retry):  # what is wrong there is said once
+            yield from _check_schedule(config.retry.merged(rule), key)
+
+
+def _is_ordered(retry: "Retry") -> bool:
+    return retry.first <= retry.max_interval <= retry.give_up_after
+
+
+def _check_schedule(retry: "Retry", key: Callable[[str], str]) -> Iterator[Problem]:
+    """`key` says where a value of this schedule was written."""
+    for shorter, longer in (("first", "max_interval"), ("max_interval", "give_up_after")):
+        one, other = getattr(retry, shorter), getattr(retry, longer)
+        if one > other:
+            yield Problem(key(shorter), f"{one} is longer than {key(longer)}, {other}")
+
+
+def _check_retry_domain(config: "Config", i: int) -> Iterator[Problem]:
+    rules = config.retry.domain
+    rule = rules[i]
+    if rule.domain == "*":
+        yield Problem(f"retry.domain[{i}].domain", '"*" is every domain; write it in [retry]')
+        return
+    if rule.first is rule.max_interval is rule.give_up_after is UNSET:
+        text = "sets nothing; write first, max_interval or give_up_after, or remove it"
+        yield Problem(f"retry.domain[{i}]", text)
+    yield from _check_unreachable("retry.domain", [each.domain for each in rules], i)
+
+
+def _check_unreachable(table: str, patterns: Sequence[DomainPattern], i: int) -> Iterator[Problem]:
+    """Of rules whose first match is taken: whether one before hides this one."""
+    for j, earlier in enumerate(patterns[:i]):
+        if covers(earlier, patterns[i]):
+            yield Problem(
+                f"{table}[{i}].domain",
+                f'"{patterns[i]}" can never match: {table}[{j}] with "{earlier}" '
+                "comes first; move this one above it or remove it",
+            )
+            break
+
+
+def _check_reports(config: "Config") -> Iterator[Problem]:
+    """Whether any mail grows old enough for a report of its delay, where one is wanted."""
+    reports, retry = config.reports, config.retry
+    ages = [retry.give_up_after, *(retry.merged(rule).give_up_after for rule in retry.domain)]
+    if reports.delay_after < max(ages):
+        return
+    text = f"is without effect: no mail waits longer than {max(ages)} (retry.give_up_after)"
+    if reports.delay_after != type(reports)().delay_after:
+        yield Problem("reports.delay_after", f"{reports.delay_after} {text}")
+    elif reports.unasked_delays:
+        yield Problem("reports.unasked_delays", f"{text}, delay_after is {reports.delay_after}")
 
 
 def _check_files(config: "Config") -> Iterator[Problem]:
@@ -182,5 +229,6 @@ RULES = (
     _check_pools,
     _check_tenants,
     _check_retry,
+    _check_reports,
     _check_files,
 )

@@ -77,6 +77,8 @@ class Attempt(Event, kw_only=True):
     reply: str
     attempts: int
     received: float
+    category: str = ""  # of a reply that is no success, as replies are classified
+    dsn: str = ""  # id of the message that tells of it; "" where none is sent
 
 
 class Delivered(Attempt, tag="delivered", kw_only=True):
@@ -88,7 +90,7 @@ class Deferred(Attempt, tag="deferred", kw_only=True):
 
 
 class Bounced(Attempt, tag="bounced", kw_only=True):
-    dsn: str  # id of the message that tells the sender; "" where none is sent
+    pass
 
 
 class DispositionLog:

@@ -28,9 +28,9 @@ from fastmta.mail.arrival import Arrival
 from fastmta.mail.disposition import Disposition
 from fastmta.mail.envelope import format_id
 from fastmta.mail.reply import Reply
-from fastmta.queue import retry
 from fastmta.queue.expiry import Expiry
 from fastmta.queue.ready import Job, ReadyQueue
+from fastmta.queue.retry import Policy, policies
 from fastmta.queue.scheduler import Scheduler
 from fastmta.queue.settlement import Settlement
 from fastmta.queue.unshared import Unshared, default_shape
@@ -121,6 +121,7 @@ class Worker:
         self._began = time.monotonic()
         path = config.log.dispositions
         self.journal = log.DispositionLog(path if path == "-" else str(config.data_dir / path))
+        self._policies = policies(config.retry)
         self._router = Router(config, Resolver(config.dns))
         self._dispatcher = Dispatcher(
             self._settle,
@@ -151,18 +152,21 @@ class Worker:
 
     def _open(self, folder: Path, number: int) -> Shard:
         spool = Spool(folder, number, self._config.spool.min_free_space)
-        settlement = Settlement(spool, self._config.retry, self._config.hostname, self.journal)
+        settlement = Settlement(
+            spool,
+            self._policy_for,
+            self._config.reports,
+            self._config.hostname,
+            self.journal,
+        )
         expiry = Expiry(spool, settlement, self._policy_for, self._shortest)
         scheduler = Scheduler(
             spool, settlement, self._router.cached, self._resolve, self._dispatcher.submit, expiry
         )
         return Shard(spool, settlement, expiry, scheduler)
 
-    def _policy_for(self, domain: str) -> retry.Policy:
-        return self._config.retry
-
     def _shortest(self) -> float:
-        return self._config.retry.give_up_after
+        return self._config.retry.shortest
 
     def _weight_of(self, tenant: Hashable) -> int:
         known = self._config.tenants.get(str(tenant))
@@ -171,6 +175,9 @@ class Worker:
     def _room(self, path: str) -> None:
         for shard in self._shards.values():
             shard.spool.room(path)
+
+    def _policy_for(self, domain: str) -> Policy:
+        return self._policies(domain)
 
     async def _resolve(self, domain: str) -> Site | Reply:
         try:

@@ -300,6 +300,63 @@ BROKEN = {
         "retry.max_interval",
         "retry.give_up_after, 1h",
     ),
+    "an empty rule for a domain": (
+        GOOD + '[[retry.domain]]\ndomain = "a.test"',
+        "retry.domain[0]",
+        "sets nothing",
+    ),
+    "a rule for every domain": (
+        GOOD + '[[retry.domain]]\ndomain = "*"\nfirst = "1m"',
+        "retry.domain[0].domain",
+        "write it in [retry]",
+    ),
+    "a rule behind a wider one": (
+        GOOD
+        + '[[retry.domain]]\ndomain = "*.a.test"\nfirst = "1m"\n'
+        + '[[retry.domain]]\ndomain = "b.a.test"\nfirst = "2m"',
+        "retry.domain[1].domain",
+        "never match: retry.domain[0]",
+    ),
+    "a domain's pause beyond that of all": (
+        GOOD + '[[retry.domain]]\ndomain = "a.test"\nfirst = "2h"',
+        "retry.domain[0].first",
+        "retry.max_interval, 1h30m",
+    ),
+    "a domain's end before the pause of all": (
+        GOOD + '[[retry.domain]]\ndomain = "a.test"\ngive_up_after = "1h"',
+        "retry.max_interval",
+        "retry.domain[0].give_up_after, 1h",
+    ),
+    "a domain's pause of nothing": (
+        GOOD + '[[retry.domain]]\ndomain = "a.test"\nfirst = "0s"',
+        "retry.domain[0].first",
+        "more than 0s",
+    ),
+    "a key that a rule has too, elsewhere": (
+        edit("port = 2600", 'give_up_after = "1d"'),
+        "delivery.give_up_after",
+        "in [retry]",
+    ),
+    "a key of a table elsewhere": (
+        edit("port = 2600", "unasked_delays = true"),
+        "delivery.unasked_delays",
+        "in [reports]",
+    ),
+    "a delay that no mail reaches": (
+        GOOD + '[reports]\ndelay_after = "6d"',
+        "reports.delay_after",
+        "longer than 5d",
+    ),
+    "delays that no mail reaches": (
+        GOOD + 'give_up_after = "2h"\n[reports]\nunasked_delays = true',
+        "reports.unasked_delays",
+        "delay_after is 4h",
+    ),
+    "a postmaster without a domain": (
+        GOOD + '[reports]\npostmaster = "postmaster"',
+        "reports.postmaster",
+        "no mail address",
+    ),
     "a data folder that is a file": (edit('"data"', '"/dev/null/x"'), "data_dir", "/dev/null"),
     "a path with a NUL": (edit('"data"', '"a\\u0000"'), "data_dir", "no path"),
     "a path that is too long": (edit('"data"', f'"{"a" * 300}"'), "data_dir", "too long"),
@@ -316,6 +373,12 @@ def test_what_is_wrong_is_named(name: str, tmp_path: Path) -> None:
     found = problems(text, tmp_path)
     assert key in found
     assert hint in found[key]
+
+
+def test_a_report_of_delay_may_be_for_one_domain_alone() -> None:
+    rule = '[[retry.domain]]\ndomain = "a.test"\ngive_up_after = "9d"\n'
+    config = parse(GOOD + rule + '[reports]\ndelay_after = "6d"', Path("/tmp"))
+    assert config.retry.merged(config.retry.domain[0]).give_up_after == 9 * 86400
 
 
 def test_every_problem_is_reported_at_once() -> None:

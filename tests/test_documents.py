@@ -22,6 +22,10 @@ CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text()
 IN_WORDS = {
     "workers": "one for each CPU",
     "source.hostname": "that of the top",
+    **{
+        f"retry.domain.{name}": "that of `[retry]`"
+        for name in ("first", "max_interval", "give_up_after")
+    },
     "listener.tls": '`"starttls"` where `[tls]` is set, else `"none"`',
 }
 

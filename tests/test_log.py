@@ -66,7 +66,7 @@ def test_an_event_is_one_json_line_with_its_name_first(output: DispositionLog, p
         ),
         delivered(),
         Deferred(**msgspec.structs.asdict(delivered()), due=300.0),
-        Bounced(**msgspec.structs.asdict(delivered()), dsn="0DTR4J0000001"),
+        Bounced(**{**msgspec.structs.asdict(delivered()), "dsn": "0DTR4J0000001"}),
     ]
     for event in events:
         output.write(event)

@@ -193,7 +193,8 @@ class Path:
         else:
             self._deferred += 1
         host = connection.label
-        ends = [Disposition.of_reply(reply, host, now) for reply in replies]
+        success = connection.client.success
+        ends = [Disposition.of_reply(reply, host, now, success) for reply in replies]
         if len(replies) > 1 and not self._dispatcher.draining:
             left = left_over(replies)
             if left:

@@ -4,6 +4,7 @@ from enum import StrEnum
 
 from msgspec import Struct
 
+from fastmta.mail.delivery_status import Action
 from fastmta.mail.reply import Reply
 
 
@@ -18,15 +19,19 @@ class Disposition(Struct, frozen=True, array_like=True):
 
     `host` is the remote's name and address, "mx1.example.test [192.0.2.1]", or empty where no
     host was reached (a DNS answer, an expiry): then the reply is our own.
+    `success` is what a report of a delivery calls it, None where the host makes that report.
     """
 
     kind: Kind
     reply: Reply
     host: str
     time: float  # seconds since the epoch
+    success: Action | None = None
 
     @classmethod
-    def of_reply(cls, reply: Reply, host: str, time: float) -> "Disposition":
+    def of_reply(
+        cls, reply: Reply, host: str, time: float, success: Action | None = None
+    ) -> "Disposition":
         """2xx is delivered, 5xx failed, anything else deferred (RFC 5321 section 4.2.1)."""
         if reply.is_positive:
             kind = Kind.DELIVERED
@@ -34,4 +39,4 @@ class Disposition(Struct, frozen=True, array_like=True):
             kind = Kind.FAILED
         else:
             kind = Kind.DEFERRED
-        return cls(kind, reply, host, time)
+        return cls(kind, reply, host, time, success)

@@ -1,6 +1,5 @@
 """Delivery status notifications (RFC 3461, 3464): how a sender hears what became of a message."""
 
-import re
 import textwrap
 from datetime import UTC, datetime
 
@@ -18,13 +17,14 @@ from fastmta.mail.delivery_status import (
 from fastmta.mail.disposition import Disposition
 from fastmta.mail.envelope import Envelope, Recipient, format_id
 from fastmta.mail.message import Part, parse
+from fastmta.mail.xtext import decode
 
 MAX_HEADERS = 64 * 1024  # octets of the original's header section that are given back
 _CRLF = "\r\n"
-_XTEXT = re.compile(r"\+([0-9A-F]{2})")
 _STATUS_TYPES = ("message/delivery-status", "message/global-delivery-status")
 _HEADERS_TYPES = ("text/rfc822-headers", "message/global-headers")
-_RETURNED_TYPES = ("message/rfc822", "message/global", *_HEADERS_TYPES)
+_MESSAGE_TYPES = ("message/rfc822", "message/global")
+_RETURNED_TYPES = (*_MESSAGE_TYPES, *_HEADERS_TYPES)
 
 
 class Report(Struct, frozen=True):
@@ -35,9 +35,11 @@ class Report(Struct, frozen=True):
     time: float  # seconds since the epoch
     envelope: Envelope
     ends: list[tuple[Recipient, Disposition]]
-    original: bytes  # the beginning of the message, at least its header section
+    original: bytes  # the beginning of the message, at least its header section; b"": unknown
     action: Action = Action.FAILED
     retry_until: float = 0.0  # seconds since the epoch, of a message that is delayed
+    whole: bool = False  # `original` is all of the message, and goes back so
+    postmaster: str = ""  # whom it tells instead of the sender
 
 
 class Notification(Struct, frozen=True):
@@ -96,22 +98,41 @@ _WORDS = {
     ),
 }
 
+_TO_POSTMASTER = _Words(
+    "Undeliverable Report",
+    (
+        "A message that has no sender who could be told was not delivered to one or more",
+        "recipients. What follows is each address, and what was answered for it.",
+    ),
+    "5.0.0",
+)
+
 
 def build_report(report: Report) -> bytes:
     """A multipart/report (RFC 6522) to the reverse-path; lines end in CRLF."""
-    boundary = f"=_{format_id(report.number)}"
     headers = header_section(report.original)
     # RFC 6533 section 3: the types for messages and addresses beyond ASCII.
     international = report.envelope.utf8 or not headers.isascii()
-    encoding = "8bit" if international else "7bit"
     parts = [
-        _part("text/plain; charset=utf-8", encoding, _text(report, international).encode()),
-        _part(_STATUS_TYPES[international], encoding, write_status(_status(report), international)),
-        _part(_HEADERS_TYPES[international], encoding, headers),
+        _part("text/plain; charset=utf-8", _text(report, international).encode()),
+        _part(_STATUS_TYPES[international], write_status(_status(report), international)),
     ]
+    if report.whole:
+        parts.append(_part(_MESSAGE_TYPES[international], report.original))
+    elif headers:
+        parts.append(_part(_HEADERS_TYPES[international], headers))
+    boundary = _boundary(report)
     delimiter = f"--{boundary}\r\n".encode()
     body = b"".join(delimiter + part for part in parts) + f"--{boundary}--\r\n".encode()
-    return _header(report, boundary).encode() + body
+    return _header(report, boundary, _encoding(body)).encode() + body
+
+
+def _boundary(report: Report) -> str:
+    """One that the original does not have, whoever foresaw it."""
+    boundary = f"=_{format_id(report.number)}"
+    while boundary.encode() in report.original:
+        boundary += "_"
+    return boundary
 
 
 def parse_report(message: Part) -> Notification | None:
@@ -138,28 +159,38 @@ def _returned(part: Part) -> Part:
     return part.message() or parse(part.decode())
 
 
-def _part(content_type: str, encoding: str, content: bytes) -> bytes:
+def _encoding(content: bytes) -> str:
+    return "7bit" if content.isascii() else "8bit"
+
+
+def _part(content_type: str, content: bytes) -> bytes:
+    encoding = _encoding(content)
     head = f"Content-Type: {content_type}\r\nContent-Transfer-Encoding: {encoding}\r\n\r\n"
     return head.encode() + content + b"\r\n"
 
 
-def _header(report: Report, boundary: str) -> str:
+def _words(report: Report) -> _Words:
+    return _TO_POSTMASTER if report.postmaster else _WORDS[report.action]
+
+
+def _header(report: Report, boundary: str, encoding: str) -> str:
     fields = [
         f"From: Mail Delivery System <MAILER-DAEMON@{report.hostname}>",
-        f"To: <{report.envelope.sender}>",
-        f"Subject: {_WORDS[report.action].subject}",
+        f"To: <{report.postmaster or report.envelope.sender}>",
+        f"Subject: {_words(report).subject}",
         f"Date: {format_date(_moment(report.time))}",
         f"Message-ID: <{format_id(report.number)}@{report.hostname}>",
         "Auto-Submitted: auto-replied",  # RFC 3834 section 3.1.7
         "MIME-Version: 1.0",
         "Content-Type: multipart/report; report-type=delivery-status;",
         f'\tboundary="{boundary}"',
+        f"Content-Transfer-Encoding: {encoding}",
     ]
     return _CRLF.join(fields) + _CRLF * 2
 
 
 def _text(report: Report, international: bool) -> str:
-    opening = _WORDS[report.action].text
+    opening = _words(report).text
     lines = [f"This is the mail system at {report.hostname}.", "", *opening, ""]
     for recipient, end in report.ends:
         about = f"{end.host}: " if end.host else ""  # not "said": the reply may be ours
@@ -186,7 +217,7 @@ def _recipient(report: Report, recipient: Recipient, end: Disposition) -> Recipi
     return RecipientStatus(
         final=recipient.address,
         action=report.action,
-        status=end.reply.enhanced or _WORDS[report.action].unnamed,
+        status=end.reply.enhanced or _words(report).unnamed,
         original=_plain(recipient.orcpt),
         diagnostic=f"smtp; {end.reply}",
         remote_mta=end.host.partition(" ")[0],
@@ -199,7 +230,7 @@ def _plain(xtext: str) -> str:
     """RFC 3461 section 6.3: reports hold ENVID and ORCPT without the xtext around them."""
     if xtext[:6].lower() == "utf-8;":
         return xtext  # RFC 6533 section 3: its own form, in ORCPT and here
-    plain = _XTEXT.sub(lambda match: chr(int(match[1], 16)), xtext)
+    plain = decode(xtext)
     # Section 4: what is in it has to be printable ASCII; if not, it stays as it was sent.
     return plain if plain.isascii() and plain.isprintable() else xtext
 

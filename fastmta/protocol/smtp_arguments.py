@@ -8,6 +8,7 @@ from fastmta._core.smtp import PathError, parse_mail, parse_rcpt
 from fastmta.mail.address import domain_of
 from fastmta.mail.arrival import Arrival
 from fastmta.mail.envelope import Recipient
+from fastmta.mail.xtext import MAX_ORCPT
 from fastmta.protocol import smtp_replies as reply
 
 _XTEXT = r"(?:[!-*,-<>-~]|\+[0-9A-F]{2})"  # RFC 3461 section 4
@@ -15,7 +16,6 @@ _ENVID = re.compile(rf"{_XTEXT}{{1,100}}")
 # RFC 6533 section 3 adds UTF-8, as it is and as \x{HEXPOINT}, to the type "utf-8".
 _ORCPT = re.compile(rf"[A-Za-z0-9-]+;{_XTEXT}+|[Uu][Tt][Ff]-8;(?:{_XTEXT}|[^\x00-\xa0])+")
 _NOTIFY = re.compile(r"NEVER|(?:SUCCESS|FAILURE|DELAY)(?:,(?:SUCCESS|FAILURE|DELAY)){0,2}")
-_MAX_ORCPT = 500  # RFC 3461 section 4.2
 
 _Value = str | None
 T = TypeVar("T")
@@ -126,7 +126,7 @@ def _notify(recipient: Recipient, value: _Value) -> bool:
 def _orcpt(recipient: Recipient, value: _Value) -> bool:
     """RFC 3461 section 4.2."""
     recipient.orcpt = value or ""
-    return len(recipient.orcpt) <= _MAX_ORCPT and _ORCPT.fullmatch(recipient.orcpt) is not None
+    return len(recipient.orcpt) <= MAX_ORCPT and _ORCPT.fullmatch(recipient.orcpt) is not None
 
 
 OF_MAIL: dict[str, Callable[[Arrival, _Value], bool]] = {

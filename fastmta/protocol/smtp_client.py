@@ -17,8 +17,10 @@ from enum import IntEnum
 from msgspec import Struct
 
 from fastmta._core.data import Stuffer
+from fastmta.mail.delivery_status import Action
 from fastmta.mail.envelope import Envelope, Recipient
 from fastmta.mail.reply import Reply
+from fastmta.mail.xtext import original_recipient
 from fastmta.protocol.smtp_reply import MAX_TEXT, BadReply, Capabilities, ReplyReader
 
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f]")
@@ -167,6 +169,14 @@ class Client:
         if not offered.utf8 and (envelope.utf8 or not addresses.isascii()):
             return Reply(553, "5.6.7", "message needs SMTPUTF8 and the host does not offer it")
         return None
+
+    @property
+    def success(self) -> Action | None:
+        """What a report of success calls a delivery here; None: the host is asked to report it.
+
+        RFC 3461 section 5.2.2 (b): "relayed" where the host offers no DSN.
+        """
+        return None if self.capabilities.dsn else Action.RELAYED
 
     def needs_seven_bit(self, envelope: Envelope) -> bool:
         """Whether the message has to be converted first (RFC 6152 section 3)."""
@@ -373,9 +383,10 @@ class Client:
 
     def _rcpt(self, recipient: Recipient) -> str:
         command = f"RCPT TO:<{recipient.address}>"
-        if self.capabilities.dsn:
+        if self.capabilities.dsn:  # RFC 3461 section 5.2.1
             command += f" NOTIFY={recipient.notify}" if recipient.notify else ""
-            command += f" ORCPT={recipient.orcpt}" if recipient.orcpt else ""
+            orcpt = recipient.orcpt or original_recipient(recipient.address)
+            command += f" ORCPT={orcpt}" if orcpt else ""
         return command + "\r\n"
 
     def _advance(self) -> None:

@@ -8,8 +8,6 @@ from collections.abc import Callable
 from fastmta import metrics
 from fastmta.mail.envelope import Envelope
 from fastmta.queue import retry
-from fastmta.queue.outcome import expired
-from fastmta.queue.ready import Job
 from fastmta.queue.settlement import Settlement
 from fastmta.store.spool import Spool
 
@@ -41,11 +39,10 @@ class Expiry:
         policy = self._policy_for(envelope.domain)
         return retry.is_expired(policy, envelope.received, envelope.due, now)
 
-    def end(self, envelope: Envelope, now: float) -> None:
+    def end(self, envelope: Envelope) -> None:
         """Fail an envelope that is out."""
         EXPIRED.value += 1
-        ends = [expired(envelope, now)] * len(envelope.recipients)
-        self._settlement.settle(Job(envelope), envelope.site, ends)
+        self._settlement.expire(envelope)
 
     async def run(self) -> None:
         """Sweep again and again, until cancelled."""
@@ -65,14 +62,14 @@ class Expiry:
             now = time.time()
             old = [one for one in found if self.applies(one, now) and not self._spool.is_out(one)]
             if old:
-                await self._end_all(old, now)
+                await self._end_all(old)
             if found and found[-1].received > now - self._shortest():
                 return  # ids are in the order in which they came
 
-    async def _end_all(self, old: list[Envelope], now: float) -> None:
+    async def _end_all(self, old: list[Envelope]) -> None:
         claimed = await self._spool.claim(old)
         for envelope in claimed:
-            self.end(envelope, now)
+            self.end(envelope)
         # Their reports are made from messages read from the disk: a batch at a time.
         while any(map(self._spool.is_out, claimed)):  # noqa: ASYNC110
             await asyncio.sleep(POLL)

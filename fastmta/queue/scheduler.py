@@ -73,8 +73,8 @@ class Scheduler(Generic[Site]):
     def admit(self, envelope: Envelope, parts: list[bytes] | None) -> None:
         """Take an envelope that is to go out now."""
         # What never waited goes out at its age, whatever it is: it is from an earlier process.
-        if envelope.due and self._expiry.applies(envelope, now := time.time()):
-            return self._expiry.end(envelope, now)
+        if envelope.due and self._expiry.applies(envelope, time.time()):
+            return self._expiry.end(envelope)
         job = Job(envelope, parts)
         domain = envelope.domain
         site = self._cached(domain)

@@ -3,138 +3,129 @@
 import asyncio
 import logging
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Protocol
 
-from fastmta import log as events
-from fastmta import metrics
-from fastmta.mail.arrival import Arrival
-from fastmta.mail.disposition import Disposition, Kind
-from fastmta.mail.dsn import Report, build_report
-from fastmta.mail.envelope import Envelope, Recipient, format_id
-from fastmta.queue import retry
-from fastmta.queue.outcome import outcome, wants_failure
+from msgspec.structs import replace
+
+from fastmta.config import Reports
+from fastmta.log import DispositionLog
+from fastmta.mail.delivery_status import Action
+from fastmta.mail.disposition import Disposition
+from fastmta.mail.envelope import Envelope, format_id
+from fastmta.mail.reply import Reply
+from fastmta.queue.outcome import End, Notice, Outcome, expired, notices, outcome
 from fastmta.queue.ready import Job
+from fastmta.queue.record import Dsns, Record
+from fastmta.queue.reporting import Reporter
+from fastmta.queue.retry import PolicyFor
 from fastmta.store.spool import Spool
 
 log = logging.getLogger(__name__)
 
-DELIVERED = metrics.counter("fastmta_delivered_total", "Recipients that were delivered")
-DEFERRED = metrics.counter("fastmta_deferred_total", "Attempts for a recipient that were deferred")
-BOUNCED = metrics.counter("fastmta_bounced_total", "Recipients that failed for good")
-REPORTS = metrics.counter("fastmta_reports_total", "Failure reports sent to senders")
-DELIVERY_SECONDS = metrics.histogram(
-    "fastmta_delivery_seconds", "Time from receipt to delivery, for each recipient"
-)
+FINISH_SECONDS = 10.0  # for reports under way at the end; what is not made is made again
+
+
+class Order(Protocol):
+    """What an operator wants of an envelope."""
+
+    def apply(self, remaining: Envelope) -> tuple[Envelope | None, list[End]]:
+        """The envelope as it waits from now on, if it does, and whom the operator gave up."""
+
+
+class Orders(Protocol):
+    """What operators want of envelopes that match; `any` is False where there is nothing."""
+
+    @property
+    def any(self) -> bool: ...
+
+    def find(self, envelope: Envelope, site: str) -> Order | None: ...
 
 
 class Settlement:
     """Takes each job's dispositions once, from whoever made the attempt."""
 
     def __init__(
-        self, spool: Spool, policy: retry.Policy, hostname: str, journal: events.DispositionLog
+        self,
+        spool: Spool,
+        policy_for: PolicyFor,
+        wishes: Reports,
+        hostname: str,
+        journal: DispositionLog,
+        *,
+        orders: Orders | None = None,
+        classify: Callable[[Reply], str] = lambda reply: "",
     ) -> None:
-        self._spool, self._policy, self._hostname = spool, policy, hostname
-        self._journal = journal
+        """`classify` names the category of a reply that is no success."""
+        self.wishes = wishes  # what senders are told; may change
+        self._spool, self._policy_for = spool, policy_for
+        self._orders = orders
+        self._record = Record(journal, classify)
+        self._reporter = Reporter(spool, hostname)
         self._reports: set[asyncio.Task[None]] = set()
 
     def settle(self, job: Job, site: str, source: str, ends: list[Disposition]) -> None:
         """`ends` has one disposition for each of the job's recipients, in their order."""
         envelope = job.envelope
-        result = outcome(envelope, ends, self._policy)
-        if result.remaining is not None and site:
-            result.remaining.site = site
-        for recipient, end in zip(envelope.recipients, ends, strict=True):
-            if end.kind is Kind.DELIVERED:
-                self._delivered(envelope, recipient, end, site, source)
-            elif end.kind is Kind.DEFERRED and result.remaining is not None:
-                self._deferred(result.remaining, recipient, end, site, source)
-        if result.failed:
-            report = self._fail(job, site, source, result.remaining, result.failed)
-            self._reports.add(task := asyncio.ensure_future(report))
-            task.add_done_callback(self._reported)
-        else:
-            self._spool.settle(envelope, result.remaining)
+        result = outcome(envelope, ends, self._policy_for(envelope.domain), site)
+        waiting = result.remaining
+        if waiting and self._orders and self._orders.any:
+            result = self._ordered(self._orders.find(waiting, site), waiting, result)
+        self._end(job, site, source, result, waiting)
 
-    def _delivered(
-        self, envelope: Envelope, recipient: Recipient, end: Disposition, site: str, source: str
-    ) -> None:
-        DELIVERED.value += 1
-        DELIVERY_SECONDS.observe(end.time - envelope.received)
-        self._journal.write(events.Delivered(**_attempt(envelope, recipient, end, site, source)))
+    def expire(self, envelope: Envelope, parts: list[bytes] | None = None) -> None:
+        """Its time is over, whatever it waits for: all its recipients fail, and are reported."""
+        ends = [expired(envelope, time.time())] * len(envelope.recipients)
+        self.settle(Job(envelope, parts), envelope.site, "", ends)
 
-    def _deferred(
-        self, remaining: Envelope, recipient: Recipient, end: Disposition, site: str, source: str
-    ) -> None:
-        DEFERRED.value += 1
-        event = _attempt(remaining, recipient, end, site, source)
-        self._journal.write(events.Deferred(**event, due=remaining.due))
+    def _ordered(self, order: Order | None, waiting: Envelope, result: Outcome) -> Outcome:
+        """What becomes of the envelope where an operator wants something else of it."""
+        if order is None:
+            return result
+        remaining, given_up = order.apply(waiting)
+        return result._replace(remaining=remaining, failed=result.failed + given_up)
 
-    async def _fail(
-        self,
-        job: Job,
-        site: str,
-        source: str,
-        remaining: Envelope | None,
-        failed: list[tuple[Recipient, Disposition]],
+    def _end(
+        self, job: Job, site: str, source: str, result: Outcome, waiting: Envelope | None
     ) -> None:
+        """Write down how it ended, as it was `waiting`, and give the envelope to the spool."""
         envelope = job.envelope
-        # A message from the null reverse-path never makes another (RFC 5321 section 4.5.5).
-        wanted = [one for one in failed if envelope.sender and wants_failure(one[0])]
-        report = await self._report(job, wanted) if wanted else None
-        dsn = format_id(report.message) if report else ""
-        for recipient, end in failed:
-            BOUNCED.value += 1
-            told = dsn if wants_failure(recipient) else ""
-            event = _attempt(envelope, recipient, end, site, source)
-            self._journal.write(events.Bounced(**event, dsn=told))
-        self._spool.settle(envelope, remaining, report)
-
-    async def _report(self, job: Job, failed: list[tuple[Recipient, Disposition]]) -> Arrival:
-        envelope, now = job.envelope, time.time()
-        original = job.parts or await self._spool.read(envelope.message, 0)
-        number = self._spool.new_id()
-        content = build_report(
-            Report(number, self._hostname, now, envelope, failed, b"".join(original[:8]))
-        )
-        REPORTS.value += 1
-        return Arrival(
-            message=number,
-            sender="",
-            recipients=[Recipient(envelope.sender)],
-            parts=[content],
-            size=len(content),
-            received=now,
-            eight_bit=not content.isascii(),
-            utf8=not envelope.sender.isascii(),
-        )
+        told = notices(envelope, result, self._policy_for, self.wishes, time.time())
+        numbers = [self._spool.new_id() for _ in told]
+        dsns = _dsns(told, numbers) if told else {}
+        self._record.delivered(envelope, result.delivered, site, source, dsns)
+        if waiting:
+            self._record.deferred(waiting, result.deferred, site, source, dsns)
+        if result.failed:
+            self._record.failed(envelope, result.failed, site, source, dsns)
+        if not told:
+            return self._spool.settle(envelope, result.remaining)
+        work = self._reporter.settle(job, _counted(result.remaining, told), told, numbers)
+        self._reports.add(task := asyncio.ensure_future(work))
+        return task.add_done_callback(self._reported)
 
     def _reported(self, task: asyncio.Task[None]) -> None:
         self._reports.discard(task)
-        if not task.cancelled() and (error := task.exception()):
+        if not task.cancelled() and (error := task.exception()) is not None:
             # The envelope stays out: it is tried again after the next start, and not lost.
-            log.error("a failure report could not be made", exc_info=error)
+            log.error("a report could not be made", exc_info=error)
 
     async def finish(self) -> None:
-        """Return when every report that was begun is with the spool."""
-        while self._reports:
-            await asyncio.wait(self._reports)
+        """Return when every report that was begun is with the spool, or cannot be."""
+        if self._reports:
+            await asyncio.wait(self._reports, timeout=FINISH_SECONDS)
 
 
-def _attempt(
-    envelope: Envelope, recipient: Recipient, end: Disposition, site: str, source: str
-) -> dict[str, Any]:
+def _dsns(told: list[Notice], numbers: list[int]) -> Dsns:
     return {
-        "time": end.time,
-        "id": envelope.id,
-        "sender": envelope.sender,
-        "recipient": recipient.address,
-        "domain": envelope.domain,
-        "site": site,
-        "source": source,
-        "host": end.host,
-        "code": end.reply.code,
-        "enhanced": end.reply.enhanced,
-        "reply": end.reply.text,
-        "attempts": envelope.attempts,
-        "received": envelope.received,
+        id(recipient): format_id(number)
+        for notice, number in zip(told, numbers, strict=True)
+        for recipient, _ in notice.ends
     }
+
+
+def _counted(remaining: Envelope | None, told: list[Notice]) -> Envelope | None:
+    """What remains, with the report of its delay counted, where there is one."""
+    if remaining is None or all(notice.action is not Action.DELAYED for notice in told):
+        return remaining
+    return replace(remaining, delays=remaining.delays + 1)

@@ -24,6 +24,8 @@ _MAIL = re.compile(rb"(?is)MAIL FROM: ?" + _PATH)
 _RCPT = re.compile(rb"(?is)RCPT TO: ?" + _PATH)
 _BDAT = re.compile(rb"(?i)BDAT (\d{1,18})( LAST)?\s*")
 _SIZE = re.compile(rb"(?i)\bSIZE=(\d{1,18})\b")
+# Parameters by the keyword of EHLO that offers them, where it has another name.
+_KEYWORD_OF = {"BODY": "8BITMIME", **dict.fromkeys(("RET", "ENVID", "NOTIFY", "ORCPT"), "DSN")}
 _ENHANCED = re.compile(rb"(?m)^(\d{3}[ -])[245]\.\d{1,3}\.\d{1,3} ")
 
 
@@ -47,6 +49,7 @@ class Session(asyncio.Protocol):
         self._sender: str | None = None
         self._parameters = ""
         self._recipients: list[str] = []
+        self._wishes: dict[str, str] = {}  # recipient -> parameters of its RCPT
         self._doomed = False
         self._body = bytearray(b"\r\n")  # so that ".CRLF" as the first line ends the message
         self._chunk = -1  # octets of this BDAT chunk still to come; -1: no chunk was begun
@@ -185,8 +188,7 @@ class Session(asyncio.Protocol):
     def _refused(self, parameters: bytes) -> bytes:
         """The reply to parameters that were not offered or ask too much; empty if all is well."""
         given = {item.partition(b"=")[0].decode().upper() for item in parameters.split()}
-        keywords = {"BODY": "8BITMIME"}
-        if {keywords.get(name, name) for name in given} & self._behaviour.without:
+        if {_KEYWORD_OF.get(name, name) for name in given} & self._behaviour.without:
             self._counts.protocol_errors += 1
             return b"555 5.5.4 Parameter not offered\r\n"
         size = _SIZE.search(parameters)
@@ -206,6 +208,8 @@ class Session(asyncio.Protocol):
         if not match or self._sender is None:
             code = b"503 5.5.1 MAIL first" if match else b"501 5.5.4 Syntax: RCPT TO:<address>"
             return self._complain(code + b"\r\n")
+        if match[2] and (reply := self._refused(match[2])):
+            return self._say(reply)
         address = match[1].decode("utf-8", "surrogateescape")
         fate = self._sink.fate(address)
         if fate == "drop":
@@ -223,6 +227,8 @@ class Session(asyncio.Protocol):
         if fate == "slow":
             self._owed += self._behaviour.slow
         self._recipients.append(address)
+        if match[2]:
+            self._wishes[address] = match[2].decode("utf-8", "surrogateescape")
         self._say(b"250 2.1.5 Ok\r\n")
         return None
 
@@ -323,7 +329,10 @@ class Session(asyncio.Protocol):
         else:
             self._messages += 1
             assert self._sender is not None
-            self._sink.accept(self._sender, self._recipients, self._parameters, framed, chunked)
+            mail = Mail(
+                self._sender, self._recipients, self._parameters, b"", chunked, self._wishes
+            )
+            self._sink.accept(mail, framed)
             self._say(b"250 2.0.0 Ok\r\n")
         self._reset()
         return None
@@ -445,19 +454,18 @@ class Sink:
         self._attempts[address] = attempt + 1
         return behaviour.fate(address, attempt)
 
-    def accept(
-        self, sender: str, recipients: list[str], parameters: str, framed: bytearray, chunked: bool
-    ) -> None:
+    def accept(self, mail: Mail, framed: bytearray) -> None:
         """Count a message, given with a CRLF in front, and hand it on where somebody takes it."""
         totals = self.totals
         totals.last = time.monotonic()
         self._first = self._first or totals.last
         totals.messages += 1
-        totals.recipients += len(recipients)
+        totals.recipients += len(mail.recipients)
         totals.octets += len(framed) - 2
-        self._tally.add(framed, recipients)
+        self._tally.add(framed, mail.recipients)
         if self._take:
-            self._take(Mail(sender, recipients, parameters, bytes(framed[2:]), chunked))
+            mail.content = bytes(framed[2:])
+            self._take(mail)
         if self._awaited:
             self._wake()
 

@@ -27,6 +27,7 @@ class Mail(Struct):
     parameters: str  # of MAIL, as sent
     content: bytes
     chunked: bool  # it came by BDAT
+    wishes: dict[str, str] = {}  # recipient -> parameters of its RCPT, as sent, where it had some
 
 
 class Counts(Struct):

@@ -75,19 +75,19 @@ class Accept:
 
 
 class Settle:
-    """Record how an attempt ended: the envelope goes or waits anew, its bounce comes in."""
+    """Record how an attempt ended: the envelope goes or waits anew, its reports come in."""
 
-    __slots__ = ("bounce", "envelope", "remaining", "segment", "spool")
+    __slots__ = ("envelope", "remaining", "reports", "segment", "spool")
 
     def __init__(
         self,
         spool: "Spool",
         envelope: Envelope,
         remaining: Envelope | None,
-        bounce: Accept | None,
+        reports: list[Accept],
     ) -> None:
         self.spool, self.envelope, self.remaining = spool, envelope, remaining
-        self.bounce = bounce
+        self.reports = reports
         self.segment = spool.fresh.pop(envelope.message) if envelope.due == 0 else None
         spool.unsettled += 1
 
@@ -100,8 +100,8 @@ class Settle:
             rows.put_envelope(txn, db, self.remaining)
         elif not rows.has_envelopes(txn, db, self.envelope.message):
             rows.delete_body(txn, db, self.envelope.message)
-        if self.bounce is not None:
-            apply([self.bounce], txn, db)
+        if self.reports:
+            apply(self.reports, txn, db)
 
     def _leave(self, leaving: Segment, txn: Transaction, db: Databases) -> None:
         """The message is in its segment no more; one that waits on takes its body along."""
@@ -122,8 +122,8 @@ class Settle:
             self.spool.leave(self.segment)
         if self.remaining is not None:
             self.spool.note_waiting(self.remaining)
-        if self.bounce is not None:
-            self.bounce.finished(None)
+        for report in self.reports:
+            report.finished(None)
 
 
 class Delivered:

@@ -176,18 +176,22 @@ class Spool:
             self._changed.set()
 
     def settle(
-        self, envelope: Envelope, remaining: Envelope | None, bounce: Arrival | None = None
+        self,
+        envelope: Envelope,
+        remaining: Envelope | None,
+        *reports: Arrival,
+        done: Done | None = None,
     ) -> None:
         """Record the end of an attempt, in one transaction.
 
         `remaining` is the envelope as it waits from now on (its `due` set), None when nothing of
-        it remains; `bounce` is the DSN that this made.
+        it remains; `reports` are the DSNs that this made. `done(None)` says that these are safe.
         """
-        is_gone = remaining is None and bounce is None
+        is_gone = remaining is None and not reports
         if is_gone and envelope.due == 0 and envelope.size <= records.CHUNK:
             return self._delivered(envelope)
-        acceptance = self._acceptance(bounce, _ignore) if bounce else None
-        return self._settle(Settle(self, envelope, remaining, acceptance))
+        acceptances = [self._acceptance(report, done or _ignore) for report in reports]
+        return self._settle(Settle(self, envelope, remaining, acceptances))
 
     def settle_later(self, operation: Operation) -> None:
         """Try once more what could not be written."""
@@ -484,4 +488,4 @@ def _envelopes(arrival: Arrival) -> list[Envelope]:
 
 
 def _ignore(reply: Reply | None) -> None:
-    """A bounce has no client that waits for an answer."""
+    """A report has no client that waits for an answer."""

@@ -7,10 +7,12 @@ from email.message import EmailMessage, Message
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from fastmta.mail.disposition import Disposition
-from fastmta.mail.dsn import MAX_HEADERS, Report, build_report, header_section
-from fastmta.mail.envelope import Envelope, Recipient
+from fastmta.mail.dsn import MAX_HEADERS, Report, build_report, header_section, parse_report
+from fastmta.mail.envelope import Envelope, Recipient, format_id
+from fastmta.mail.message import parse
 from fastmta.mail.reply import Reply
 
 ORIGINAL = b"Received: from x\r\n\tby y\r\nSubject: Hello\r\n\r\nThe secret body\r\n"
@@ -68,6 +70,50 @@ def test_a_report_says_who_failed_and_why() -> None:
     assert headers.get_content_type() == "text/rfc822-headers"
     assert "Subject: Hello" in headers.get_payload()
     assert "secret" not in headers.get_payload()
+
+
+@pytest.mark.parametrize(
+    ("original", "utf8", "kind", "encoding"),
+    [
+        (ORIGINAL, False, "message/rfc822", "7bit"),
+        (ORIGINAL + b"\xc3\xa4\r\n", False, "message/rfc822", "8bit"),
+        (ORIGINAL + b"no end", True, "message/global", "7bit"),
+    ],
+)
+def test_a_whole_message_comes_back_as_it_was(
+    original: bytes, utf8: bool, kind: str, encoding: str
+) -> None:
+    content = build_report(replace(report(original=original, utf8=utf8), whole=True))
+    message = parsed(content)
+    assert message["Content-Transfer-Encoding"] == encoding
+    returned = list(message.iter_parts())[2]
+    assert returned.get_content_type() == kind
+    assert returned["Content-Transfer-Encoding"] == encoding
+    assert b"\r\n\r\n" + original + b"\r\n--=_" in content
+    ours = parse_report(parse(content))
+    assert ours is not None and ours.returned is not None
+    assert ours.returned.text().startswith("The secret body")
+
+
+def test_a_message_that_foresaw_our_boundary_stays_in_its_part() -> None:
+    foreseen = f"=_{format_id(6 << 40)}"
+    original = ORIGINAL + f"--{foreseen}--\r\n--{foreseen}_\r\n".encode()
+    message = parsed(build_report(replace(report(original=original), whole=True)))
+    assert len(list(message.iter_parts())) == 3
+    assert message.get_boundary() == foreseen + "__"
+
+
+def test_a_report_without_its_original_has_two_parts() -> None:
+    message = parsed(build_report(report(original=b"")))
+    types = [part.get_content_type() for part in message.iter_parts()]
+    assert types == ["text/plain", "message/delivery-status"]
+
+
+def test_the_postmaster_is_told_what_has_no_sender() -> None:
+    about = report()
+    about.envelope.sender = ""
+    message = parsed(build_report(replace(about, postmaster="post@our.test")))
+    assert (message["To"], message["Subject"]) == ("post@our.test", "Undeliverable Report")
 
 
 def test_addresses_beyond_ascii_have_the_types_of_rfc_6533() -> None:

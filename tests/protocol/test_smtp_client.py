@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fastmta.mail.delivery_status import Action
 from fastmta.mail.envelope import Envelope, Recipient
 from fastmta.mail.reply import Reply
 from fastmta.protocol.smtp_client import PHRASES, Client, Event, Step, Timeouts
@@ -158,12 +159,33 @@ def test_parameters_go_where_they_are_offered() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("address", "orcpt"),
+    [
+        ("r@b.test", "rfc822;r@b.test"),
+        ("a+b=c@b.test", "rfc822;a+2Bb+3Dc@b.test"),
+        ('"a b"@b.test', 'rfc822;"a+20b"@b.test'),
+        ("+" * 170 + "@b.test", ""),  # RFC 3461 section 4.2: at most 500
+        ("ü@b.test", ""),
+    ],
+)
+def test_orcpt_is_added_where_the_sender_gave_none(address: str, orcpt: str) -> None:
+    mail = envelope()
+    mail.recipients[0].address = address
+    talk = Talk()
+    talk.greet(ALL)
+    wanted = f"RCPT TO:<{address}> ORCPT={orcpt}" if orcpt else f"RCPT TO:<{address}>"
+    assert talk.begin(mail, None).decode().splitlines()[1] == wanted
+    assert talk.client.success is None
+
+
 def test_dsn_parameters_are_dropped_where_not_offered() -> None:
     mail = envelope()
     mail.ret, mail.envid, mail.recipients[0].notify = "FULL", "x", "NEVER"
     talk = Talk()
     talk.greet(PIPELINING)
     assert talk.begin(mail) == b"MAIL FROM:<s@a.test>\r\nRCPT TO:<r@b.test>\r\nDATA\r\n"
+    assert talk.client.success is Action.RELAYED
 
 
 def test_null_reverse_path() -> None:

@@ -54,7 +54,7 @@ def test_when_it_is_expired(age: float, due: float, is_expired: bool) -> None:
 
 
 def test_the_last_attempt_is_not_expired_when_it_falls_due() -> None:
-    due = retry.next_due(Policy(), 1e9 + 0.123, 50, 1e9 + 5 * DAY - 1)
+    due = retry.next_due(Policy(), 1, 1e9 + 0.123, 50, 1e9 + 5 * DAY - 1)
     assert due is not None
     assert not retry.is_expired(Policy(), 1e9 + 0.123, due, due + 1)
 

@@ -329,7 +329,7 @@ class SpoolMachine(RuleBasedStateMachine):
             envelope = spool._envelopes(bounce)[0]
             envelope.due = 0.0 if self.spool._has_room([envelope]) else bounce.received
             self.expect(bounce, [envelope])
-        self.spool.settle(mail.envelope, remaining, bounce)
+        self.spool.settle(mail.envelope, remaining, *filter(None, [bounce]))
 
     def deliver(self, mail: Mail, b: int) -> None:
         self.settle(mail, None)

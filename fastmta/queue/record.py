@@ -1,0 +1,94 @@
+"""The record of attempts: metrics, and a line of the disposition log for each recipient."""
+
+from collections.abc import Callable
+from typing import Any
+
+from fastmta import log as events
+from fastmta import metrics
+from fastmta.mail.disposition import Disposition
+from fastmta.mail.envelope import Envelope, Recipient
+from fastmta.mail.reply import Reply
+from fastmta.queue.outcome import End
+
+DELIVERED = metrics.counter("fastmta_delivered_total", "Recipients that were delivered")
+DEFERRED = metrics.counter("fastmta_deferred_total", "Attempts for a recipient that were deferred")
+BOUNCED = metrics.counter("fastmta_bounced_total", "Recipients that failed for good")
+DOUBLE = metrics.counter(
+    "fastmta_double_bounces_total", "Recipients of mail without a sender that failed for good"
+)
+DELIVERY_SECONDS = metrics.histogram(
+    "fastmta_delivery_seconds", "Time from receipt to delivery, for each recipient"
+)
+
+# Identity of a recipient -> id of the report that tells of it.
+Dsns = dict[int, str]
+
+
+class Record:
+    """`classify` names the category of a reply that is no success."""
+
+    def __init__(self, journal: events.DispositionLog, classify: Callable[[Reply], str]) -> None:
+        self._journal, self._classify = journal, classify
+
+    def delivered(
+        self, envelope: Envelope, ends: list[End], site: str, source: str, dsns: Dsns
+    ) -> None:
+        for recipient, end in ends:
+            DELIVERED.value += 1
+            DELIVERY_SECONDS.observe(end.time - envelope.received)
+            event = _attempt(envelope, recipient, end, site, source)
+            if dsns:
+                event["dsn"] = dsns.get(id(recipient), "")
+            self._journal.write(events.Delivered(**event))
+
+    def deferred(
+        self, waiting: Envelope, ends: list[End], site: str, source: str, dsns: Dsns
+    ) -> None:
+        """`waiting` is the envelope as this attempt leaves it."""
+        for recipient, end in ends:
+            DEFERRED.value += 1
+            event = self._failure(waiting, recipient, end, site, source, dsns)
+            self._journal.write(events.Deferred(**event, due=waiting.due))
+
+    def failed(
+        self, envelope: Envelope, ends: list[End], site: str, source: str, dsns: Dsns
+    ) -> None:
+        for recipient, end in ends:
+            BOUNCED.value += 1
+            DOUBLE.value += not envelope.sender
+            event = self._failure(envelope, recipient, end, site, source, dsns)
+            self._journal.write(events.Bounced(**event))
+
+    def _failure(
+        self,
+        envelope: Envelope,
+        recipient: Recipient,
+        end: Disposition,
+        site: str,
+        source: str,
+        dsns: Dsns,
+    ) -> dict[str, Any]:
+        event = _attempt(envelope, recipient, end, site, source)
+        event["category"] = self._classify(end.reply)
+        event["dsn"] = dsns.get(id(recipient), "")
+        return event
+
+
+def _attempt(
+    envelope: Envelope, recipient: Recipient, end: Disposition, site: str, source: str
+) -> dict[str, Any]:
+    return {
+        "time": end.time,
+        "id": envelope.id,
+        "sender": envelope.sender,
+        "recipient": recipient.address,
+        "domain": envelope.domain,
+        "site": site,
+        "source": source,
+        "host": end.host,
+        "code": end.reply.code,
+        "enhanced": end.reply.enhanced,
+        "reply": end.reply.text,
+        "attempts": envelope.attempts,
+        "received": envelope.received,
+    }
