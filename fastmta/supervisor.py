@@ -11,6 +11,7 @@ from pathlib import Path
 from msgspec import Raw
 
 from fastmta.config import Config, ConfigError, Endpoint, Source, parse, read
+from fastmta.control_server import ControlServer
 from fastmta.metrics import Sample
 from fastmta.server.http import HttpServer
 from fastmta.store.env import OWNER_LOCK, Locked, own
@@ -35,6 +36,7 @@ class Supervisor:
         self._workers = [WorkerProcess(index, self) for index in range(config.workers)]
         self._ending = asyncio.Event()
         self._hang_up = asyncio.Event()  # SIGHUP came
+        self._control = ControlServer(config.data_dir, self._workers)
         self._http = HttpServer(admin_app(self._collect, self._health))
 
     async def run(self) -> bool:
@@ -54,6 +56,7 @@ class Supervisor:
             await self._start()
             return await self._keep()
         finally:
+            self._control.close()
             await self._http.close()
             os.close(lock)
 
@@ -64,6 +67,7 @@ class Supervisor:
         try:
             if errors := [one for one in started if one is not None]:
                 raise errors[0]
+            await self._control.start()
             for listener in self._config.listener:
                 if listener.service == "admin":
                     await self._http.listen(listener.bind)
@@ -86,6 +90,7 @@ class Supervisor:
         keepers = [asyncio.ensure_future(self._keep_one(worker)) for worker in self._workers]
         await self._ending.wait()
         reloading.cancel()
+        self._control.close()
         self._signal(signal.SIGTERM)
         try:
             codes = await asyncio.wait_for(asyncio.gather(*keepers), DRAIN_SECONDS)
@@ -157,7 +162,8 @@ class Supervisor:
 
     async def _health(self) -> Health:
         answers = await self._collect()
-        return Health(workers=len(answers), ready=sum(map(bool, answers)))
+        missing = tuple(index for index, samples in enumerate(answers) if not samples)
+        return Health(len(answers), len(answers) - len(missing), missing)
 
 
 def _take(folder: Path) -> int:

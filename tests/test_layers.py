@@ -23,6 +23,7 @@ LAYERS = [
     {"worker_main"},
     {"worker"},
     {"worker_process"},
+    {"control_server"},
     {"supervisor"},
     {"sink"},
     {"cli"},
