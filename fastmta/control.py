@@ -20,6 +20,7 @@ from typing import Any, Final, Generic, TypeVar, cast
 import msgspec
 from msgspec import Raw, Struct, msgpack
 
+from fastmta.config import Source
 from fastmta.metrics import Sample
 
 logger = logging.getLogger(__name__)
@@ -42,8 +43,7 @@ class Message(Struct, frozen=True, tag=str.lower):
 class Start(Message, frozen=True):
     """The first message: what to be."""
 
-    config: str  # the text of the configuration
-    folder: str  # from which its relative paths count
+    source: Source
     index: int
 
 
@@ -54,8 +54,7 @@ class Ask(Message, frozen=True):
 class Reload(Message, frozen=True):
     """Go on with this configuration. Answered with Reloaded."""
 
-    config: str
-    folder: str
+    source: Source
 
 
 class Command(Message, frozen=True):

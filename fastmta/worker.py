@@ -53,6 +53,10 @@ class Shard:
         await self.spool.start(self.scheduler.admit)
         self._runner = asyncio.ensure_future(self.scheduler.run())
 
+    def reload(self, config: Config) -> None:
+        self.spool.keep_free(config.spool.min_free_space)
+        self.settlement.configure(config.retry, config.hostname)
+
     async def stop_scheduling(self) -> None:
         if self._runner is not None:
             self._runner.cancel()
@@ -109,8 +113,7 @@ class Worker:
         """`ask` says something to the arbiter of shared limits; None: there are no others."""
         self._config, self._index = config, index
         self._began = time.monotonic()
-        path = config.log.dispositions
-        self.journal = log.DispositionLog(path if path == "-" else str(config.data_dir / path))
+        self.journal = log.DispositionLog(config.disposition_log)
         self._router = Router(config, Resolver(config.dns))
         self._dispatcher = Dispatcher(config.hostname, self._settle, self._read)
         self._shards: dict[int, Shard] = {}
@@ -134,9 +137,12 @@ class Worker:
         spool = Spool(folder, number, self._config.spool.min_free_space)
         settlement = Settlement(spool, self._config.retry, self._config.hostname, self.journal)
         scheduler = Scheduler(
-            spool, settlement, self._router.cached, self._resolve, self._dispatcher.submit
+            spool, settlement, self._cached, self._resolve, self._dispatcher.submit
         )
         return Shard(spool, settlement, scheduler)
+
+    def _cached(self, domain: str) -> Site | None:
+        return self._router.cached(domain)
 
     async def _resolve(self, domain: str) -> Site | Reply:
         try:
@@ -159,10 +165,20 @@ class Worker:
         self._journal_timer = loop.call_later(JOURNAL_INTERVAL, self._write_journal)
 
     async def reload(self, config: Config) -> list[str]:
-        """Go on with another configuration; gives what of it could not be taken on."""
+        """Hand each part another configuration; gives what of it could not be taken on.
+
+        What is under way ends as it began.
+        """
+        tls = _tls(config)
         self._config = config
-        self.journal.reopen()
-        return []
+        problem = self.journal.reopen(config.disposition_log)
+        self._router.retire()
+        self._router = Router(config, Resolver(config.dns))
+        self._dispatcher.configure(config.hostname)
+        for shard in self._shards.values():
+            shard.reload(config)
+        problems = await self._smtp.reload(config, tls)
+        return [problem, *problems] if problem else problems
 
     def permit(self, payload: Raw) -> None:
         """What the arbiter of shared limits says."""

@@ -63,7 +63,7 @@ class WorkerProcess:
         self._channel = control.Channel(_decoder, self._received, self._lost)
         channel = self._channel
         await loop.create_unix_connection(lambda: channel, sock=ours)
-        channel.send(control.Start(source.text, str(source.folder), self.index))
+        channel.send(control.Start(source, self.index))
         if not await self._started:
             code = await self._process.wait()
             raise CannotStart(f"worker {self.index} ended with {code} at its start")
@@ -101,7 +101,7 @@ class WorkerProcess:
             return []
         if self._reloaded is None or self._reloaded.done():
             self._reloaded = asyncio.get_running_loop().create_future()
-        self._send(control.Reload(source.text, str(source.folder)))
+        self._send(control.Reload(source))
         try:
             return await asyncio.wait_for(asyncio.shield(self._reloaded), RELOAD_SECONDS)
         except TimeoutError:

@@ -12,7 +12,7 @@ import pytest
 from msgspec import Raw, Struct, msgpack
 
 from fastmta import control
-from fastmta.config import Config
+from fastmta.config import Config, Source
 from fastmta.control import Answer, Command, Ended, More, Permit, Progress, pack
 from fastmta.worker_main import WorkerMain
 from tests.support import run, until
@@ -89,7 +89,7 @@ async def worker(folder: Path) -> AsyncIterator[tuple[Player, End]]:
     ours, theirs = socket.socketpair()
     ending = asyncio.ensure_future(WorkerMain(make).run(theirs.detach()))
     async with listening(ours, control.ToSupervisor) as end:
-        end.channel.send(control.Start(TEXT.format(name="first"), str(folder), 3))
+        end.channel.send(control.Start(Source(TEXT.format(name="first"), str(folder)), 3))
         await until(lambda: end.received)
         assert end.received.pop(0) == control.Ready()
         yield players[0], end
@@ -170,7 +170,7 @@ def test_reloads_come_one_after_the_other_and_the_newest_counts(tmp_path: Path) 
             player.wait.clear()
             for names in (["second"], ["third", "half", "bad", "last"]):
                 for name in names:
-                    end.channel.send(control.Reload(TEXT.format(name=name), str(tmp_path)))
+                    end.channel.send(control.Reload(Source(TEXT.format(name=name), str(tmp_path))))
                 end.channel.send(control.Ask())
                 await until(lambda: end.received)
                 end.received.clear()
@@ -190,7 +190,7 @@ def test_reloads_come_one_after_the_other_and_the_newest_counts(tmp_path: Path) 
 def test_what_cannot_be_taken_on_is_said(tmp_path: Path, name: str, problem: str) -> None:
     async def scenario() -> None:
         async with worker(tmp_path) as (_, end):
-            end.channel.send(control.Reload(TEXT.format(name=name), str(tmp_path)))
+            end.channel.send(control.Reload(Source(TEXT.format(name=name), str(tmp_path))))
             await until(lambda: end.received)
             [said] = end.received[0].problems
             assert problem in said

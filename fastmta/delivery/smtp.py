@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from fastmta import metrics
 from fastmta.delivery.connection import Connection, Read, Terms
@@ -97,6 +97,10 @@ class Dispatcher:
             return False
         self._active += 1
         return True
+
+    def configure(self, hostname: str) -> None:
+        """What counts for connections that are opened from now on."""
+        self.terms = structs.replace(self.terms, hostname=hostname)
 
     def active_jobs(self) -> int:
         """Jobs that were submitted and are not settled yet."""

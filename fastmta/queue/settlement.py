@@ -37,6 +37,10 @@ class Settlement:
         self._journal = journal
         self._reports: set[asyncio.Task[None]] = set()
 
+    def configure(self, policy: retry.Policy, hostname: str) -> None:
+        """What counts for all that is settled from now on."""
+        self._policy, self._hostname = policy, hostname
+
     def settle(self, job: Job, site: str, ends: list[Disposition]) -> None:
         """`ends` has one disposition for each of the job's recipients, in their order."""
         envelope = job.envelope

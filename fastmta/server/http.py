@@ -11,6 +11,7 @@ class HttpServer:
     """Serves one application, on as many endpoints as `listen` is called for."""
 
     def __init__(self, app: web.Application) -> None:
+        self._sites: dict[Endpoint, web.TCPSite] = {}
         self._runner = web.AppRunner(
             app, handle_signals=False, access_log=None, shutdown_timeout=_SHUTDOWN
         )
@@ -21,7 +22,12 @@ class HttpServer:
             await self._runner.setup()
         site = web.TCPSite(self._runner, endpoint.host, endpoint.port)
         await site.start()
+        self._sites[endpoint] = site
         return Endpoint(*self._runner.addresses[-1][:2])
+
+    async def unlisten(self, endpoint: Endpoint) -> None:
+        """Take no more connections there; those that are open go on."""
+        await self._sites.pop(endpoint).stop()
 
     async def close(self) -> None:
         await self._runner.cleanup()
