@@ -233,7 +233,7 @@ class Channel(asyncio.Protocol, Generic[M]):
         transport.write(frame(message))
         if transport.get_write_buffer_size() > _MOST:
             logger.error("the other end has stopped reading and is given up")
-            transport.abort()
+            self.abort()
 
     @property
     def has_room(self) -> bool:
@@ -248,6 +248,11 @@ class Channel(asyncio.Protocol, Generic[M]):
         if self._transport is not None:
             self._transport.close()
 
+    def abort(self) -> None:
+        """End the connection now."""
+        if self._transport is not None:
+            self._transport.abort()
+
     # What the loop calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -260,8 +265,7 @@ class Channel(asyncio.Protocol, Generic[M]):
             messages = self._messages()
         except (ValueError, msgspec.DecodeError) as error:
             logger.error("not a message: %s", error)
-            assert self._transport is not None
-            return self._transport.abort()
+            return self.abort()
         for message in messages:
             self._received(message)
         return None

@@ -139,7 +139,10 @@ class Supervisor:
         while True:
             await self._hang_up.wait()
             self._hang_up.clear()
-            await self._reload()
+            try:
+                await self._reload()
+            except Exception:
+                logger.exception("the configuration could not be reloaded")
 
     async def _reload(self) -> None:
         """Read the configuration anew, and go on with it if it can be used."""
@@ -175,7 +178,7 @@ class Supervisor:
 
     async def _go_on_with(self, before: Config, config: Config) -> None:
         logging.getLogger().setLevel(config.log.level.upper())
-        old, new = _admin(before), _admin(config)
+        old, new = self._http.endpoints, _admin(config)
         for endpoint in old - new:
             await self._http.unlisten(endpoint)
         workers = self._workers

@@ -55,11 +55,15 @@ class WorkerProcess:
         loop = asyncio.get_running_loop()
         self._started = loop.create_future()
         ours, theirs = socket.socketpair()
-        with theirs:
-            self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "fastmta.worker", str(theirs.fileno())),
-                pass_fds=[theirs.fileno()],
-            )
+        try:
+            with theirs:
+                self._process = await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-m", "fastmta.worker", str(theirs.fileno())),
+                    pass_fds=[theirs.fileno()],
+                )
+        except BaseException:
+            ours.close()
+            raise
         self._channel = control.Channel(_decoder, self._received, self._lost)
         channel = self._channel
         await loop.create_unix_connection(lambda: channel, sock=ours)
@@ -72,7 +76,7 @@ class WorkerProcess:
         """The exit code, when the process has ended; 0 if it never began."""
         code = await self._process.wait() if self._process is not None else 0
         if self._channel is not None:
-            self._channel.close()
+            self._channel.abort()
         return code
 
     @property

@@ -21,9 +21,18 @@ class HttpServer:
         if self._runner.server is None:
             await self._runner.setup()
         site = web.TCPSite(self._runner, endpoint.host, endpoint.port)
-        await site.start()
+        try:
+            await site.start()
+        except OSError:
+            await site.stop()
+            raise
         self._sites[endpoint] = site
         return Endpoint(*self._runner.addresses[-1][:2])
+
+    @property
+    def endpoints(self) -> set[Endpoint]:
+        """What `listen` was called for."""
+        return set(self._sites)
 
     async def unlisten(self, endpoint: Endpoint) -> None:
         """Take no more connections there; those that are open go on."""
