@@ -24,6 +24,7 @@ from fastmta.config_reader import (
     Table,
 )
 from fastmta.config_rules import RULES
+from fastmta.config_shaping import Shaping
 
 __all__ = [
     "Config",
@@ -40,6 +41,7 @@ __all__ = [
     "Problem",
     "Retry",
     "Route",
+    "Shaping",
     "Smtp",
     "Spool",
     "Tls",
@@ -124,6 +126,7 @@ class Config(Table, frozen=True, kw_only=True):
     dns: Dns = Dns()
     delivery: Delivery = Delivery()
     route: tuple[Route, ...] = ()
+    shaping: Shaping = Shaping()
     retry: Retry = Retry()
     log: Log = Log()
 
