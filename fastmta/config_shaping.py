@@ -69,7 +69,7 @@ class SlowDownRule(Table, frozen=True, kw_only=True):
     """A reply that fits all that is set means "slow down"."""
 
     enhanced: str = ""  # "4.7.28"
-    pattern: str = ""  # a regular expression, found anywhere in the reply in any case
+    pattern: str = ""  # a regular expression, found anywhere in the reply in lower case
     provider: str = ""
 
     def __str__(self) -> str:
@@ -241,12 +241,12 @@ def _check_slow_downs(shaping: Shaping) -> Iterator[Problem]:
 
 def _check_pattern(key: str, pattern: str) -> Iterator[Problem]:
     try:
-        compiled = re.compile(pattern, re.IGNORECASE | re.DOTALL)
+        compiled = re.compile(pattern, re.DOTALL)
     except re.error as error:
         yield Problem(key, f"is no regular expression: {error}")
         return
-    if compiled.groups:
-        yield Problem(key, 'has groups that capture; write "(?:...)" for each "(...)"')
+    if re.sub(r"\\.", "", pattern) != re.sub(r"\\.", "", pattern).lower():
+        yield Problem(key, "has capitals, but is compared with replies in lower case")
     elif pattern and compiled.search(""):
         yield Problem(key, "fits every reply")
 

@@ -7,7 +7,6 @@ deliveries, give back a tenth of the limit, until it is whole.
 
 import re
 from collections.abc import Iterable
-from functools import cached_property
 
 from msgspec import Struct, structs
 
@@ -89,40 +88,31 @@ def step_time(present: Slowed) -> float:
 
 
 class SlowDownRules:
-    """Which replies mean "slow down": all rules of a provider in one expression."""
+    """Which replies mean "slow down"."""
 
     def __init__(self, rules: Iterable[SlowDownRule]) -> None:
         self._rules = list(rules)
-        self._of_provider: dict[str, _Matcher] = {}
+        self._of_provider: dict[str, list[_Rule]] = {}
 
     def match(self, reply: Reply, provider: str) -> str | None:
-        """The rule that takes a reply for a slow-down, as people may read it."""
-        matcher = self._of_provider.get(provider)
-        if matcher is None:
-            rules = [rule for rule in self._rules if rule.provider in ("", provider)]
-            matcher = self._of_provider[provider] = _Matcher(rules)
-        return matcher.match(reply)
+        """The first rule that takes a reply for a slow-down, as people may read it."""
+        rules = self._of_provider.get(provider)
+        if rules is None:
+            own = [rule for rule in self._rules if rule.provider in ("", provider)]
+            rules = self._of_provider[provider] = [_Rule(rule) for rule in own]
+        text = str(reply)[:_LONGEST].lower()
+        return next((rule.name for rule in rules if rule.fits(reply.enhanced, text)), None)
 
 
-class _Matcher:
-    def __init__(self, rules: list[SlowDownRule]) -> None:
-        self._rules = rules
+class _Rule:
+    """One by one and in lower case, because then `re` looks for a literal beginning first."""
 
-    @cached_property
-    def _expression(self) -> re.Pattern[str]:
-        groups = (f"(?P<r{i}>{_expression(rule)})" for i, rule in enumerate(self._rules))
-        return re.compile("|".join(groups) or r"(?!)", re.IGNORECASE | re.DOTALL)
+    __slots__ = ("_enhanced", "_search", "name")
 
-    def match(self, reply: Reply) -> str | None:
-        found = self._expression.search(str(reply)[:_LONGEST])
-        if found is None or found.lastgroup is None:
-            return None
-        return str(self._rules[int(found.lastgroup[1:])])
+    def __init__(self, rule: SlowDownRule) -> None:
+        self.name = str(rule)
+        self._enhanced = rule.enhanced
+        self._search = re.compile(rule.pattern, re.DOTALL).search
 
-
-def _expression(rule: SlowDownRule) -> str:
-    """Over the whole reply: code, enhanced code and text, a space between each two."""
-    pattern = f"(?:{rule.pattern})"
-    if not rule.enhanced:
-        return pattern
-    return rf"\A\d\d\d {re.escape(rule.enhanced)}(?![0-9]).*?{pattern}"
+    def fits(self, enhanced: str, text: str) -> bool:
+        return self._enhanced in ("", enhanced) and self._search(text) is not None

@@ -1,6 +1,5 @@
 """Slowing down and recovering, printed."""
 
-import re
 from pathlib import Path
 
 import pytest
@@ -8,7 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastmta.config_reader import Rate
-from fastmta.config_shaping import SlowDownRule, shipped_providers, shipped_slow_down_rules
+from fastmta.config_shaping import (
+    Shaping,
+    SlowDownRule,
+    check_shaping,
+    shipped_providers,
+    shipped_slow_down_rules,
+)
 from fastmta.mail.reply import Reply
 from fastmta.queue.adapt import HOLD, STEP, SlowDownRules, Slowed, recover, slow_down, step_time
 from fastmta.queue.limits import SharedLimits, SlowDown
@@ -183,11 +188,13 @@ def test_a_reply_that_does_not(provider: str, code: int, enhanced: str, text: st
     assert SHIPPED.match(Reply(code, enhanced, text), provider) is None
 
 
-def test_what_is_shipped_is_sound() -> None:
-    rules, names = shipped_slow_down_rules(), {each.name for each in shipped_providers()}
-    assert {rule.provider for rule in rules} - {""} <= names
-    assert all(rule.enhanced or rule.pattern for rule in rules)
-    assert all(not re.compile(rule.pattern).groups for rule in rules)
+def test_what_is_shipped_is_as_good_as_a_configuration_must_be() -> None:
+    shaping = Shaping(
+        builtin_providers=False,
+        provider=shipped_providers(),
+        slow_down=shipped_slow_down_rules(),
+    )
+    assert list(check_shaping(shaping)) == []
 
 
 def test_a_rule_of_the_configuration_is_named_in_full() -> None:

@@ -226,7 +226,7 @@ BAD = {
         "shaping.slow_down[0].pattern",
     ),
     "no pattern": ('slow_down = [{pattern = "("}]', "shaping.slow_down[0].pattern"),
-    "a pattern with a group": ('slow_down = [{pattern = "(a)"}]', "shaping.slow_down[0].pattern"),
+    "capitals": ('slow_down = [{pattern = "Slow"}]', "shaping.slow_down[0].pattern"),
     "no code": ('slow_down = [{enhanced = "2.0.0"}]', "shaping.slow_down[0].enhanced"),
     "a rule of nobody": (
         'slow_down = [{pattern = "a", provider = "x"}]',
