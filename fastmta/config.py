@@ -25,6 +25,7 @@ from fastmta.config_reader import (
     Table,
 )
 from fastmta.config_rules import RULES
+from fastmta.config_shaping import Shaping
 
 __all__ = [
     "Config",
@@ -42,6 +43,7 @@ __all__ = [
     "Problem",
     "Retry",
     "Route",
+    "Shaping",
     "Smtp",
     "Source",
     "Spool",
@@ -140,6 +142,7 @@ class Config(Table, frozen=True, kw_only=True):
     dns: Dns = Dns()
     delivery: Delivery = Delivery()
     route: tuple[Route, ...] = ()
+    shaping: Shaping = Shaping()
     retry: Retry = Retry()
     log: Log = Log()
 

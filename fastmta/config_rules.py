@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastmta.config_reader import Endpoint, Problem, covers
+from fastmta.config_shaping import check_shaping
 
 if TYPE_CHECKING:
     from fastmta.config import Config, Listener, Tls
@@ -97,6 +98,10 @@ def _check_routes(config: "Config") -> Iterator[Problem]:
                 break
 
 
+def _check_shaping(config: "Config") -> Iterator[Problem]:
+    yield from check_shaping(config.shaping)
+
+
 def _check_retry(config: "Config") -> Iterator[Problem]:
     retry = config.retry
     if retry.first > retry.max_interval:
@@ -134,6 +139,7 @@ RULES = (
     _check_tls,
     _check_nameservers,
     _check_routes,
+    _check_shaping,
     _check_retry,
     _check_files,
 )
