@@ -9,11 +9,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-from msgspec import Raw, structs
+from msgspec import Raw, msgpack, structs
 
+from fastmta import control
 from fastmta.config import Config, ConfigError, Endpoint, Source, changes, read
 from fastmta.control_server import ControlServer
 from fastmta.metrics import Sample
+from fastmta.queue.arbiter import Arbiter
+from fastmta.queue.limits import Answer, Request
+from fastmta.queue.permits import Desk
 from fastmta.server.http import HttpServer
 from fastmta.store.env import OWNER_LOCK, Locked, own
 from fastmta.store.view import shard_folders
@@ -26,6 +30,7 @@ DRAIN_SECONDS = 85.0  # a worker gives its listeners and its connections 30 each
 ORPHANS_SECONDS = 15.0  # for workers whose supervisor was killed
 RESTART_FIRST = 0.1  # seconds before a worker that died is started again, doubling
 RESTART_MOST = 10.0
+_decode_request = msgpack.Decoder(Request).decode
 NEEDS_RESTART = ("data_dir", "workers")  # what the spool's folders and shards hang on
 
 
@@ -33,10 +38,11 @@ class Supervisor:
     """Owns the data directory; at its end no worker is left."""
 
     def __init__(self, path: Path, source: Source, config: Config) -> None:
-        """`path` is where the configuration, which is `source` now, is read anew."""
+        """Call it in the loop; `path` is where the configuration, now `source`, is read anew."""
         self._path, self._config = path, config
         self._source = structs.replace(source, **self._staying())
         self._workers = [WorkerProcess(index, self) for index in range(config.workers)]
+        self._limits = Desk(Arbiter(time.monotonic), self._tell, asyncio.get_running_loop())
         self._ending = asyncio.Event()
         self._hang_up = asyncio.Event()  # SIGHUP came
         self._control = ControlServer(config.data_dir, self._workers)
@@ -61,6 +67,7 @@ class Supervisor:
         finally:
             self._control.close()
             await self._http.close()
+            self._limits.close()
             os.close(lock)
 
     async def _start(self) -> None:
@@ -195,11 +202,16 @@ class Supervisor:
         changed = changes(before, config) + certificates
         logger.info("reloaded: %s", ", ".join(changed) or "nothing has changed")
 
+    # The limits that all workers share.
+
     def permit(self, worker: WorkerProcess, payload: Raw) -> None:
-        """What a worker asks of the limits that all share."""
+        self._limits.handle(worker.index, _decode_request(payload))
 
     def gone(self, worker: WorkerProcess) -> None:
-        """A worker has ended, and with it all that it held of them."""
+        self._limits.gone(worker.index)
+
+    def _tell(self, index: int, answer: Answer) -> None:
+        self._workers[index].permit(control.pack(answer))
 
     async def _collect(self) -> list[list[Sample]]:
         return await asyncio.gather(*(worker.snapshot() for worker in self._workers))

@@ -26,6 +26,9 @@ from fastmta.mail.arrival import Arrival
 from fastmta.mail.disposition import Disposition
 from fastmta.mail.envelope import format_id
 from fastmta.mail.reply import Reply
+from fastmta.queue.adapt import SlowDownRules
+from fastmta.queue.limits import Answer
+from fastmta.queue.permits import SharedPermits, local_permits
 from fastmta.queue.ready import Job
 from fastmta.queue.scheduler import Scheduler
 from fastmta.queue.settlement import Settlement
@@ -106,6 +109,9 @@ def shards_of(folder: Path, index: int, workers: int) -> list[int]:
 _decode_request = msgpack.Decoder(control.Status).decode
 
 
+_decode_answer = msgpack.Decoder(Answer).decode
+
+
 class Worker:
     """Wires the parts together, and takes them apart in the order that loses nothing."""
 
@@ -113,6 +119,7 @@ class Worker:
         """`ask` says something to the arbiter of shared limits; None: there are no others."""
         self._config, self._index = config, index
         self._began = time.monotonic()
+        self._permits = _permits(ask, SlowDownRules(config.shaping.slow_down_rules))
         self.journal = log.DispositionLog(config.disposition_log)
         self._router = Router(config, Resolver(config.dns))
         self._dispatcher = Dispatcher(config.hostname, self._settle, self._read)
@@ -172,6 +179,7 @@ class Worker:
         tls = _tls(config)
         self._config = config
         problem = self.journal.reopen(config.disposition_log)
+        self._permits.rules = SlowDownRules(config.shaping.slow_down_rules)
         self._router.retire()
         self._router = Router(config, Resolver(config.dns))
         self._dispatcher.configure(config.hostname)
@@ -181,7 +189,8 @@ class Worker:
         return [problem, *problems] if problem else problems
 
     def permit(self, payload: Raw) -> None:
-        """What the arbiter of shared limits says."""
+        """Take what the arbiter of shared limits says."""
+        self._permits.receive(_decode_answer(payload))
 
     async def command(self, request: Raw) -> AsyncIterator[Any]:
         """Do what an operator asks for: see worker_main.Worker."""
@@ -215,6 +224,14 @@ class Worker:
         if self._journal_timer is not None:
             self._journal_timer.cancel()
         self.journal.close()
+
+
+def _permits(ask: Callable[[Raw], None] | None, rules: SlowDownRules) -> SharedPermits:
+    """By the supervisor's arbiter, or by one of our own where there is no supervisor."""
+    loop = asyncio.get_running_loop()
+    if ask is None:
+        return local_permits(loop, rules=rules)
+    return SharedPermits(lambda request: ask(control.pack(request)), loop, rules=rules)
 
 
 def _tls(config: Config) -> ssl.SSLContext | None:
