@@ -9,10 +9,9 @@ import tomllib
 from hashlib import sha256
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal
 
-from msgspec import UNSET, Meta, UnsetType
-from msgspec.structs import asdict, replace
+from msgspec import UNSET, Meta, Struct, UnsetType, structs
 
 from fastmta.config_reader import (
     Address,
@@ -29,6 +28,7 @@ from fastmta.config_reader import (
     Table,
 )
 from fastmta.config_rules import RULES
+from fastmta.config_shaping import Shaping
 
 __all__ = [
     "Address",
@@ -53,12 +53,14 @@ __all__ = [
     "Retry",
     "RetryDomain",
     "Route",
+    "Shaping",
     "Smtp",
     "Source",
     "Spool",
     "Tenant",
     "Tls",
     "TlsMode",
+    "changes",
     "fingerprint",
     "load",
     "parse",
@@ -165,8 +167,8 @@ class Retry(Table, frozen=True, kw_only=True):
 
     def merged(self, rule: RetryDomain) -> "Retry":
         """The schedule of the domains that a rule matches."""
-        own = {name: value for name, value in asdict(rule).items() if value is not UNSET}
-        return replace(self, **{**own, "domain": ()})
+        own = {name: value for name, value in structs.asdict(rule).items() if value is not UNSET}
+        return structs.replace(self, **{**own, "domain": ()})
 
     @property
     def shortest(self) -> Age:
@@ -201,6 +203,7 @@ class Config(Table, frozen=True, kw_only=True):
     source: tuple[MailSource, ...] = ()
     pool: tuple[Pool, ...] = ()
     tenants: dict[str, Tenant] = {}
+    shaping: Shaping = Shaping()
     retry: Retry = Retry()
     reports: Reports = Reports()
     log: Log = Log()
@@ -230,16 +233,25 @@ _LATER = {
 }
 
 
-class Source(NamedTuple):
-    """A configuration as it was written; `parse(*source)` reads it."""
+class Source(Struct, frozen=True):
+    """A configuration as it was written, and what of a server that runs stays in force."""
 
     text: str
-    folder: Path  # from which its relative paths count
+    folder: str  # from which its relative paths count
+    data_dir: str = ""  # with workers, once it runs: those cannot change until it ends
+    workers: int = 0
+
+    def parse(self) -> "Config":
+        """ConfigError as for `parse`."""
+        config = parse(self.text, Path(self.folder))
+        if not self.workers:
+            return config
+        return structs.replace(config, data_dir=Path(self.data_dir), workers=self.workers)
 
 
 def load(path: Path) -> Config:
     """Read and check a configuration file; relative paths in it count from its folder."""
-    return parse(*read(path))
+    return read(path).parse()
 
 
 def read(path: Path) -> Source:
@@ -249,7 +261,7 @@ def read(path: Path) -> Source:
             content = file.read(_LARGEST_FILE + 1)
         if len(content) > _LARGEST_FILE:
             raise ConfigError(Problem("", f"is larger than {_LARGEST_FILE} octets"))
-        return Source(content.decode("utf-8"), path.parent.resolve())
+        return Source(content.decode("utf-8"), str(path.parent.resolve()))
     except OSError as error:
         raise ConfigError(Problem("", f"cannot be read: {error.strerror}")) from None
     except UnicodeDecodeError as error:
@@ -265,6 +277,12 @@ def parse(text: str, folder: Path) -> Config:
     if problems := [problem for rule in RULES for problem in rule(config)]:
         raise ConfigError(*problems)
     return config
+
+
+def changes(old: Config, new: Config) -> list[str]:
+    """The names of the settings and tables that are not the same."""
+    names = [field.name for field in structs.fields(Config)]
+    return [name for name in names if getattr(old, name) != getattr(new, name)]
 
 
 def fingerprint(config: Config) -> str:

@@ -215,6 +215,7 @@ _EXAMPLES: dict[Any, str] = {
     int: "a whole number such as 25",
     str: "a string in quotes",
     Duration: 'a duration such as "5m"',
+    Rate: 'a rate such as "100/s"',
     Endpoint: 'a string such as "127.0.0.1:2525"',
     DomainName: 'a domain name such as "mail.example.test"',
     DomainPattern: 'a domain such as "example.test", "*.example.test" or "*"',
@@ -226,6 +227,7 @@ _EXAMPLES: dict[Any, str] = {
 }
 _TOP = "at the top of the file, above the first [table]"
 _T = TypeVar("_T", bound=Table)
+_Home = tuple[str, list[str]]  # where a table is, and its keys
 
 
 class Reader:
@@ -313,9 +315,8 @@ class Reader:
         if later := self._later.get(_join(path, key)):
             return later
         own = [field.name for field in structs.fields(kind)]
-        # Of several tables that know the key, the first; a rule's own come behind.
-        tables = reversed(list(_tables(self._root)))
-        homes = {name: place for place, names in tables for name in names}
+        tables = list(_tables(self._root))
+        homes = {name: place for place, names in reversed(tables) for name in names}
         if key in homes:
             return f"unknown key; it belongs {homes[key]}"
         if near := _near(key, own):
@@ -357,9 +358,7 @@ def _range_error(meta: Meta, value: float, kind: Any) -> str:
     return ""
 
 
-def _tables(
-    kind: type[Table], place: str = _TOP, path: str = ""
-) -> Iterator[tuple[str, list[str]]]:
+def _tables(kind: type[Table], path: str = "", place: str = _TOP) -> Iterator[_Home]:
     """Each table of the file as a person would say where it is, with its keys."""
     fields = structs.fields(kind)
     yield place, [field.name for field in fields]
@@ -367,7 +366,7 @@ def _tables(
         if inner := table_of(field.type):
             name = _join(path, field.name)
             repeated = get_origin(field.type) is tuple
-            yield from _tables(inner, f"in [[{name}]]" if repeated else f"in [{name}]", name)
+            yield from _tables(inner, name, f"in [[{name}]]" if repeated else f"in [{name}]")
 
 
 def table_of(kind: Any) -> type[Table] | None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from msgspec import UNSET
 
 from fastmta.config_reader import DomainPattern, Endpoint, Problem, covers
+from fastmta.config_shaping import check_shaping
 
 if TYPE_CHECKING:
     from fastmta.config import Config, Listener, Retry, RetryDomain, Tls
@@ -136,6 +137,10 @@ def _check_tenants(config: "Config") -> Iterator[Problem]:
             yield Problem(f"tenants.{name}", text)
 
 
+def _check_shaping(config: "Config") -> Iterator[Problem]:
+    yield from check_shaping(config.shaping)
+
+
 def _check_retry(config: "Config") -> Iterator[Problem]:
     yield from _check_schedule(config.retry, lambda name: f"retry.{name}")
     for i, rule in enumerate(config.retry.domain):
@@ -228,6 +233,7 @@ RULES = (
     _check_sources,
     _check_pools,
     _check_tenants,
+    _check_shaping,
     _check_retry,
     _check_reports,
     _check_files,

@@ -3,25 +3,34 @@
 Each message is a frame: its length in four octets, then msgpack. Whoever receives one has checked
 its type. What waits to be written is bounded: messages that may be many have a window of their
 own (`More`), and an end that does not read at all loses its connection.
+
+An operator's program connects to the socket `control` in the data directory and sends a Request.
+It gets what comes of it from each worker in Relayed, and Done; then it may send the next. When it
+goes away, the workers stop. What requests there are, and their answers, is in `worker`.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Final, Generic, TypeVar, cast
 
 import msgspec
 from msgspec import Raw, Struct, msgpack
 
+from fastmta.config import Source
 from fastmta.metrics import Sample
 
 logger = logging.getLogger(__name__)
 
 MAX_FRAME: Final = 4 << 20  # octets of one message
+PAGE: Final = 64 << 10  # octets; an answer of many parts is sent in pages of about this size
 WINDOW: Final = 2  # messages of one command that a worker sends before it is told More
 _HEADER = 4
 _ROOM = 1 << 20  # octets; while so many wait to be written, `drain` waits
-_MOST = 16 << 20  # octets; so many wait only for an end that has stopped reading
+_MOST = 64 << 20  # octets; so many wait only for an end that has stopped reading
 
 
 class Message(Struct, frozen=True, tag=str.lower):
@@ -34,8 +43,7 @@ class Message(Struct, frozen=True, tag=str.lower):
 class Start(Message, frozen=True):
     """The first message: what to be."""
 
-    config: str  # the text of the configuration
-    folder: str  # from which its relative paths count
+    source: Source
     index: int
 
 
@@ -46,8 +54,7 @@ class Ask(Message, frozen=True):
 class Reload(Message, frozen=True):
     """Go on with this configuration. Answered with Reloaded."""
 
-    config: str
-    folder: str
+    source: Source
 
 
 class Command(Message, frozen=True):
@@ -118,7 +125,30 @@ class Ended(Message, frozen=True):
     error: str = ""
 
 
-# What every worker answers.
+# Between an operator's program and the supervisor.
+
+
+class Request(Message, frozen=True):
+    """Do this."""
+
+    payload: Raw
+    worker: int | None = None  # by its index; None: all
+
+
+class Relayed(Message, frozen=True):
+    """What one worker says of the request; its last is Ended."""
+
+    worker: int
+    message: Progress | Answer | Ended
+
+
+class Done(Message, frozen=True):
+    """All is over; `error` says why nothing was begun, or why it ended early."""
+
+    error: str = ""
+
+
+# A request that every worker answers.
 
 
 class Status(Struct, frozen=True, tag="status"):
@@ -139,7 +169,11 @@ class WorkerStatus(Struct, frozen=True):
 
 
 ToWorker = Start | Ask | Reload | Command | More | Cancel | Permit
+ToOperator = Relayed | Done
 ToSupervisor = Ready | Snapshot | Reloaded | Progress | Answer | Ended | Permit
+
+SOCKET: Final = "control"  # its name in the data directory
+_LONGEST_PATH = 107  # octets; unix(7)
 
 M = TypeVar("M")
 _encoder = msgpack.Encoder()
@@ -156,6 +190,20 @@ def frame(message: Message) -> bytes:
     if len(encoded) > MAX_FRAME:
         raise ValueError(f"{type(message).__name__}: {len(encoded)} octets are too many")
     return len(encoded).to_bytes(_HEADER) + encoded
+
+
+@contextmanager
+def socket_path(data_dir: Path) -> Iterator[str]:
+    """A path of the operators' socket that `bind` and `connect` can take, however deep it is."""
+    path = str(data_dir / SOCKET)
+    if len(os.fsencode(path)) <= _LONGEST_PATH:
+        yield path
+        return
+    folder = os.open(data_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{folder}/{SOCKET}"
+    finally:
+        os.close(folder)
 
 
 class Channel(asyncio.Protocol, Generic[M]):
@@ -185,7 +233,11 @@ class Channel(asyncio.Protocol, Generic[M]):
         transport.write(frame(message))
         if transport.get_write_buffer_size() > _MOST:
             logger.error("the other end has stopped reading and is given up")
-            transport.abort()
+            self.abort()
+
+    @property
+    def has_room(self) -> bool:
+        return self._room.is_set()
 
     async def drain(self) -> None:
         """Return when there is room for more, or nobody to read it."""
@@ -195,6 +247,11 @@ class Channel(asyncio.Protocol, Generic[M]):
         """End the connection, after what waits to be written."""
         if self._transport is not None:
             self._transport.close()
+
+    def abort(self) -> None:
+        """End the connection now."""
+        if self._transport is not None:
+            self._transport.abort()
 
     # What the loop calls.
 
@@ -208,8 +265,7 @@ class Channel(asyncio.Protocol, Generic[M]):
             messages = self._messages()
         except (ValueError, msgspec.DecodeError) as error:
             logger.error("not a message: %s", error)
-            assert self._transport is not None
-            return self._transport.abort()
+            return self.abort()
         for message in messages:
             self._received(message)
         return None

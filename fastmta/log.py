@@ -103,8 +103,7 @@ class DispositionLog:
     def __init__(self, path: str) -> None:
         """`path` is a file, or "-" for standard output; OSError where it cannot be opened."""
         self._path = path
-        self._fd = _open(path)
-        self._pipe = stat.S_ISFIFO(os.fstat(self._fd).st_mode)
+        self._use(_open(path))
         self._encoder = json.Encoder()
         self._buffer = bytearray()
         self._failing = False
@@ -138,16 +137,24 @@ class DispositionLog:
         else:
             self._recover()
 
-    def reopen(self) -> None:
-        """Go on in a new file after the old one was renamed; keep the old one if that fails."""
+    def reopen(self, path: str) -> str:
+        """Go on in another file, or in a new one after the old was renamed.
+
+        Keeps the old one if that fails, and says why.
+        """
         self.flush()
         try:
-            fd = _open(self._path)
+            fd = _open(path)
         except OSError as error:
-            logger.error("%s cannot be reopened: %s", self._path, error.strerror)
-            return
+            return f"{path} cannot be opened: {error.strerror}"
         os.close(self._fd)
+        self._path = path
+        self._use(fd)
+        return ""
+
+    def _use(self, fd: int) -> None:
         self._fd = fd
+        self._pipe = stat.S_ISFIFO(os.fstat(fd).st_mode)
 
     def close(self) -> None:
         self.flush()

@@ -7,11 +7,17 @@ import signal
 import socket
 import time
 from pathlib import Path
+from typing import Any
 
-from msgspec import Raw
+from msgspec import Raw, msgpack, structs
 
-from fastmta.config import Config, ConfigError, Endpoint, Source, parse, read
+from fastmta import control
+from fastmta.config import Config, ConfigError, Endpoint, Source, changes, read
+from fastmta.control_server import ControlServer
 from fastmta.metrics import Sample
+from fastmta.queue.arbiter import Arbiter
+from fastmta.queue.limits import Answer, Request
+from fastmta.queue.permits import Desk
 from fastmta.server.http import HttpServer
 from fastmta.store.env import OWNER_LOCK, Locked, own
 from fastmta.store.view import shard_folders
@@ -24,17 +30,22 @@ DRAIN_SECONDS = 85.0  # a worker gives its listeners and its connections 30 each
 ORPHANS_SECONDS = 15.0  # for workers whose supervisor was killed
 RESTART_FIRST = 0.1  # seconds before a worker that died is started again, doubling
 RESTART_MOST = 10.0
+_decode_request = msgpack.Decoder(Request).decode
+NEEDS_RESTART = ("data_dir", "workers")  # what the spool's folders and shards hang on
 
 
 class Supervisor:
     """Owns the data directory; at its end no worker is left."""
 
     def __init__(self, path: Path, source: Source, config: Config) -> None:
-        """`path` is where the configuration, which is `source` now, is read anew."""
-        self._path, self._source, self._config = path, source, config
+        """Call it in the loop; `path` is where the configuration, now `source`, is read anew."""
+        self._path, self._config = path, config
+        self._source = structs.replace(source, **self._staying())
         self._workers = [WorkerProcess(index, self) for index in range(config.workers)]
+        self._limits = Desk(Arbiter(time.monotonic), self._tell, asyncio.get_running_loop())
         self._ending = asyncio.Event()
         self._hang_up = asyncio.Event()  # SIGHUP came
+        self._control = ControlServer(config.data_dir, self._workers)
         self._http = HttpServer(admin_app(self._collect, self._health))
 
     async def run(self) -> bool:
@@ -54,7 +65,9 @@ class Supervisor:
             await self._start()
             return await self._keep()
         finally:
+            self._control.close()
             await self._http.close()
+            self._limits.close()
             os.close(lock)
 
     async def _start(self) -> None:
@@ -64,9 +77,9 @@ class Supervisor:
         try:
             if errors := [one for one in started if one is not None]:
                 raise errors[0]
-            for listener in self._config.listener:
-                if listener.service == "admin":
-                    await self._http.listen(listener.bind)
+            await self._control.start()
+            for endpoint in _admin(self._config):
+                await self._http.listen(endpoint)
         except BaseException:
             self._signal(signal.SIGTERM)
             await asyncio.gather(*(worker.wait() for worker in self._workers))
@@ -86,6 +99,7 @@ class Supervisor:
         keepers = [asyncio.ensure_future(self._keep_one(worker)) for worker in self._workers]
         await self._ending.wait()
         reloading.cancel()
+        self._control.close()
         self._signal(signal.SIGTERM)
         try:
             codes = await asyncio.wait_for(asyncio.gather(*keepers), DRAIN_SECONDS)
@@ -132,32 +146,84 @@ class Supervisor:
         while True:
             await self._hang_up.wait()
             self._hang_up.clear()
-            await self._reload()
+            try:
+                await self._reload()
+            except Exception:
+                logger.exception("the configuration could not be reloaded")
 
     async def _reload(self) -> None:
-        """Read the configuration anew, and hand it to the workers if it can be used."""
+        """Read the configuration anew, and go on with it if it can be used."""
         try:
             source = read(self._path)
-            self._config = parse(*source)
-        except ConfigError as error:
-            for problem in error.problems:
+            self._name_what_stays(source.parse())
+            source = structs.replace(source, **self._staying())
+            config = source.parse()
+            self._check_new_listeners(config)
+        except (ConfigError, CannotStart) as error:
+            for problem in str(error).splitlines():
                 logger.error("%s: %s", self._path, problem)
+            logger.error("nothing is reloaded, the configuration from before stays in force")
             return
-        self._source = source
-        await asyncio.gather(*(worker.reload(source) for worker in self._workers))
+        before, self._source, self._config = self._config, source, config
+        await self._go_on_with(before, config)
+
+    def _staying(self) -> dict[str, Any]:
+        return {"data_dir": str(self._config.data_dir), "workers": self._config.workers}
+
+    def _name_what_stays(self, config: Config) -> None:
+        for name in changes(self._config, config):
+            if name in NEEDS_RESTART:
+                value = getattr(self._config, name)
+                logger.warning("%s stays %s: it changes with a restart only", name, value)
+
+    def _check_new_listeners(self, config: Config) -> None:
+        """CannotStart where another program has the port; on one of ours the address may change."""
+        ours = {listener.bind.port for listener in self._config.listener}
+        for listener in config.listener:
+            if listener.bind.port not in ours:
+                _check_free(listener.bind)
+
+    async def _go_on_with(self, before: Config, config: Config) -> None:
+        logging.getLogger().setLevel(config.log.level.upper())
+        old, new = self._http.endpoints, _admin(config)
+        for endpoint in old - new:
+            await self._http.unlisten(endpoint)
+        workers = self._workers
+        problems = await asyncio.gather(*(worker.reload(self._source) for worker in workers))
+        for worker, of_worker in zip(workers, problems, strict=True):
+            for problem in of_worker:
+                logger.error("reload: worker %d: %s", worker.index, problem)
+        for endpoint in new - old:
+            try:
+                await self._http.listen(endpoint)
+            except OSError as error:
+                logger.error("reload: cannot listen on %s: %s", endpoint, error.strerror)
+        certificates = ["certificates"] if config.tls else []
+        changed = changes(before, config) + certificates
+        logger.info("reloaded: %s", ", ".join(changed) or "nothing has changed")
+
+    # The limits that all workers share.
 
     def permit(self, worker: WorkerProcess, payload: Raw) -> None:
-        """What a worker asks of the limits that all share."""
+        self._limits.handle(worker.index, _decode_request(payload))
 
     def gone(self, worker: WorkerProcess) -> None:
-        """A worker has ended, and with it all that it held of them."""
+        self._limits.gone(worker.index)
+
+    def _tell(self, index: int, answer: Answer) -> None:
+        self._workers[index].permit(control.pack(answer))
 
     async def _collect(self) -> list[list[Sample]]:
         return await asyncio.gather(*(worker.snapshot() for worker in self._workers))
 
     async def _health(self) -> Health:
         answers = await self._collect()
-        return Health(workers=len(answers), ready=sum(map(bool, answers)))
+        missing = tuple(index for index, samples in enumerate(answers) if not samples)
+        return Health(len(answers), len(answers) - len(missing), missing)
+
+
+def _admin(config: Config) -> set[Endpoint]:
+    return {listener.bind for listener in config.listener if listener.service == "admin"}
 
 
 def _take(folder: Path) -> int:

@@ -28,12 +28,15 @@ from fastmta.mail.arrival import Arrival
 from fastmta.mail.disposition import Disposition
 from fastmta.mail.envelope import format_id
 from fastmta.mail.reply import Reply
+from fastmta.queue.adapt import SlowDownRules
 from fastmta.queue.expiry import Expiry
+from fastmta.queue.limits import Answer
+from fastmta.queue.permits import SharedPermits, local_permits
 from fastmta.queue.ready import Job, ReadyQueue
 from fastmta.queue.retry import Policy, policies
 from fastmta.queue.scheduler import Scheduler
 from fastmta.queue.settlement import Settlement
-from fastmta.queue.unshared import Unshared, default_shape
+from fastmta.queue.shaping import Shaper
 from fastmta.server.smtp import SmtpService
 from fastmta.store.spool import Spool
 
@@ -62,6 +65,10 @@ class Shard:
         await self.spool.start(self.scheduler.admit)
         for run in (self.scheduler.run(), self.expiry.run()):
             self._runners.append(asyncio.ensure_future(run))
+
+    def reload(self, config: Config) -> None:
+        self.spool.keep_free(config.spool.min_free_space)
+        self.settlement.configure(config.reports, config.hostname)
 
     async def stop_scheduling(self) -> None:
         for runner in self._runners:
@@ -112,6 +119,9 @@ def shards_of(folder: Path, index: int, workers: int) -> list[int]:
 _decode_request = msgpack.Decoder(control.Status).decode
 
 
+_decode_answer = msgpack.Decoder(Answer).decode
+
+
 class Worker:
     """Wires the parts together, and takes them apart in the order that loses nothing."""
 
@@ -119,16 +129,16 @@ class Worker:
         """`ask` says something to the arbiter of shared limits; None: there are no others."""
         self._config, self._index = config, index
         self._began = time.monotonic()
-        path = config.log.dispositions
-        self.journal = log.DispositionLog(path if path == "-" else str(config.data_dir / path))
+        self._permits = _permits(ask, SlowDownRules(config.shaping.slow_down_rules))
+        self.journal = log.DispositionLog(config.disposition_log)
         self._policies = policies(config.retry)
         self._router = Router(config, Resolver(config.dns))
         self._dispatcher = Dispatcher(
             self._settle,
             self._read,
             sources=Sources(config, time.monotonic),
-            shape=lambda source, site, domain: default_shape(source, site.name),
-            permits=Unshared(),
+            shape=Shaper(config.shaping).shape,
+            permits=self._permits,
             hosts=Hosts(time.monotonic, config.retry.first),
             room=self._room,
             queue=lambda limit: ReadyQueue(limit, self._weight_of),
@@ -161,7 +171,7 @@ class Worker:
         )
         expiry = Expiry(spool, settlement, self._policy_for, self._shortest)
         scheduler = Scheduler(
-            spool, settlement, self._router.cached, self._resolve, self._dispatcher.submit, expiry
+            spool, settlement, self._cached, self._resolve, self._dispatcher.submit, expiry
         )
         return Shard(spool, settlement, expiry, scheduler)
 
@@ -178,6 +188,9 @@ class Worker:
 
     def _policy_for(self, domain: str) -> Policy:
         return self._policies(domain)
+
+    def _cached(self, domain: str) -> Site | None:
+        return self._router.cached(domain)
 
     async def _resolve(self, domain: str) -> Site | Reply:
         try:
@@ -200,14 +213,27 @@ class Worker:
         self._journal_timer = loop.call_later(JOURNAL_INTERVAL, self._write_journal)
 
     async def reload(self, config: Config) -> list[str]:
-        """Go on with another configuration; gives what of it could not be taken on."""
+        """Hand each part another configuration; gives what of it could not be taken on.
+
+        What is under way ends as it began.
+        """
+        tls = _tls(config)
         self._config = config
+        problem = self.journal.reopen(config.disposition_log)
+        self._permits.rules = SlowDownRules(config.shaping.slow_down_rules)
+        self._router.retire()
+        self._router = Router(config, Resolver(config.dns))
+        self._policies = policies(config.retry)
+        self._dispatcher.shape = Shaper(config.shaping).shape
         self._dispatcher.sources = Sources(config, time.monotonic)
-        self.journal.reopen()
-        return []
+        for shard in self._shards.values():
+            shard.reload(config)
+        problems = await self._smtp.reload(config, tls)
+        return [problem, *problems] if problem else problems
 
     def permit(self, payload: Raw) -> None:
-        """What the arbiter of shared limits says."""
+        """Take what the arbiter of shared limits says."""
+        self._permits.receive(_decode_answer(payload))
 
     async def command(self, request: Raw) -> AsyncIterator[Any]:
         """Do what an operator asks for: see worker_main.Worker."""
@@ -241,6 +267,14 @@ class Worker:
         if self._journal_timer is not None:
             self._journal_timer.cancel()
         self.journal.close()
+
+
+def _permits(ask: Callable[[Raw], None] | None, rules: SlowDownRules) -> SharedPermits:
+    """By the supervisor's arbiter, or by one of our own where there is no supervisor."""
+    loop = asyncio.get_running_loop()
+    if ask is None:
+        return local_permits(loop, rules=rules)
+    return SharedPermits(lambda request: ask(control.pack(request)), loop, rules=rules)
 
 
 def _tls(config: Config) -> ssl.SSLContext | None:

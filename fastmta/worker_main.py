@@ -11,7 +11,6 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
-from pathlib import Path
 from typing import Any, Protocol
 
 import lmdb
@@ -20,7 +19,7 @@ import uvloop
 from msgspec import Raw, structs
 
 from fastmta import control, log, metrics
-from fastmta.config import Config, ConfigError, parse
+from fastmta.config import Config, ConfigError
 from fastmta.store.env import Locked
 
 logger = logging.getLogger(__name__)
@@ -76,7 +75,7 @@ class WorkerMain:
         await loop.create_unix_connection(lambda: self._channel, sock=ours)
         loop.add_signal_handler(signal.SIGTERM, self._drain, DRAIN_SECONDS)
         start = await self._start
-        config = parse(start.config, Path(start.folder))
+        config = start.source.parse()
         log.set_up(config.log.level, f"worker-{start.index}")
         self._worker = worker = self._make(config, start.index, self._tell_arbiter)
         await worker.start()
@@ -140,14 +139,12 @@ class WorkerMain:
         while self._worker is not None and (reload := self._reload) is not None:
             self._reload = None
             problems = await self._take_on_one(self._worker, reload)
-            for problem in problems:
-                logger.error("reload: %s", problem)
             self._channel.send(control.Reloaded(problems))
         self._reloading = None
 
     async def _take_on_one(self, worker: Worker, reload: control.Reload) -> list[str]:
         try:
-            config = parse(reload.config, Path(reload.folder))
+            config = reload.source.parse()
             logging.getLogger().setLevel(config.log.level.upper())
             return await worker.reload(config)
         except ConfigError as error:

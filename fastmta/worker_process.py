@@ -15,6 +15,7 @@ from fastmta.config import Source
 from fastmta.metrics import Sample
 
 ANSWER_SECONDS = 2.0  # for a snapshot; a worker that is slower counts as not well
+RELOAD_SECONDS = 30.0
 
 CommandMessage = control.Progress | control.Answer | control.Ended
 _decoder = msgspec.msgpack.Decoder(control.ToSupervisor)
@@ -46,7 +47,7 @@ class WorkerProcess:
         self._started: asyncio.Future[bool] | None = None
         self._snapshot: asyncio.Future[list[Sample]] | None = None  # that all wait for
         self._reloaded: asyncio.Future[list[str]] | None = None
-        self._commands: dict[int, Callable[[CommandMessage], None]] = {}
+        self._commands: dict[int, Receive] = {}
         self._last_command = 0
 
     async def start(self, source: Source) -> None:
@@ -54,15 +55,19 @@ class WorkerProcess:
         loop = asyncio.get_running_loop()
         self._started = loop.create_future()
         ours, theirs = socket.socketpair()
-        with theirs:
-            self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "fastmta.worker", str(theirs.fileno())),
-                pass_fds=[theirs.fileno()],
-            )
+        try:
+            with theirs:
+                self._process = await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-m", "fastmta.worker", str(theirs.fileno())),
+                    pass_fds=[theirs.fileno()],
+                )
+        except BaseException:
+            ours.close()
+            raise
         self._channel = control.Channel(_decoder, self._received, self._lost)
         channel = self._channel
         await loop.create_unix_connection(lambda: channel, sock=ours)
-        channel.send(control.Start(source.text, str(source.folder), self.index))
+        channel.send(control.Start(source, self.index))
         if not await self._started:
             code = await self._process.wait()
             raise CannotStart(f"worker {self.index} ended with {code} at its start")
@@ -71,7 +76,7 @@ class WorkerProcess:
         """The exit code, when the process has ended; 0 if it never began."""
         code = await self._process.wait() if self._process is not None else 0
         if self._channel is not None:
-            self._channel.close()
+            self._channel.abort()
         return code
 
     @property
@@ -100,15 +105,18 @@ class WorkerProcess:
             return []
         if self._reloaded is None or self._reloaded.done():
             self._reloaded = asyncio.get_running_loop().create_future()
-        self._send(control.Reload(source.text, str(source.folder)))
-        return await self._reloaded
+        self._send(control.Reload(source))
+        try:
+            return await asyncio.wait_for(asyncio.shield(self._reloaded), RELOAD_SECONDS)
+        except TimeoutError:
+            return ["it does not answer"]
 
     def permit(self, payload: Raw) -> None:
         self._send(control.Permit(payload))
 
     # Commands.
 
-    def command(self, request: Raw, receive: Callable[[CommandMessage], None]) -> int:
+    def command(self, request: Raw, receive: "Receive") -> int:
         """Pass a command on; `receive` gets all that comes of it, Ended last. Gives its number."""
         self._last_command += 1
         number = self._last_command
@@ -116,7 +124,7 @@ class WorkerProcess:
             self._commands[number] = receive
             self._send(control.Command(number, request))
         else:
-            receive(control.Ended(number, "is not running now"))
+            receive(self, control.Ended(number, "is not running now"))
         return number
 
     def more(self, number: int) -> None:
@@ -147,10 +155,10 @@ class WorkerProcess:
                 _answer(self._reloaded, problems)
             case control.Ended(number):
                 if receive := self._commands.pop(number, None):
-                    receive(message)
+                    receive(self, message)
             case control.Progress(number) | control.Answer(number):
                 if receive := self._commands.get(number):
-                    receive(message)
+                    receive(self, message)
 
     def _lost(self) -> None:
         self.is_ready = False
@@ -160,9 +168,10 @@ class WorkerProcess:
         _answer(self._reloaded, [])
         commands, self._commands = self._commands, {}
         for number, receive in commands.items():
-            receive(control.Ended(number, "ended in the middle of it"))
+            receive(self, control.Ended(number, "ended in the middle of it"))
 
 
+Receive = Callable[[WorkerProcess, CommandMessage], None]
 T = TypeVar("T")
 
 

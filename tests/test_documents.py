@@ -60,7 +60,9 @@ def declared(kind: type[Table] = Config, path: str = "") -> dict[str, str]:
 def written(field: structs.FieldInfo) -> str:
     if field.required:
         return "required"
-    assert field.default not in (NODEFAULT, UNSET)
+    if field.default in (None, UNSET):
+        return "none" if field.default is None else "not set"
+    assert field.default is not NODEFAULT
     return f"`{json.dumps(plain(field.default))}`"
 
 

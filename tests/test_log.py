@@ -119,23 +119,34 @@ def test_octets_that_are_not_utf8_are_escaped(output: DispositionLog, path: Path
 def test_reopen_goes_on_in_a_new_file(output: DispositionLog, path: Path) -> None:
     output.write(delivered(reply="old"))
     old = path.rename(path.with_suffix(".1"))
-    output.reopen()
+    assert output.reopen(str(path)) == ""
     output.write(delivered(reply="new"))
     output.flush()
     assert lines(old.read_bytes()) == [delivered(reply="old")]
     assert lines(path.read_bytes()) == [delivered(reply="new")]
 
 
+def test_reopen_goes_on_in_another_file(output: DispositionLog, path: Path) -> None:
+    output.write(delivered(reply="old"))
+    other = path.with_name("other")
+    for _ in range(2):
+        assert output.reopen(str(other)) == ""
+    output.write(delivered(reply="new"))
+    output.flush()
+    assert lines(path.read_bytes()) == [delivered(reply="old")]
+    assert lines(other.read_bytes()) == [delivered(reply="new")]
+
+
 def test_reopen_keeps_the_old_file_where_there_can_be_no_new_one(
-    output: DispositionLog, path: Path, caplog: pytest.LogCaptureFixture
+    output: DispositionLog, path: Path
 ) -> None:
     old = path.rename(path.with_suffix(".1"))
     path.mkdir()
-    output.reopen()
+    problem = output.reopen(str(path))
     output.write(delivered())
     output.flush()
     assert lines(old.read_bytes()) == [delivered()]
-    assert "cannot be reopened" in caplog.text
+    assert problem == f"{path} cannot be opened: Is a directory"
 
 
 def test_a_full_disk_is_said_once_and_what_does_not_fit_is_counted(

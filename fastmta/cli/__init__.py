@@ -17,6 +17,7 @@ COMMANDS = {
     "queue": "List and show queued mail.",
     "serve": "Run the server.",
     "sink": "Run a receiving server that misbehaves as told.",
+    "status": "Show how the workers of a running server stand.",
 }
 
 

@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 import click
 import msgspec
 
-from fastmta.config import Config, ConfigError, Source, parse, read
+from fastmta.config import Config, ConfigError, Source, read
 
 config_option = click.option(
     "-c",
@@ -36,7 +36,7 @@ def read_or_refuse(path: Path) -> tuple[Source, Config]:
     """The same, with the text that it was read from."""
     try:
         source = read(path)
-        return source, parse(*source)
+        return source, source.parse()
     except ConfigError as error:
         refuse(*(f"{path}: {problem}" for problem in error.problems))
 

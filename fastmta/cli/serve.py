@@ -13,7 +13,8 @@ def serve(path: Path) -> None:
     """Run the server in the foreground.
 
     SIGTERM drains: messages that are under way are finished, the rest stays safe in the queue.
-    SIGHUP reopens the disposition log.
+    SIGHUP reads the configuration and the certificates anew, and reopens the disposition log;
+    no connection is lost.
     """
     source, config = read_or_refuse(path)
     # Late: --help and a broken configuration need neither the loop nor the HTTP server.

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
-import msgspec
 from msgspec import Struct
 
 from fastmta import metrics
@@ -17,7 +16,6 @@ from fastmta.delivery.path import Path
 from fastmta.delivery.site import Site
 from fastmta.delivery.source import Pool, Source, Sources
 from fastmta.mail.disposition import Disposition
-from fastmta.protocol.smtp_client import Timeouts
 from fastmta.queue.limits import Permits, Shape
 from fastmta.queue.ready import Job, ReadyQueue
 
@@ -40,13 +38,11 @@ class Bounds(Struct, frozen=True):
 
     paths: int = 10_000
     all_connections: int = 2000
-    idle: float = 5.0  # seconds that a connection is kept without a job
     attempts: int = 10  # addresses tried for one connection
     conversions: int = 2  # large messages held in seven bits, for hosts without 8BITMIME
     hold: float = 10.0  # seconds without new ones after a host refused one beside others
 
 
-_TIMEOUTS = Timeouts()
 _BOUNDS = Bounds()
 
 
@@ -64,7 +60,6 @@ class Dispatcher:
         room: Callable[[str], None],
         queue: Callable[[int], ReadyQueue] = ReadyQueue,
         hosts: Hosts | None = None,
-        timeouts: Timeouts = _TIMEOUTS,
         bounds: Bounds = _BOUNDS,
     ) -> None:
         """`room` is told which path has room again that `submit` named as full.
@@ -80,10 +75,7 @@ class Dispatcher:
         self.connections: set[Connection] = set()
         self.idle: dict[Connection, None] = {}  # the one that has waited longest first
         conversions = asyncio.Semaphore(bounds.conversions)
-        self.timeouts = timeouts
-        self._terms = Terms(
-            sources.system.hostname, read, timeouts, timeouts.by_step(), conversions
-        )
+        self._read, self._conversions = read, conversions
         self._settle = settle
         self._paths: dict[str, Path] = {}
         self._turned_away = False  # somebody waits until there may be one more path
@@ -173,10 +165,10 @@ class Dispatcher:
 
     # For its paths.
 
-    def terms(self, source: Source) -> Terms:
-        if source.hostname == self._terms.hostname:
-            return self._terms
-        return msgspec.structs.replace(self._terms, hostname=source.hostname)
+    def terms(self, path: Path) -> Terms:
+        timeouts = path.shape.limits.timeouts
+        hostname = path.source.hostname
+        return Terms(hostname, self._read, timeouts, timeouts.by_step(), self._conversions)
 
     @property
     def is_crowded(self) -> bool:

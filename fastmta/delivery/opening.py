@@ -76,7 +76,7 @@ async def _attempt(
 ) -> tuple[Reply | None, str]:
     """Why no mail can be sent there, None where it can; and the host."""
     hosts = dispatcher.hosts
-    connection = Connection(path, dispatcher.terms(path.source), host, spot.address)
+    connection = Connection(path, dispatcher.terms(path), host, spot.address)
     probe = hosts.begin(spot)
     path.probe(+probe)
     try:
@@ -116,7 +116,7 @@ async def _connect(
 ) -> None:
     loop = path.loop
     try:
-        async with asyncio.timeout(dispatcher.timeouts.connect):
+        async with asyncio.timeout(path.shape.limits.connect_timeout):
             if not local:
                 await loop.create_connection(lambda: connection, spot.address, spot.port)
                 return

@@ -255,7 +255,7 @@ class Path:
         return job
 
     def _park(self, connection: Connection) -> None:
-        connection.park(self._dispatcher.bounds.idle)
+        connection.park(self.shape.limits.idle_timeout)
         self._idle.append(connection)
         self._dispatcher.idle[connection] = None
 

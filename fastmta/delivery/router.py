@@ -41,6 +41,8 @@ class Router:
             for each in config.listener
             if each.service == "smtp" and each.bind.port == self._port
         }
+        self._surveys = 0  # under way
+        self._retired = False
         self._known: OrderedDict[str, tuple[float, Site]] = OrderedDict()
         self._sites: OrderedDict[str, Site] = OrderedDict()
 
@@ -63,6 +65,23 @@ class Router:
 
     async def survey(self, domain: str) -> Survey:
         """What is to be known of a domain; never from this router's own cache."""
+        self._surveys += 1
+        try:
+            return await self._survey_now(domain)
+        finally:
+            self._surveys -= 1
+            self._close_if_done()
+
+    def retire(self) -> None:
+        """Answer what was asked, and let go of the resolver then: another router follows."""
+        self._retired = True
+        self._close_if_done()
+
+    def _close_if_done(self) -> None:
+        if self._retired and not self._surveys:
+            self._resolver.close()
+
+    async def _survey_now(self, domain: str) -> Survey:
         for route in self._routes:
             if covers(route.domain, DomainPattern(domain)):
                 return await self._by_route(domain, route)

@@ -25,7 +25,7 @@ class Site(Struct, frozen=True):
     tiers: tuple[tuple[Host, ...], ...]
 
     @property
-    def host_names(self) -> tuple[str, ...]:
+    def hosts(self) -> tuple[str, ...]:
         return tuple(host.name for tier in self.tiers for host in tier)
 
 

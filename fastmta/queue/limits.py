@@ -1,15 +1,25 @@
-"""What a path may do, and who says so: its limits are shared by all workers."""
+"""What a path may do, who says so, and what is said about it between workers and supervisor."""
 
 from typing import Protocol
 
 from msgspec import Struct
 
 from fastmta.config_reader import Rate
+from fastmta.config_shaping import TlsPolicy
 from fastmta.mail.reply import Reply
+from fastmta.protocol.smtp_client import Timeouts
+
+
+class SharedLimits(Struct, frozen=True, array_like=True):
+    """Those limits of a path that hold for all workers together."""
+
+    connections: int
+    connection_rate: Rate | None
+    message_rate: Rate | None
 
 
 class Limits(Struct, frozen=True, kw_only=True):
-    """What the configuration allows one path, its parts merged."""
+    """What the configuration allows one path, its parts merged; times in seconds."""
 
     connections: int = 32  # open at a time, of all workers
     connection_rate: Rate | None = None  # how many are opened
@@ -17,6 +27,30 @@ class Limits(Struct, frozen=True, kw_only=True):
     message_rate: Rate | None = None  # transactions begun
     recipients: int = 100  # of one transaction
     ready: int = 1000  # jobs that wait in memory, of one worker
+    tls: TlsPolicy = "opportunistic"
+    connect_timeout: float = 30.0
+    command_timeout: float = 300.0
+    data_timeout: float = 180.0
+    end_timeout: float = 600.0
+    idle_timeout: float = 5.0  # how long a connection is kept without a job
+
+    @property
+    def shared(self) -> SharedLimits:
+        return SharedLimits(self.connections, self.connection_rate, self.message_rate)
+
+    @property
+    def timeouts(self) -> Timeouts:
+        command = self.command_timeout
+        return Timeouts(
+            connect=self.connect_timeout,
+            greeting=command,
+            hello=command,
+            mail=command,
+            rcpt=command,
+            data=self.data_timeout,
+            block=self.data_timeout,
+            end=self.end_timeout,
+        )
 
 
 class Shape(Struct, frozen=True):
@@ -25,6 +59,7 @@ class Shape(Struct, frozen=True):
     path: str  # "site", or "source>site"; a domain with limits of its own: "site#domain"
     limits: Limits
     origins: dict[str, str]  # name of a limit -> "default", "provider google", "domain x.test"
+    provider: str = ""  # whose hosts these are: "google"
 
 
 class Holder(Protocol):
@@ -54,3 +89,60 @@ class Permits(Protocol):
 
     def forget(self, shape: Shape, holder: Holder) -> None:
         """The path is gone from this worker: waits and permits of it are void."""
+
+
+# What a worker says to the arbiter, and what it is answered. Times are of the clock that all
+# processes of a machine share (time.monotonic), so that both sides mean the same by them.
+
+
+class Used(Struct, frozen=True, array_like=True):
+    """What became of a grant that had a time limit: how much of it was used, and when last."""
+
+    count: int
+    last: float
+
+
+class SlowDown(Struct, frozen=True, array_like=True):
+    """A host asked for less."""
+
+    time: float  # seconds since the epoch
+    reply: str  # "421 4.7.28 ..."
+    rule: str  # which rule of the data file or the configuration took it for that
+    rate: float  # messages a second that this worker delivered there lately
+
+
+class News(Struct, kw_only=True, array_like=True):
+    """What has changed at one path of a worker since it last spoke of it."""
+
+    path: str
+    visit: int  # grows each time that the path is new to the worker
+    limits: SharedLimits | None = None  # at first, and when they have changed
+    wants_connection: bool = False
+    opened: Used | None = None  # ends the grant of a connection
+    ended: int = 0  # permits for connections that come back
+    wants_messages: bool = False
+    begun: Used | None = None  # ends the grant of transactions
+    delivered: int = 0  # told only of a path that is slowed
+    slow_down: SlowDown | None = None
+    gone: bool = False  # the worker has nothing of this path any more
+
+
+class Request(Struct, frozen=True, tag="permits-request"):
+    news: list[News]
+
+
+class Word(Struct, frozen=True, kw_only=True, array_like=True):
+    """What the arbiter has to say of one path."""
+
+    path: str
+    visit: int  # of the worker to which it is said; an older one's word is void
+    paced: bool  # transactions need a permit
+    slowed: bool  # deliveries are to be told
+    connection: bool = False  # one may be opened
+    messages: int = 0  # transactions that may begin
+    until: float = 0.0  # when either must have happened
+    recall: int = 0  # connections to end
+
+
+class Answer(Struct, frozen=True, tag="permits-answer"):
+    words: list[Word]

@@ -57,12 +57,16 @@ class Settlement:
         classify: Callable[[Reply], str] = lambda reply: "",
     ) -> None:
         """`classify` names the category of a reply that is no success."""
-        self.wishes = wishes  # what senders are told; may change
         self._spool, self._policy_for = spool, policy_for
         self._orders = orders
         self._record = Record(journal, classify)
-        self._reporter = Reporter(spool, hostname)
+        self.configure(wishes, hostname)
         self._reports: set[asyncio.Task[None]] = set()
+
+    def configure(self, wishes: Reports, hostname: str) -> None:
+        """What senders are told of all that is settled from now on, and by whom."""
+        self._wishes = wishes
+        self._reporter = Reporter(self._spool, hostname)
 
     def settle(self, job: Job, site: str, source: str, ends: list[Disposition]) -> None:
         """`ends` has one disposition for each of the job's recipients, in their order."""
@@ -90,7 +94,7 @@ class Settlement:
     ) -> None:
         """Write down how it ended, as it was `waiting`, and give the envelope to the spool."""
         envelope = job.envelope
-        told = notices(envelope, result, self._policy_for, self.wishes, time.time())
+        told = notices(envelope, result, self._policy_for, self._wishes, time.time())
         numbers = [self._spool.new_id() for _ in told]
         dsns = _dsns(told, numbers) if told else {}
         self._record.delivered(envelope, result.delivered, site, source, dsns)

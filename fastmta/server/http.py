@@ -11,6 +11,7 @@ class HttpServer:
     """Serves one application, on as many endpoints as `listen` is called for."""
 
     def __init__(self, app: web.Application) -> None:
+        self._sites: dict[Endpoint, web.TCPSite] = {}
         self._runner = web.AppRunner(
             app, handle_signals=False, access_log=None, shutdown_timeout=_SHUTDOWN
         )
@@ -20,8 +21,22 @@ class HttpServer:
         if self._runner.server is None:
             await self._runner.setup()
         site = web.TCPSite(self._runner, endpoint.host, endpoint.port)
-        await site.start()
+        try:
+            await site.start()
+        except OSError:
+            await site.stop()
+            raise
+        self._sites[endpoint] = site
         return Endpoint(*self._runner.addresses[-1][:2])
+
+    @property
+    def endpoints(self) -> set[Endpoint]:
+        """What `listen` was called for."""
+        return set(self._sites)
+
+    async def unlisten(self, endpoint: Endpoint) -> None:
+        """Take no more connections there; those that are open go on."""
+        await self._sites.pop(endpoint).stop()
 
     async def close(self) -> None:
         await self._runner.cleanup()

@@ -115,6 +115,11 @@ class Sessions:
         if not self._open:
             self._empty.set()
 
+    def each(self, do: Callable[[Session], None]) -> None:
+        """Call this for every session that is open."""
+        for session in tuple(self._open):
+            do(session)
+
     def start(self) -> None:
         """Begin to sweep; call it in the loop."""
         if self._loop is None:

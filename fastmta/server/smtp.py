@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable, Coroutine
 from functools import lru_cache
 from ipaddress import ip_address
-from typing import Protocol, cast
+from typing import NamedTuple, Protocol, cast
 
 from fastmta import metrics
-from fastmta.config import Config, Listener
+from fastmta.config import Config, Endpoint, Listener
 from fastmta.mail.arrival import Arrival
 from fastmta.mail.envelope import format_id
 from fastmta.mail.reply import Reply
@@ -19,6 +19,7 @@ from fastmta.protocol import smtp_replies as reply
 from fastmta.protocol.smtp_limits import Load, Policy
 from fastmta.protocol.smtp_server import Event, SmtpServer
 from fastmta.server.labels import BadLabel, Labels
+from fastmta.server.port import HANDSHAKE_SECONDS, Port
 from fastmta.server.session import (
     HOLD_HANDSHAKE,
     HOLD_PENDING,
@@ -26,7 +27,6 @@ from fastmta.server.session import (
     Sessions,
     client_address,
     has_spoken,
-    listening_socket,
 )
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,6 @@ MAX_HELD = 256 << 20  # octets of content in memory, of all sessions of a worker
 _MAX_BUFFERED = 1 << 16  # octets that may wait while a message is being made safe
 _LEAST_RATE = 500  # octets a second in a message, on the average
 _STRESS_TIMEOUT = 10.0  # seconds; what is left of command_timeout under stress
-_HANDSHAKE_TIMEOUT = 30.0  # seconds
 _CLOSE_TIMEOUT = 10.0  # seconds for the last reply to go out
 _DELAY = 1.0  # seconds before the reply to an error, from half of max_errors on
 
@@ -101,7 +100,7 @@ class SmtpSession(Session):
         self.transport = cast(asyncio.Transport, transport)
         self.client = client_address(transport)
         self._note_tls()
-        self._machine.may_relay = self._service.may_relay(self.client)
+        self.admit()
         SESSIONS.value += 1
         if why := self._service.why_refused(self.client) or self._spoke_too_soon():
             REFUSED.value += 1
@@ -109,6 +108,10 @@ class SmtpSession(Session):
             self._machine.stop(why)
         self.sessions.add(self)
         self._flush()
+
+    def admit(self) -> None:
+        """Note whether the client may relay, as the configuration says now."""
+        self._machine.may_relay = self._service.may_relay(self.client)
 
     def data_received(self, data: bytes) -> None:
         self._octets += len(data)
@@ -258,7 +261,7 @@ class SmtpSession(Session):
                     self,
                     context,
                     server_side=True,
-                    ssl_handshake_timeout=_HANDSHAKE_TIMEOUT,
+                    ssl_handshake_timeout=HANDSHAKE_SECONDS,
                 )
         except OSError as error:  # ssl.SSLError and all timeouts among them
             log.info("no TLS with %s: %s", self.client, error)
@@ -323,47 +326,77 @@ class SmtpSession(Session):
         self._flush()
 
 
+class _Offer(NamedTuple):
+    """What a new session on a listener gets."""
+
+    policy: Policy
+    implicit: bool  # TLS from the first octet
+
+
 class SmtpService:
     """The SMTP listeners of one worker."""
 
     def __init__(self, config: Config, backend: Backend, tls: ssl.SSLContext | None) -> None:
         self.backend = backend
         self.tls = tls
-        self.hostname = config.hostname
-        self.labels = _labels(config)
-        # Room for two of the largest, or one alone would be told to come back for ever.
-        self.load = Load(max(MAX_HELD, 2 * config.smtp.max_message_size), REJECTED)
+        self.load = Load(_most_held(config), REJECTED)
         self.sessions = Sessions(config.smtp.max_sessions, config.smtp.max_sessions_per_client)
         self.sessions.on_sweep = self._note_stress
-        self.may_relay = lru_cache(maxsize=4096)(self._is_in_relay_networks)
-        self.timeout: float = config.smtp.command_timeout
-        self._config = config
-        self._servers: list[asyncio.Server] = []
+        self._ports: dict[Endpoint, Port] = {}
+        self._offers: dict[Endpoint, _Offer] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         OPEN.read = lambda: len(self.sessions)
+        self._take_on(config)
 
     async def start(self, listener: Listener) -> tuple[str, int]:
         """Listen; gives the address, with the port that port 0 has become."""
-        mode = self._config.tls_mode(listener)
-        policy = self._policy(mode == "starttls")
-        implicit = mode == "implicit"
-        listening = listening_socket(listener.bind)
         self.sessions.start()
-        server = await asyncio.get_running_loop().create_server(
-            lambda: SmtpSession(self, policy, implicit),
-            sock=listening,
-            ssl=self.tls if implicit else None,
-            ssl_handshake_timeout=_HANDSHAKE_TIMEOUT if implicit else None,
-        )
-        self._servers.append(server)
-        address: tuple[str, int] = listening.getsockname()[:2]
-        return address
+        bind, mode = listener.bind, self._config.tls_mode(listener)
+        self._offers[bind] = _Offer(self._policy(mode == "starttls"), mode == "implicit")
+        port = self._ports.get(bind)
+        if port is None:
+            port = self._ports[bind] = Port(bind, lambda: self._session(bind))
+        await port.serve(self.tls if mode == "implicit" else None)
+        return port.address
+
+    async def reload(self, config: Config, tls: ssl.SSLContext | None) -> list[str]:
+        """Go on with another configuration; gives the listeners that could not be had, and why.
+
+        Sessions under way keep what was offered to them, but who may relay counts at once.
+        """
+        self.tls = tls or self.tls  # sessions under way may still ask for it
+        self._take_on(config)
+        self.sessions.limit = config.smtp.max_sessions
+        self.sessions.limit_per_client = config.smtp.max_sessions_per_client
+        self.load.max_held = _most_held(config)
+        self.sessions.each(lambda session: cast(SmtpSession, session).admit())
+        problems = []
+        listeners = [each for each in config.listener if each.service == "smtp"]
+        for listener in listeners:
+            try:
+                await self.start(listener)
+            except OSError as error:
+                problems.append(f"cannot listen on {listener.bind}: {error.strerror}")
+        for bind in self._ports.keys() - {each.bind for each in listeners}:
+            await self._ports.pop(bind).close()
+        return problems
+
+    def _take_on(self, config: Config) -> None:
+        self._config = config
+        self.hostname = config.hostname
+        self.labels = _labels(config)
+        self.may_relay = lru_cache(maxsize=4096)(self._is_in_relay_networks)
+        self.timeout: float = config.smtp.command_timeout
+
+    def _session(self, bind: Endpoint) -> SmtpSession:
+        offer = self._offers[bind]
+        return SmtpSession(self, offer.policy, offer.implicit)
 
     async def drain(self, limit: float) -> None:
         """Stop listening, let messages in flight end, for `limit` seconds at most."""
-        for server in self._servers:
-            server.close()
         self.load.draining = True
+        while self._ports:
+            await self._ports.popitem()[1].close()
         await self.sessions.drain(limit)
         self.sessions.stop()
 
@@ -403,6 +436,11 @@ class SmtpService:
             max_errors=settings.max_errors,
             normalise=settings.bare_newlines == "normalise",
         )
+
+
+def _most_held(config: Config) -> int:
+    """Room for two of the largest, or one alone would be told to come back for ever."""
+    return max(MAX_HELD, 2 * config.smtp.max_message_size)
 
 
 def _labels(config: Config) -> Labels | None:

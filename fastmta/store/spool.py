@@ -103,6 +103,10 @@ class Spool:
         """Why a message could not be written: what is free in the file may be too scattered."""
         return STORAGE_FULL if self._free_on_disk() < self._min_free else STORAGE_FAILED
 
+    def keep_free(self, octets: int) -> None:
+        """From now on, this is the floor of free space under which no mail is taken."""
+        self._min_free = octets
+
     def accept(self, arrival: Arrival, done: Done) -> list[Envelope]:
         """Store a message; `done(None)` after the synced commit, `done(reply)` where it failed.
 

@@ -32,6 +32,7 @@ class Health(Struct, frozen=True):
 
     workers: int
     ready: int
+    missing: tuple[int, ...] = ()  # the indexes of those that do not
 
     @property
     def status(self) -> str:

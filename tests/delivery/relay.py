@@ -73,6 +73,16 @@ class Rationed:
             holder.wake()
 
 
+class Hasty(Limits, frozen=True):
+    """With times of its own for each step."""
+
+    own: Timeouts = Timeouts()
+
+    @property
+    def timeouts(self) -> Timeouts:
+        return self.own
+
+
 class Relay:
     """Everything has its defaults but what is given."""
 
@@ -92,7 +102,7 @@ class Relay:
         self.read_up_to = 0  # the newest chunk that was asked for
         self.on_settle: Callable[[], object] = lambda: None
         self.on_room: Callable[[], object] = lambda: None
-        self.limits = limits or Limits()
+        self.limits = limits or (Hasty(own=timeouts) if timeouts else Limits())
         self.permits = permits or Rationed()
         loop = asyncio.get_running_loop()
         self.dispatcher = Dispatcher(
@@ -104,7 +114,6 @@ class Relay:
             room=self._room,
             hosts=hosts,
             bounds=bounds or Bounds(),
-            timeouts=timeouts or Timeouts(),
         )
         self._expected = 0
         self._enough = asyncio.Event()

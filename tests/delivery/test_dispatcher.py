@@ -102,7 +102,7 @@ def test_limit_on_all_connections() -> None:
 
     async def scenario() -> None:
         async with Mx() as mx:
-            relay = Relay(bounds=Bounds(all_connections=4, idle=60))
+            relay = Relay(limits=Limits(idle_timeout=60), bounds=Bounds(all_connections=4))
             for number in range(20):
                 for _ in range(10):
                     assert relay.submit(Site(f"site{number}", ((mx.host,),)))
@@ -150,7 +150,7 @@ def test_messages_a_connection() -> None:
 def test_idle_connection_says_quit() -> None:
     async def scenario() -> None:
         async with Mx() as mx:
-            relay = Relay(bounds=Bounds(idle=0.01))
+            relay = Relay(limits=Limits(idle_timeout=0.01))
             await relay.send(site(mx.host))
             await until(lambda: not mx.open)
             assert mx.sessions[0].commands[-1] == "QUIT"

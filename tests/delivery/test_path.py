@@ -127,7 +127,7 @@ def test_messages_as_many_as_permitted() -> None:
 def test_paced_path_opens_no_connection_before_it_may_send() -> None:
     async def scenario() -> None:
         async with Mx() as mx:
-            relay = Relay(bounds=Bounds(idle=0.01), permits=Rationed(messages=1))
+            relay = Relay(limits=Limits(idle_timeout=0.01), permits=Rationed(messages=1))
             for _ in range(2):
                 assert relay.submit(site(mx.host))
             await relay.until_settled(1)
@@ -202,7 +202,7 @@ def test_room_is_told_once_and_when_the_path_is_forgotten() -> None:
 def test_one_path_more_than_there_may_be() -> None:
     async def scenario() -> None:
         async with Mx() as mx:
-            relay = Relay(bounds=Bounds(paths=1, idle=0.01))
+            relay = Relay(limits=Limits(idle_timeout=0.01), bounds=Bounds(paths=1))
             assert relay.submit(site(mx.host))
             name = relay.offer(site(mx.host, name="other.test"))
             assert name

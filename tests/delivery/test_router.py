@@ -1,5 +1,6 @@
 """From domains to sites: by route, by MX, by address, and every way in which there is none."""
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -30,7 +31,7 @@ from fastmta.mail.reply import Reply
 from tests.delivery.test_addresses import own_address
 from tests.delivery.test_dns import Clock
 from tests.dns_server import DnsServer, Fault, Zone
-from tests.support import run
+from tests.support import run, until
 
 ZONE: Zone = {
     "example.test": {"MX": ["10 mx1.example.test.", "10 mx2.example.test."]},
@@ -507,3 +508,25 @@ def test_whatever_is_found_no_worse_exchange_than_we_are_and_no_refused_address_
     if isinstance(decided, Site):
         hosts = sorted(host.name for tier in decided.tiers for host in tier)
         assert hosts == sorted(each.host for each in usable)
+
+
+def test_a_router_that_another_follows_answers_what_it_was_asked() -> None:
+    async def scenario() -> None:
+        with DnsServer(dict(ZONE)) as server:
+            config = settings(server)
+            resolver = Resolver(config.dns)
+            router = Router(config, resolver)
+            server.gate.clear()
+            asked = [asyncio.ensure_future(router.site(name)) for name in ("example.test",) * 2]
+            await until(lambda: server.queries["example.test", "MX"])
+            router.retire()
+            server.gate.set()
+            first, second = await asyncio.gather(*asked)
+            assert first is second
+            assert {host.name for tier in first.tiers for host in tier} == {
+                "mx1.example.test",
+                "mx2.example.test",
+            }
+            # Its sockets are closed, or the test would end with a warning.
+
+    run(scenario())

@@ -51,6 +51,7 @@ class Ledger:
         self._random = random.Random(1)
         self._sums: dict[int, int] = {}
         self._recipients: dict[int, list[str]] = {}
+        self.connections = 0  # that its clients made
         self.acknowledged: list[int] = []
         self.replies: Counter[int] = Counter()  # to the end of data
         self.arrived: Counter[tuple[int, str]] = Counter()
@@ -123,6 +124,7 @@ class Client:
 
     async def _session(self) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+        self._ledger.connections += 1
         try:
             await self._reply(reader)
             writer.write(b"EHLO client.example.test\r\n")

@@ -6,7 +6,7 @@ import socket
 import ssl
 import struct
 import subprocess
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from ipaddress import ip_network
 from pathlib import Path
@@ -171,16 +171,20 @@ async def serving(
     assert len(service.sessions) == 0
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]]:
-    folder = tmp_path_factory.mktemp("tls")
-    files = folder / "cert.pem", folder / "key.pem"
+def make_certificate(folder: Path, name: str) -> Tls:
+    files = folder / f"{name}-cert.pem", folder / f"{name}-key.pem"
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
          "-nodes", "-subj", "/CN=localhost", "-out", files[0], "-keyout", files[1]],
         check=True, capture_output=True,
     )  # fmt: skip
-    yield files
+    return Tls(certificate=files[0], key=files[1])
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    made = make_certificate(tmp_path_factory.mktemp("tls"), "server")
+    return made.certificate, made.key
 
 
 def trusting() -> ssl.SSLContext:

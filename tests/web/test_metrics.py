@@ -121,9 +121,11 @@ def test_no_worker_no_metrics() -> None:
     ("ready", "code", "status"), [(2, 200, "ok"), (1, 200, "degraded"), (0, 503, "failing")]
 )
 def test_health(ready: int, code: int, status: str) -> None:
-    answer = get("/healthz", [], health=Health(workers=2, ready=ready))
+    missing = tuple(range(ready, 2))
+    answer = get("/healthz", [], health=Health(2, ready, missing))
     assert (answer.status, answer.content_type) == (code, "application/json")
-    assert msgspec.json.decode(answer.text) == {"status": status, "workers": 2, "ready": ready}
+    expected = {"status": status, "workers": 2, "ready": ready, "missing": list(missing)}
+    assert msgspec.json.decode(answer.text) == expected
 
 
 @pytest.mark.parametrize("path", ["/", "/metrics/x"])

@@ -1,0 +1,141 @@
+"""The socket on which operators speak to a running server: their commands go to the workers."""
+
+import asyncio
+import logging
+import os
+import socket
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from fastmta import control
+from fastmta.worker_process import CommandMessage, WorkerProcess
+
+logger = logging.getLogger(__name__)
+
+MAX_CLIENTS = 16
+IDLE_SECONDS = 60.0  # without a request
+
+_decoder = msgspec.msgpack.Decoder(control.Request)
+
+
+class ControlServer:
+    """Listens in the data directory, for whoever may write there: its owner."""
+
+    def __init__(self, data_dir: Path, workers: list[WorkerProcess]) -> None:
+        self.workers = workers
+        self._data_dir = data_dir
+        self._server: asyncio.AbstractServer | None = None
+        self._clients: set[Client] = set()
+
+    async def start(self) -> None:
+        """Call it by the owner of the data directory alone: a socket that is there is stale."""
+        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            os.fchmod(listening.fileno(), 0o600)  # before it has a name
+            (self._data_dir / control.SOCKET).unlink(missing_ok=True)
+            with control.socket_path(self._data_dir) as path:
+                listening.bind(path)
+        except BaseException:
+            listening.close()
+            raise
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_unix_server(lambda: Client(self), sock=listening)
+
+    def close(self) -> None:
+        if self._server is None:
+            return
+        self._server.close()
+        with suppress(OSError):
+            (self._data_dir / control.SOCKET).unlink()
+        for client in list(self._clients):
+            client.end("the server is shutting down")
+
+    def admit(self, client: "Client") -> bool:
+        if len(self._clients) >= MAX_CLIENTS:
+            return False
+        self._clients.add(client)
+        return True
+
+    def remove(self, client: "Client") -> None:
+        self._clients.discard(client)
+
+
+class Client(control.Channel[control.Request]):
+    """One operator's program: one request at a time."""
+
+    def __init__(self, server: ControlServer) -> None:
+        super().__init__(_decoder, self._ask, self._gone)
+        self._server = server
+        self._running: dict[WorkerProcess, int] = {}  # and the command's number there
+        self._unpaid: list[tuple[WorkerProcess, int]] = []  # that may go on when there is room
+        self._paying: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        if self._server.admit(self):
+            self._wait()
+        else:
+            self.end(f"{MAX_CLIENTS} others are being served")
+
+    def end(self, why: str) -> None:
+        self.send(control.Done(why))
+        self.close()
+
+    def _wait(self) -> None:
+        """For a request, and not for ever."""
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(IDLE_SECONDS, self.end, "no request came")
+
+    def _ask(self, request: control.Request) -> None:
+        if self._running:
+            return self.end("a request is under way")
+        if self._timer is not None:
+            self._timer.cancel()
+        workers = self._server.workers
+        if request.worker is not None:
+            workers = [one for one in workers if one.index == request.worker]
+        if not workers:
+            return self._done(f"there is no worker {request.worker}")
+        self._running = dict.fromkeys(workers, 0)
+        for worker in workers:
+            number = worker.command(request.payload, self._receive)
+            if worker in self._running:  # it has not refused
+                self._running[worker] = number
+        return None
+
+    def _receive(self, worker: WorkerProcess, message: CommandMessage) -> None:
+        """Pass on what a worker says; it sends more when there is room for it."""
+        self.send(control.Relayed(worker.index, message))
+        if isinstance(message, control.Ended):
+            del self._running[worker]
+            if not self._running:
+                self._done()
+        elif self.has_room:
+            worker.more(message.number)
+        else:
+            self._unpaid.append((worker, message.number))
+            if self._paying is None:
+                self._paying = asyncio.ensure_future(self._pay())
+
+    async def _pay(self) -> None:
+        await self.drain()
+        self._paying = None
+        unpaid, self._unpaid = self._unpaid, []
+        for worker, number in unpaid:
+            worker.more(number)
+
+    def _done(self, error: str = "") -> None:
+        self.send(control.Done(error))
+        self._wait()
+
+    def _gone(self) -> None:
+        """Nobody waits for the answers any longer."""
+        for worker, number in self._running.items():
+            worker.cancel(number)
+        self._running.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._server.remove(self)

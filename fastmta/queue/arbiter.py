@@ -1,0 +1,115 @@
+"""The truth about what workers share of each path; no I/O, the clock is given."""
+
+import heapq
+from collections.abc import Callable
+from math import inf
+
+from fastmta.queue.limits import Answer, Request, Word
+from fastmta.queue.shared_path import PathReport, SharedPath, Words
+
+PATHS = 50_000  # that are remembered; those that workers use are bounded by the workers
+SWEEP = 10.0  # seconds between looks for paths that are over
+
+Answers = list[tuple[int, Answer]]  # (worker, what it is told)
+
+
+class Arbiter:
+    """Answers the workers' requests; one for all of them.
+
+    Each method gives what is to be sent, in order. `tick` wants to be called at `next_time`.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._paths: dict[str, SharedPath] = {}
+        self._due: dict[str, float] = {}  # when a path wants to be served
+        self._times: list[tuple[float, str]] = []  # a heap of those, and of some that changed
+        self._sweep = clock() + SWEEP
+
+    def handle(self, worker: int, request: Request) -> Answers:
+        """What follows from what a worker says."""
+        now = self.now()
+        touched: dict[str, SharedPath] = {}
+        for news in request.news:
+            path = touched[news.path] = self._path(news.path, now)
+            path.hear(worker, news, now)
+        return self._serve(list(touched.values()), now)
+
+    def gone(self, worker: int) -> Answers:
+        """The worker is dead: nothing of what it had is in use."""
+        now = self.now()
+        paths = [path for path in self._paths.values() if path.has(worker)]
+        for path in paths:
+            path.leave(worker, now)
+        return self._serve(paths, now)
+
+    def now(self) -> float:
+        return self._clock()
+
+    def next_time(self) -> float | None:
+        """When `tick` has something to do, if nobody says anything; None: never."""
+        while self._times and self._due.get(self._times[0][1]) != self._times[0][0]:
+            heapq.heappop(self._times)
+        if not self._paths:
+            return None
+        return min(self._sweep, self._times[0][0]) if self._times else self._sweep
+
+    def tick(self) -> Answers:
+        """What follows from the time."""
+        now = self.now()
+        paths = []
+        while self._times and self._times[0][0] <= now:
+            time, name = heapq.heappop(self._times)
+            if self._due.get(name) == time:
+                paths.append(self._paths[name])
+                del self._due[name]
+        if now >= self._sweep:
+            self._forget(now)
+        return self._serve(paths, now)
+
+    def report(self) -> list[PathReport]:
+        """How each path stands that is used, or slowed."""
+        paths = self._paths.values()
+        return [path.report() for path in paths if path.slowed or not path.is_unused()]
+
+    def _path(self, name: str, now: float) -> SharedPath:
+        path = self._paths.get(name)
+        if path is None:
+            if len(self._paths) >= PATHS:
+                self._make_room()
+            path = self._paths[name] = SharedPath(name, now)
+        return path
+
+    def _make_room(self) -> None:
+        """The oldest that nobody uses; its history is lost."""
+        unused = (path for path in self._paths.values() if path.is_unused())
+        if path := next(unused, None):
+            self._drop(path)
+
+    def _forget(self, now: float) -> None:
+        self._sweep = now + SWEEP
+        for path in [path for path in self._paths.values() if path.is_over(now)]:
+            self._drop(path)
+
+    def _drop(self, path: SharedPath) -> None:
+        path.end()
+        del self._paths[path.name]
+        self._due.pop(path.name, None)
+
+    def _serve(self, paths: list[SharedPath], now: float) -> Answers:
+        words: Words = []
+        for path in paths:
+            if path.name in self._paths:
+                words += path.serve(now)
+                self._set_time(path, now)
+        of_worker: dict[int, list[Word]] = {}
+        for worker, word in words:
+            of_worker.setdefault(worker, []).append(word)
+        return [(worker, Answer(said)) for worker, said in of_worker.items()]
+
+    def _set_time(self, path: SharedPath, now: float) -> None:
+        """To be early costs one look, so that only sooner times are noted."""
+        time = path.next_time(now)
+        if time < self._due.get(path.name, inf):
+            self._due[path.name] = time
+            heapq.heappush(self._times, (time, path.name))
