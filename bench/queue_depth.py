@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import click
 import msgspec
@@ -51,6 +52,7 @@ class Options(Struct, frozen=True, kw_only=True):
     clients: int = 100
     size: int = 2048
     repeats: int = 3
+    rest: float = PAGES_INTERVAL + 1  # seconds until what was read to start with is given back
 
 
 class Depth(Struct, kw_only=True):
@@ -113,8 +115,8 @@ class Started:
 
     __name__ = "started"
 
-    def __init__(self, due: int) -> None:
-        self.due = due
+    def __init__(self, due: int, rest: float) -> None:
+        self.due, self.rest = due, rest
         self.resident = self.anonymous = 0
         self.first = self.ready = 0.0
 
@@ -133,7 +135,7 @@ class Started:
             self.ready = time.time() - begun
             delivered = self._wait(log)
             self.first = delivered - begun if delivered else 0.0
-            time.sleep(PAGES_INTERVAL + 1)  # then what was read to start with is given back
+            time.sleep(self.rest)
             self.resident, self.anonymous = memory(processes.tree(root)[-1])
             yield root
 
@@ -178,7 +180,7 @@ def run_all(options: Options, base: Path, progress: Callable[[str], None]) -> It
 
 
 def measure(options: Options, folder: Path, envelopes: int, due: int) -> Depth:
-    started = Started(due)
+    started = Started(due, options.rest)
     load = relay.Options(
         messages=options.messages, size=options.size, clients=options.clients, repeats=1
     )
@@ -220,6 +222,9 @@ def table(runs: list[Depth]) -> Table:
 @click.option("--messages", type=click.IntRange(1), default=20_000, show_default=True)
 @click.option("--repeats", type=click.IntRange(1), default=3, show_default=True)
 @click.option(
+    "--rest", type=float, default=Options().rest, help="Seconds before memory is looked at."
+)
+@click.option(
     "--dir",
     "folder",
     type=click.Path(file_okay=False, path_type=Path),
@@ -227,7 +232,7 @@ def table(runs: list[Depth]) -> Table:
     help="Where queues are kept: on a real disk.  [default: .build/bench]",
 )
 @click.option("--json", "output", type=click.Path(dir_okay=False, path_type=Path))
-def main(folder: Path, output: Path | None, **options: int) -> None:
+def main(folder: Path, output: Path | None, **options: Any) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     console = Console(width=None if sys.stdout.isatty() else 120)
     runs: list[Depth] = []

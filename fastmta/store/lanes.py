@@ -11,6 +11,7 @@ another way: several domains where their hashes collide, or several paths of one
 """
 
 from heapq import heapify, heappop, heappush
+from itertools import islice
 from math import inf
 
 from fastmta.store.turns import Turns
@@ -21,6 +22,7 @@ LOOK = 100  # envelopes that are read of a blocked lane in one look
 LOOKS = 8  # blocked lanes that are looked through at a time
 LOOK_INTERVAL = 2.0  # seconds between these
 RELEASE = 32  # lanes that may try a path that has room again, at a time
+SOME = 1024  # lanes that are moved about at a time: the loop has others to serve
 WIDTH = (32, 1024)  # turns in one transaction, at the least and at the most
 PATHS = 20_000  # paths that lanes are known to wait for; for others they are looked through
 
@@ -130,7 +132,9 @@ class Lanes:
         Seconds since the epoch, 0 for now.
         """
         self._ripen(now)
-        if self._turns.of(0) or ((self._turns or self._open) and not urgent):
+        if self._turns.of(0) or any(self._paths[path].of(0) for path in self._open):
+            return 0.0
+        if (self._turns or self._open) and not urgent:
             return 0.0
         soonest = self._heap[0][0] if self._heap else inf
         return min(soonest, self._next_look) if self._blocked and not urgent else soonest
@@ -138,11 +142,10 @@ class Lanes:
     def take(self, now: float, *, urgent: bool) -> list[Look]:
         """The lanes whose turn it is, to be read; each comes back through `read` or `give_back`."""
         self._ripen(now)
-        looks: list[Look] = []
-        if not urgent:
-            looks = self._look_through(now)
-            self._release(now)
-        return looks + self._take_turns(now, last=0 if urgent else 2)
+        last = 0 if urgent else 2
+        looks = [] if urgent else self._look_through(now)
+        self._release(now, last)
+        return looks + self._take_turns(now, last)
 
     def _take_turns(self, now: float, last: int) -> list[Look]:
         """As many turns as there are to be in one transaction; a lane may have several of them.
@@ -211,7 +214,9 @@ class Lanes:
 
     def _ripen(self, now: float) -> None:
         """Queue what has fallen due."""
-        while self._heap and self._heap[0][0] <= now:
+        for _ in range(SOME):
+            if not self._heap or self._heap[0][0] > now:
+                break
             lane = self._lanes.get(heappop(self._heap)[1])
             if lane is not None and lane.due <= now:
                 self._place(lane, now)
@@ -256,26 +261,29 @@ class Lanes:
         lane.is_blocked = False
         self._blocked.pop(lane.key, None)
 
-    def _release(self, now: float) -> None:
+    def _release(self, now: float, last: int) -> None:
         """Some lanes at a time, or all would be read for the few that the path can take."""
-        for path in list(self._open):
+        for path in list(islice(self._open, SOME // RELEASE)):
             waiting = self._paths[path]
             for _ in range(RELEASE):
-                if (lane := waiting.take()) is None:
+                if (lane := waiting.take(last)) is None:
                     break
                 lane.paths.discard(path)
                 if self._lanes.get(lane.key) is lane:
                     self._unblock(lane)
                     self._place(lane, now)
-            if not waiting:
-                del self._paths[path], self._open[path]
+            del self._open[path]
+            if waiting:
+                self._open[path] = None  # after the others
+            else:
+                del self._paths[path]
 
     def _look_through(self, now: float) -> list[Look]:
         if self._blocked and now < self._next_look <= now + LOOK_INTERVAL:
             return []
         self._next_look = now + LOOK_INTERVAL
         looks = []
-        for key in list(self._blocked)[:LOOKS]:
+        for key in list(islice(self._blocked, LOOKS)):
             lane = self._blocked[key] = self._blocked.pop(key)
             if lane.is_read:
                 continue

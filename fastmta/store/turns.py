@@ -1,6 +1,6 @@
 """Whose turn it is: three priorities by weight, and within each the tenants one after the other."""
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Iterator
 from typing import Generic, TypeVar
 
@@ -20,7 +20,7 @@ class Round(Generic[T]):
     __slots__ = ("_left", "_queues", "_weight_of", "length")
 
     def __init__(self, weight_of: Callable[[Hashable], int]) -> None:
-        self._queues: dict[Hashable, deque[T]] = {}  # the one whose turn it is comes first
+        self._queues: OrderedDict[Hashable, deque[T]] = OrderedDict()  # in the order of turns
         self._left = 0  # turns in a row that it still has; 0: they have not begun
         self._weight_of = weight_of
         self.length = 0
@@ -36,9 +36,8 @@ class Round(Generic[T]):
     def put_first(self, tenant: Hashable, item: T) -> None:
         """Give back what was taken: it is the next of its tenant, and this the next tenant."""
         self.length += 1
-        queue = self._queues.pop(tenant, None) or deque()
-        queue.appendleft(item)
-        self._queues = {tenant: queue, **self._queues}
+        self._queues.setdefault(tenant, deque()).appendleft(item)
+        self._queues.move_to_end(tenant, last=False)
         self._left = 0
 
     def take(self) -> T:
@@ -52,7 +51,7 @@ class Round(Generic[T]):
         elif len(self._queues) > 1:
             self._left = (self._left or self._weight_of(tenant)) - 1
             if not self._left:
-                self._queues[tenant] = self._queues.pop(tenant)
+                self._queues.move_to_end(tenant)
         return item
 
     def __iter__(self) -> Iterator[tuple[Hashable, T]]:

@@ -355,6 +355,30 @@ def test_when_a_path_has_room_not_all_of_its_lanes_are_read_at_once(tmp_path: Pa
     run(scenario())
 
 
+def test_urgent_mail_goes_on_when_its_path_has_room_and_the_window_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spool, "WINDOW", 100)
+    bulk = [waiting(n, "bulk.test", PAST, priority=BULK) for n in range(2, 201)]
+    fill(tmp_path, [waiting(1, "urgent.test", PAST, priority=URGENT), *bulk])
+
+    async def scenario() -> None:
+        async with opened(tmp_path) as (one, box):
+            await one.lease()
+            urgent = box.handed[0][0]
+            assert urgent.domain == "urgent.test"
+            one.put_back(urgent, "path")
+            while one._room(BULK) > 0:
+                await one.lease()
+            before = len(box.handed)
+            one.room("path")
+            await one.wait_due()
+            await one.lease()
+            assert [envelope for envelope, _ in box.handed[before:]] == [urgent]
+
+    run(scenario())
+
+
 def test_new_mail_for_a_lane_with_a_backlog_waits_behind_it(tmp_path: Path) -> None:
     fill(tmp_path, [waiting(n, "full.test", PAST + n) for n in range(1, 11)])
 
