@@ -156,6 +156,7 @@ def test_woken_path_leaves_a_connection_that_ends_alone() -> None:
             relay.permits.grant(1)
             await relay.until_settled(2)
             assert relay.settled[1][1][0].kind is DELIVERED
+            assert len(mx.messages) == 2
             await relay.dispatcher.drain(5)
 
     run(scenario())
