@@ -1,8 +1,20 @@
 """What operators see of a path."""
 
+from typing import Literal
+
 from msgspec import Struct
 
 from fastmta.mail.reply import Reply
+
+# What keeps the jobs of a path from going out now.
+Wait = Literal[
+    "ready",  # nothing: they wait for their turn
+    "connection limit",
+    "connection rate",
+    "message rate",
+    "host paused",
+    "no slots",  # all connections of the worker are in use
+]
 
 
 class PathNumbers(Struct, frozen=True):
@@ -20,15 +32,5 @@ class PathNumbers(Struct, frozen=True):
     deferred: float
     last: Reply | None
     last_time: float  # seconds since the epoch
-    waits_for: str  # one of WAITS
+    waits_for: Wait
     until: float  # seconds since the epoch; 0 where that is not known
-
-
-WAITS = (
-    "ready",
-    "connection limit",
-    "connection rate",
-    "message rate",
-    "host paused",
-    "no slots",
-)

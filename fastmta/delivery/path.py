@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from fastmta import metrics
 from fastmta.delivery.connection import Connection
 from fastmta.delivery.hosts import Spot, Trouble
-from fastmta.delivery.numbers import PathNumbers
+from fastmta.delivery.numbers import PathNumbers, Wait
 from fastmta.delivery.opening import CUT_OFF, open_connection
 from fastmta.delivery.portion import Portion, Whole, left_over, split
 from fastmta.delivery.site import Site
@@ -149,7 +149,8 @@ class Path:
             if self._no_message or not self._has_job(connection):
                 break
             self._unpark(connection)
-            self.free(connection)
+            if connection.client.is_ready:  # or it is about to end
+                self.free(connection)
         self.open_more()
 
     def recall(self) -> None:
@@ -451,8 +452,8 @@ class Path:
             until=until,
         )
 
-    def _waits_for(self) -> tuple[str, float]:
-        """One of WAITS, and until when in seconds since the epoch, 0 where that is not known."""
+    def _waits_for(self) -> tuple[Wait, float]:
+        """And until when, in seconds since the epoch; 0 where that is not known."""
         limits, now = self.shape.limits, self.loop.time()
         if self._no_message:
             return "message rate", 0.0

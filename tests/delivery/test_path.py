@@ -143,6 +143,25 @@ def test_paced_path_opens_no_connection_before_it_may_send() -> None:
     run(scenario())
 
 
+def test_woken_path_leaves_a_connection_that_ends_alone() -> None:
+    async def scenario() -> None:
+        async with Mx() as mx:
+            relay = Relay(Limits(connections=1), permits=Rationed(messages=1))
+            for _ in range(2):
+                assert relay.submit(site(mx.host))
+            await relay.until_settled(1)
+            await until(lambda: only(relay).idle == 1)
+            (connection,) = relay.dispatcher.connections
+            connection.expire()
+            relay.permits.grant(1)
+            await relay.until_settled(2)
+            assert relay.settled[1][1][0].kind is DELIVERED
+            assert len(mx.messages) == 2
+            await relay.dispatcher.drain(5)
+
+    run(scenario())
+
+
 def test_permits_hear_what_hosts_say() -> None:
     async def scenario() -> None:
         async with Mx(saying({"BDAT": b"451 4.7.0 slow down\r\n"})) as mx:
