@@ -74,8 +74,8 @@ class Dispatcher:
         self.draining = False
         self.connections: set[Connection] = set()
         self.idle: dict[Connection, None] = {}  # the one that has waited longest first
-        conversions = asyncio.Semaphore(bounds.conversions)
-        self._read, self._conversions = read, conversions
+        self.conversions = asyncio.Semaphore(bounds.conversions)
+        self._read = read
         self._settle = settle
         self._paths: dict[str, Path] = {}
         self._turned_away = False  # somebody waits until there may be one more path
@@ -168,7 +168,7 @@ class Dispatcher:
     def terms(self, path: Path) -> Terms:
         timeouts = path.shape.limits.timeouts
         hostname = path.source.hostname
-        return Terms(hostname, self._read, timeouts, timeouts.by_step(), self._conversions)
+        return Terms(hostname, self._read, timeouts, timeouts.by_step(), self.conversions)
 
     @property
     def is_crowded(self) -> bool:

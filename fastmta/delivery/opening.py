@@ -116,7 +116,7 @@ async def _connect(
 ) -> None:
     loop = path.loop
     try:
-        async with asyncio.timeout(path.shape.limits.connect_timeout):
+        async with asyncio.timeout(path.shape.limits.timeouts.connect):
             if not local:
                 await loop.create_connection(lambda: connection, spot.address, spot.port)
                 return

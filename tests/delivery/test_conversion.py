@@ -111,7 +111,7 @@ def test_no_more_large_ones_are_in_memory_than_allowed() -> None:
     async def scenario() -> None:
         async with Mx(answer, extensions=()) as mx:
             relay = Relay(limits=Limits(connections=2), bounds=Bounds(conversions=1))
-            turns = relay.dispatcher.terms(relay.dispatcher.sources.system).conversions
+            turns = relay.dispatcher.conversions
             assert relay.submit(site(mx.host), content=LARGE, eight_bit=True)
             await until(lambda: mx.sessions and len(mx.sessions[0].commands) == 2)
             assert relay.submit(site(mx.host), content=LARGE, eight_bit=True)
@@ -130,7 +130,7 @@ def test_a_lost_connection_ends_the_wait_for_a_turn() -> None:
     async def scenario() -> None:
         async with Mx(saying({"MAIL": SILENCE}), extensions=()) as mx:
             relay = Relay(limits=Limits(connections=2), bounds=Bounds(conversions=1))
-            turns = relay.dispatcher.terms(relay.dispatcher.sources.system).conversions
+            turns = relay.dispatcher.conversions
             for count in (1, 2):
                 assert relay.submit(site(mx.host), content=LARGE, eight_bit=True)
                 await until(lambda count=count: len(mx.sessions) == count and turns.locked())

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from fastmta.config import Reports
 from fastmta.log import Bounced, Deferred, Delivered
 from fastmta.mail.disposition import Disposition
 from fastmta.mail.envelope import Envelope
@@ -85,7 +86,7 @@ class Journal:
 @asynccontextmanager
 async def started(folder: Path) -> AsyncIterator[tuple[Spool, Box, Expiry, Journal]]:
     one, box, journal = Spool(folder, 0, min_free=0), Box(), Journal()
-    settlement = Settlement(one, Policy(), "me.test", journal)  # type: ignore[arg-type]
+    settlement = Settlement(one, lambda _: Policy(), Reports(), "me.test", journal)
     await one.start(box.deliver)
     policies = {"hasty.test": Hasty()}
     sweeper = Expiry(one, settlement, lambda d: policies.get(d, Policy()), lambda: 3600.0)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from fastmta.config import Reports
 from fastmta.log import DispositionLog
 from fastmta.mail.disposition import Disposition
 from fastmta.mail.envelope import Envelope, Priority
@@ -45,7 +46,7 @@ class Engine:
         self.spool = Spool(folder, 0, min_free=0)
         journal = DispositionLog("-")
         journal.write = lambda event: None  # type: ignore[assignment,method-assign]
-        self.settlement = Settlement(self.spool, Policy(), "me.test", journal)
+        self.settlement = Settlement(self.spool, lambda _: Policy(), Reports(), "me.test", journal)
         expiry = Expiry(self.spool, self.settlement, lambda _: Policy(), lambda: 1e9)
         self.known: dict[str, Place] = {}
         self.looking_up: list[str] = []
@@ -91,7 +92,7 @@ class Engine:
                 done += 1
                 self.delivered.append(job.envelope)
                 end = Disposition.of_reply(OK, "mx.test", time.time())
-                self.settlement.settle(job, name, [end] * len(job.envelope.recipients))
+                self.settlement.settle(job, name, "", [end] * len(job.envelope.recipients))
             if queue.has_refused and queue.has_regained():
                 self.spool.room(name)
         return done

@@ -185,7 +185,7 @@ def test_a_provider_of_our_own_comes_before_those_shipped() -> None:
 
 def test_the_times_of_a_path_are_those_of_its_connections() -> None:
     limits = shaper('[shaping]\nconnect_timeout = "3s"\ndata_timeout = "4s"\n').shape(
-        "", "s", (), "x.test"
+        "", At("s", ()), "x.test"
     )
     timeouts = limits.limits.timeouts
     assert (timeouts.connect, timeouts.data, timeouts.block, timeouts.mail) == (3, 4, 4, 300)
