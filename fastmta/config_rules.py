@@ -87,6 +87,10 @@ def _check_routes(config: "Config") -> Iterator[Problem]:
     for i, route in enumerate(config.route):
         if not route.next_hop:
             yield Problem(f"route[{i}].next_hop", 'is empty; write ["192.0.2.1:25"]')
+        for k, hop in enumerate(route.next_hop):
+            if hop.path and route.protocol != "lmtp":
+                text = f'"{hop}": a unix socket speaks LMTP; write protocol = "lmtp" in this route'
+                yield Problem(f"route[{i}].next_hop[{k}]", text)
         for j, earlier in enumerate(config.route[:i]):
             if covers(earlier.domain, route.domain):
                 yield Problem(
@@ -95,6 +99,20 @@ def _check_routes(config: "Config") -> Iterator[Problem]:
                     "comes first; move this one above it or remove it",
                 )
                 break
+
+
+def _check_ca_file(config: "Config") -> Iterator[Problem]:
+    path = config.delivery.ca_file
+    if path is None:
+        return
+    problems = list(_check_file("delivery.ca_file", path))
+    try:
+        if not problems:
+            ssl.create_default_context(cafile=path)
+    except ssl.SSLError as error:
+        reason = error.reason or "no certificate in PEM form"
+        problems = [Problem("delivery.ca_file", f"{path} cannot be loaded: {reason}")]
+    yield from problems
 
 
 def _check_retry(config: "Config") -> Iterator[Problem]:
@@ -134,6 +152,7 @@ RULES = (
     _check_tls,
     _check_nameservers,
     _check_routes,
+    _check_ca_file,
     _check_retry,
     _check_files,
 )

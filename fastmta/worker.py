@@ -22,6 +22,7 @@ from fastmta.delivery.dns import Resolver
 from fastmta.delivery.router import Router
 from fastmta.delivery.site import RoutingError, Site
 from fastmta.delivery.smtp import Dispatcher
+from fastmta.delivery.tls import Tls
 from fastmta.mail.arrival import Arrival
 from fastmta.mail.disposition import Disposition
 from fastmta.mail.envelope import format_id
@@ -112,7 +113,8 @@ class Worker:
         path = config.log.dispositions
         self.journal = log.DispositionLog(path if path == "-" else str(config.data_dir / path))
         self._router = Router(config, Resolver(config.dns))
-        self._dispatcher = Dispatcher(config.hostname, self._settle, self._read)
+        tls = Tls(config.delivery.ca_file)
+        self._dispatcher = Dispatcher(config.hostname, self._settle, self._read, tls=tls)
         self._shards: dict[int, Shard] = {}
         self._journal_timer: asyncio.TimerHandle | None = None
 

@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastmta.sink import KEYWORDS, Behaviour, Counts, Mail, Mbox, Sink
-from fastmta.sink.server import Session
+from fastmta.sink.session import Session
 from fastmta.sink.tally import NUMBER, SUM, TIME, Tally, parse_ranges, percentile, ranges
 from tests.support import run, until
 

@@ -41,11 +41,16 @@ def _facts(config: Config) -> dict[str, Any]:
         for one in config.listener
     ]
     routes = [
-        {"domain": str(route.domain), "next_hop": [str(hop) for hop in route.next_hop]}
+        {
+            "domain": str(route.domain),
+            "protocol": route.protocol,
+            "next_hop": [str(hop) for hop in route.next_hop],
+        }
         for route in config.route
     ]
     if not any(route.domain == "*" for route in config.route):
-        routes.append({"domain": "*", "next_hop": [f"MX hosts, port {config.delivery.port}"]})
+        hosts = f"MX hosts, port {config.delivery.port}"
+        routes.append({"domain": "*", "protocol": "smtp", "next_hop": [hosts]})
     return {
         "hostname": config.hostname,
         "listeners": listeners,
@@ -62,7 +67,12 @@ def _print_table(facts: dict[str, Any]) -> None:
         (f"{one['service']} on", f"{one['bind']}, tls: {one['tls']}") for one in facts["listeners"]
     ]
     rows += [("relays for", ", ".join(facts["relay_networks"]) or "nobody")]
-    rows += [(f"mail for {one['domain']}", ", ".join(one["next_hop"])) for one in facts["routes"]]
+    rows += [(f"mail for {one['domain']}", _hops(one)) for one in facts["routes"]]
     rows += [("data in", facts["data_dir"]), ("workers", facts["workers"])]
     for name, value in rows:
         click.echo(f"  {name:<16} {value}")
+
+
+def _hops(route: dict[str, Any]) -> str:
+    protocol = "" if route["protocol"] == "smtp" else f" by {route['protocol'].upper()}"
+    return ", ".join(route["next_hop"]) + protocol

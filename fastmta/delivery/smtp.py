@@ -11,9 +11,10 @@ from msgspec import Struct
 from fastmta import metrics
 from fastmta.delivery.connection import Connection, Read, Terms
 from fastmta.delivery.site import Host, Site
+from fastmta.delivery.tls import Tls
 from fastmta.mail.disposition import Disposition
 from fastmta.mail.reply import Reply
-from fastmta.protocol.smtp_client import Timeouts
+from fastmta.protocol.smtp_client import Timeouts, TlsPolicy
 from fastmta.queue.ready import Job, ReadyQueue
 
 OPEN = metrics.gauge("fastmta_delivery_connections", "SMTP connections out that are open")
@@ -41,6 +42,7 @@ class Limits(Struct, frozen=True):
     idle: float = 5.0  # seconds that a connection is kept without a job
     attempts: int = 10  # addresses tried for one connection
     conversions: int = 2  # large messages held in seven bits, for hosts without 8BITMIME
+    tls: TlsPolicy = "opportunistic"
     hold: float = 10.0  # seconds without new ones after a host refused one beside others
 
 
@@ -70,9 +72,11 @@ class Dispatcher:
         *,
         timeouts: Timeouts = _TIMEOUTS,
         limits: Limits = _LIMITS,
+        tls: Tls | None = None,
     ) -> None:
         conversions = asyncio.Semaphore(limits.conversions)
-        self.terms = Terms(hostname, read, timeouts, timeouts.by_step(), conversions)
+        by_step = timeouts.by_step()
+        self.terms = Terms(hostname, read, timeouts, by_step, conversions, tls or Tls())
         self.limits = limits
         self.draining = False
         self.connections: set[Connection] = set()
@@ -282,7 +286,8 @@ class Path:
     def done(self, connection: Connection, job: Job, replies: list[Reply]) -> None:
         now = time.time()
         host = connection.label
-        dispositions = [Disposition.of_reply(reply, host, now) for reply in replies]
+        tls = connection.tls
+        dispositions = [Disposition.of_reply(reply, host, now, tls) for reply in replies]
         self._dispatcher.settle(job, self.site.name, dispositions)
 
     def untouched(self, connection: Connection, job: Job) -> None:
@@ -355,24 +360,26 @@ class Path:
     async def _attempt(self, host: Host, address: str) -> tuple[Reply | None, str]:
         """Why no mail can be sent there, None where it can; and the host, if there was one."""
         terms = self._dispatcher.terms
-        connection = Connection(self, terms, host, address)
+        connection = Connection(self, terms, host, address, self._limits.tls)
         try:
-            await self._connect(connection, address, host.port)
+            await self._connect(connection)
         except (OSError, ValueError) as error:
             why = "timed out" if isinstance(error, TimeoutError) else str(error)
-            text = f"cannot connect to {connection.label} port {host.port}: {why}"
-            return Reply(451, "4.4.1", text), ""
+            return Reply(451, "4.4.1", f"cannot connect to {connection.target}: {why}"), ""
         try:
-            return await connection.opened, connection.label
+            reply = await connection.opened
         except asyncio.CancelledError:
             if connection not in self._open:
                 connection.abort(_CUT_OFF)
             raise
+        if connection.falls_back:  # once: by now it is known that TLS fails with this host
+            return await self._attempt(host, address)
+        return reply, connection.label
 
-    async def _connect(self, connection: Connection, address: str, port: int) -> None:
+    async def _connect(self, connection: Connection) -> None:
         try:
             async with asyncio.timeout(self._dispatcher.terms.timeouts.connect):
-                await self.loop.create_connection(lambda: connection, address, port)
+                await connection.connect()
         except BaseException:
             # Where that comes in the moment in which it was made, the loop closes the transport
             # and tells nobody.

@@ -24,9 +24,10 @@ class Disposition(Struct, frozen=True, array_like=True):
     reply: Reply
     host: str
     time: float  # seconds since the epoch
+    tls: str = ""  # "TLSv1.3 TLS_AES_256_GCM_SHA384", " verified" behind it; "" in the clear
 
     @classmethod
-    def of_reply(cls, reply: Reply, host: str, time: float) -> "Disposition":
+    def of_reply(cls, reply: Reply, host: str, time: float, tls: str = "") -> "Disposition":
         """2xx is delivered, 5xx failed, anything else deferred (RFC 5321 section 4.2.1)."""
         if reply.is_positive:
             kind = Kind.DELIVERED
@@ -34,4 +35,4 @@ class Disposition(Struct, frozen=True, array_like=True):
             kind = Kind.FAILED
         else:
             kind = Kind.DEFERRED
-        return cls(kind, reply, host, time)
+        return cls(kind, reply, host, time, tls)

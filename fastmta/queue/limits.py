@@ -6,6 +6,7 @@ from msgspec import Struct
 
 from fastmta.config_reader import Rate
 from fastmta.mail.reply import Reply
+from fastmta.protocol.smtp_client import TlsPolicy
 
 
 class Limits(Struct, frozen=True, kw_only=True):
@@ -17,6 +18,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     message_rate: Rate | None = None  # transactions begun
     recipients: int = 100  # of one transaction
     ready: int = 1000  # jobs that wait in memory, of one worker
+    tls: TlsPolicy = "opportunistic"
 
 
 class Shape(Struct, frozen=True):

@@ -128,6 +128,7 @@ def _attempt(
         "domain": envelope.domain,
         "site": site,
         "host": end.host,
+        "tls": end.tls,
         "code": end.reply.code,
         "enhanced": end.reply.enhanced,
         "reply": end.reply.text,

@@ -77,7 +77,16 @@ def test_the_command_prints_json(config_file: str) -> None:
         "ttl": None,
         "site": {
             "name": "127.0.0.1:2700",
-            "tiers": [[{"name": "127.0.0.1", "addresses": ["127.0.0.1"], "port": 2700}]],
+            "tiers": [
+                [
+                    {
+                        "name": "127.0.0.1",
+                        "addresses": ["127.0.0.1"],
+                        "port": 2700,
+                        "protocol": "smtp",
+                    }
+                ]
+            ],
         },
         "reply": None,
         "hosts": [

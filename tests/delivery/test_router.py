@@ -19,6 +19,7 @@ from fastmta.config import (
     Duration,
     Endpoint,
     Listener,
+    NextHop,
     Route,
 )
 from fastmta.delivery import router as router_module
@@ -63,9 +64,7 @@ def settings(server: DnsServer, **changes: Any) -> Config:
 
 
 def route(domain: str, *next_hop: str) -> Route:
-    return Route(
-        domain=DomainPattern(domain), next_hop=tuple(Endpoint.parse(hop) for hop in next_hop)
-    )
+    return Route(domain=DomainPattern(domain), next_hop=tuple(map(NextHop.parse, next_hop)))
 
 
 @asynccontextmanager
@@ -435,7 +434,7 @@ def test_a_route_is_one_site_for_all_of_its_domains(server: DnsServer) -> None:
 
 def test_a_next_hop_that_is_not_found_bounces_nothing(server: DnsServer) -> None:
     assert refusal(server, "a.test", route=(route("*", "nowhere.test:25"),)) == (
-        "451 4.4.4 next hop nowhere.test of the route for *: no such name"
+        "451 4.4.4 next hop nowhere.test of route *: no such name"
     )
     assert refusal(server, "a.test", route=(route("*", "broken.test:25"),)).startswith("451 4.4.3")
     both = (route("*", "nowhere.test:25", "mx2.example.test:25"),)
@@ -451,7 +450,7 @@ def test_a_next_hop_that_is_not_found_bounces_nothing(server: DnsServer) -> None
         ([["mx1.example.test"]], "mx1.example.test"),
         ([["mx1.example.test", "mx2.example.test"]], "(mx1|mx2).example.test"),
         ([["a.x.test", "b.x.test"], ["c.d.x.test"]], "(a|b>c.d).x.test"),
-        ([["x.test", "mx.x.test"]], "x.test|mx.x.test"),
+        ([["x.test", "mx.x.test"]], "(|mx).x.test"),
         ([["a.test", "b.test"]], "a.test|b.test"),
         ([["mx.a.test"], ["mx.b.test"]], "mx.a.test>mx.b.test"),
     ],
