@@ -13,7 +13,7 @@ from fastmta.delivery.conversion import CannotConvert
 from fastmta.delivery.site import Host
 from fastmta.delivery.tls import FAILED, HANDSHAKES, Tls
 from fastmta.mail.reply import Reply
-from fastmta.protocol.smtp_client import PHRASES, Client, Event, Timeouts, TlsPolicy
+from fastmta.protocol.smtp_client import PHRASES, Client, Event, Step, Timeouts, TlsPolicy
 from fastmta.queue.ready import Job
 
 log = logging.getLogger(__name__)
@@ -181,10 +181,9 @@ class Connection(asyncio.Protocol):
         self._lost()
 
     def connection_lost(self, error: Exception | None) -> None:
-        if not self._ended:
-            self._ended = True
-            self._lost()
-            self._owner.ended(self)
+        # During a handshake uvloop calls this or does not; what ended it is told to `_upgrade`.
+        if self.client.waiting is not Step.TLS:
+            self._end()
 
     def pause_writing(self) -> None:
         self._resumed = self._loop.create_future()
@@ -193,6 +192,12 @@ class Connection(asyncio.Protocol):
         if self._resumed is not None and not self._resumed.done():
             self._resumed.set_result(None)
         self._resumed = None
+
+    def _end(self) -> None:
+        if not self._ended:
+            self._ended = True
+            self._lost()
+            self._owner.ended(self)
 
     def _lost(self) -> None:
         self.abort(Reply(451, "4.4.2", f"connection lost {self._activity()}"))
@@ -212,7 +217,7 @@ class Connection(asyncio.Protocol):
         elif event is Event.STARTTLS:
             # Nothing more is read in the clear: it would not be from whom we think.
             self._transport.pause_reading()
-            self.allow(self._terms.timeouts.tls)
+            self.deadline = float("inf")  # the handshake has its own
             self._task = self._loop.create_task(self._upgrade())
         else:
             self._close()
@@ -276,13 +281,14 @@ class Connection(asyncio.Protocol):
         transport: asyncio.Transport | None = None
         try:
             transport = await self._handshake()
-        except (OSError, ValueError) as error:  # ssl.SSLError among them, and no name at all
+        except (OSError, ValueError, RuntimeError) as error:
+            # A certificate, a name that cannot be one, a transport that has gone meanwhile.
             self._task = None
             self._tls_failed(error)
         finally:
-            if transport is None:  # start_tls leaves that out when it fails
+            if transport is None:
                 self._transport.abort()
-                self.connection_lost(None)
+                self._end()
         if transport is not None:
             self._task = None
             self._upgraded(transport)

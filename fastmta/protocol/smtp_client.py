@@ -250,6 +250,8 @@ class Client:
         RFC 3207 section 4.2.
         """
         events: list[Event] = []
+        if self.closed:
+            return events
         self._events = events
         self._expected.clear()
         self._tls = "none"

@@ -9,6 +9,7 @@ import pytest
 from fastmta.delivery.connection import JOINED_SIZE, Connection
 from fastmta.delivery.site import Host, Site
 from fastmta.delivery.smtp import Dispatcher, Limits, Path, draw
+from fastmta.delivery.tls import Tls
 from fastmta.mail.disposition import Disposition, Kind
 from fastmta.mail.envelope import Envelope, Recipient
 from fastmta.protocol.smtp_client import Timeouts
@@ -29,7 +30,12 @@ def quick_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
 class Relay:
     """A dispatcher, and what it settled."""
 
-    def __init__(self, limits: Limits | None = None, timeouts: Timeouts | None = None) -> None:
+    def __init__(
+        self,
+        limits: Limits | None = None,
+        timeouts: Timeouts | None = None,
+        tls: Tls | None = None,
+    ) -> None:
         self.settled: list[tuple[Job, list[Disposition]]] = []
         self.stored: dict[int, list[bytes]] = {}
         self.read_up_to = 0  # the newest chunk that was asked for
@@ -40,6 +46,7 @@ class Relay:
             self._read,
             limits=limits or Limits(),
             timeouts=timeouts or Timeouts(),
+            tls=tls,
         )
         self._expected = 0
         self._enough = asyncio.Event()
