@@ -13,7 +13,8 @@ from fastmta.delivery.conversion import CannotConvert
 from fastmta.delivery.site import Host
 from fastmta.delivery.tls import FAILED, HANDSHAKES, Tls
 from fastmta.mail.reply import Reply
-from fastmta.protocol.smtp_client import PHRASES, Client, Event, Step, Timeouts, TlsPolicy
+from fastmta.protocol.smtp_client import Client, Event, TlsPolicy
+from fastmta.protocol.smtp_steps import PHRASES, Step, Timeouts
 from fastmta.queue.ready import Job
 
 log = logging.getLogger(__name__)

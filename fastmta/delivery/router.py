@@ -75,7 +75,7 @@ class Router:
             protocol, next_hop = parse_hop(text)
         except ValueError as error:
             raise RoutingError(Reply(451, "4.4.4", f"next hop: {error}")) from None
-        survey = await self._by_hops(text, "the order of an operator", protocol, (next_hop,))
+        survey = await self._by_hops(text, "an operator's order", protocol, (next_hop,))
         if isinstance(survey.outcome, Reply):
             raise RoutingError(survey.outcome)
         _remember(self._known, _HOP + text, (survey.expires, survey.outcome))

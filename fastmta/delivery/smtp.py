@@ -14,7 +14,8 @@ from fastmta.delivery.site import Host, Site
 from fastmta.delivery.tls import Tls
 from fastmta.mail.disposition import Disposition
 from fastmta.mail.reply import Reply
-from fastmta.protocol.smtp_client import Timeouts, TlsPolicy
+from fastmta.protocol.smtp_client import TlsPolicy
+from fastmta.protocol.smtp_steps import Timeouts
 from fastmta.queue.ready import Job, ReadyQueue
 
 OPEN = metrics.gauge("fastmta_delivery_connections", "SMTP connections out that are open")

@@ -51,6 +51,14 @@ def test_the_same_as_json(file: Path) -> None:
     ]
 
 
+def test_a_route_by_lmtp(file: Path) -> None:
+    hops = '["unix:/run/lmtp", "127.0.0.1:24"]'
+    file.write_text(f'{GOOD}[[route]]\ndomain = "a.test"\nprotocol = "lmtp"\nnext_hop = {hops}\n')
+    assert (
+        "mail for a.test  unix:/run/lmtp, 127.0.0.1:24 by LMTP" in run("check", "-c", file).stdout
+    )
+
+
 def test_each_problem_is_one_line_on_standard_error(file: Path) -> None:
     file.write_text(GOOD.replace("workers", "worker") + "\n[smtp]\nmax_hops = 0\n")
     result = run("check", "-c", file)

@@ -39,6 +39,10 @@ def config_file(server: DnsServer, tmp_path: Path) -> str:
         [[route]]
         domain = "routed.test"
         next_hop = ["127.0.0.1:2700"]
+        [[route]]
+        domain = "lists.test"
+        protocol = "lmtp"
+        next_hop = ["unix:/run/lmtp"]
         """
     )
     return str(file)
@@ -57,6 +61,14 @@ def test_the_command_shows_hosts_addresses_and_site(server: DnsServer, config_fi
         r"127\.0\.0\.1 .* refused: loopback",
     ):
         assert re.search(row, done.stdout), done.stdout
+
+
+def test_the_command_shows_a_route_by_lmtp(config_file: str) -> None:
+    done = dns_command("lists.test", "-c", config_file)
+    assert "lists.test: route lists.test, lmtp" in done.stdout
+    assert "site: lmtp:unix:/run/lmtp" in done.stdout
+    facts = msgspec.json.decode(dns_command("lists.test", "-c", config_file, "--json").stdout)
+    assert facts["site"]["tiers"][0][0]["protocol"] == "lmtp"
 
 
 def test_the_command_says_no_with_exit_code_1(config_file: str) -> None:

@@ -12,7 +12,7 @@ from fastmta.delivery.smtp import Dispatcher, Limits, Path, draw
 from fastmta.delivery.tls import Tls
 from fastmta.mail.disposition import Disposition, Kind
 from fastmta.mail.envelope import Envelope, Recipient
-from fastmta.protocol.smtp_client import Timeouts
+from fastmta.protocol.smtp_steps import Timeouts
 from fastmta.queue.ready import Job, ReadyQueue
 from tests.delivery.mx import DROP, SILENCE, Answer, Mx, Session
 from tests.support import run, until

@@ -13,7 +13,8 @@ from fastmta.delivery.site import Host
 from fastmta.delivery.smtp import Limits
 from fastmta.delivery.tls import AVOID_SECONDS, Tls
 from fastmta.mail.disposition import Disposition, Kind
-from fastmta.protocol.smtp_client import Timeouts, TlsPolicy
+from fastmta.protocol.smtp_client import TlsPolicy
+from fastmta.protocol.smtp_steps import Timeouts
 from fastmta.sink import Behaviour, Mail, Sink
 from tests.certificates import Certificate, make_certificate
 from tests.delivery.test_dns import Clock

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from fastmta.protocol.smtp_client import Event, Step, TlsPolicy
+from fastmta.protocol.smtp_client import Event, TlsPolicy
 from fastmta.protocol.smtp_reply import Capabilities
+from fastmta.protocol.smtp_steps import Step
 from tests.protocol.test_smtp_client import BOTH, GREETING, PIPELINING, Talk, envelope
 
 OFFERED = b"250-mx.test\r\n250-PIPELINING\r\n250-SIZE 77\r\n250 STARTTLS\r\n"

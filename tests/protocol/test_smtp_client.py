@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from fastmta.mail.envelope import Envelope, Recipient
 from fastmta.mail.reply import Reply
-from fastmta.protocol.smtp_client import PHRASES, Client, Event, Step, Timeouts, TlsPolicy
+from fastmta.protocol.smtp_client import Client, Event, TlsPolicy
 from fastmta.protocol.smtp_reply import MAX_LINE, MAX_LINES, MAX_TEXT, Capabilities
+from fastmta.protocol.smtp_steps import PHRASES, Step, Timeouts
 
 GREETING = b"220 mx.test ESMTP\r\n"
 BODY = [b"Subject: x\r\n\r\n", b".dot\r\nend\r\n"]
