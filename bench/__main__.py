@@ -11,6 +11,7 @@ import msgspec
 from rich.console import Console
 
 import bench.codec
+import bench.fanout
 import bench.parse
 import bench.relay
 from bench import peers, report
@@ -35,6 +36,7 @@ def main() -> None:
 
 
 main.add_command(bench.codec.main, "codec")
+main.add_command(bench.fanout.main, "fanout")
 main.add_command(bench.parse.main, "parse")
 
 
