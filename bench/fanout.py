@@ -137,6 +137,7 @@ def _dnsmasq(folder: Path, options: Options, ports: Ports) -> list[str]:
     zone = folder / "zone"
     zone.write_text("\n".join(_zone(options)))
     where = ["--listen-address=127.0.0.1", "--bind-interfaces", f"--port={ports.dns}"]
+    where += ["--local-ttl=3600"]  # of 0 there would be a query every few seconds
     alone = ["--keep-in-foreground", "--no-resolv", "--no-hosts", "--pid-file=", "--user=root"]
     return ["dnsmasq", *alone, *where, f"--conf-file={zone}"]
 
