@@ -90,10 +90,10 @@ class Mailing(Load):
 
     def __init__(self, messages: int, size: int, domains: list[str]) -> None:
         super().__init__(messages, size)
-        self._domains = domains
+        self._names = domains
 
     def envelope(self, number: int) -> bytes:
-        domain = self._domains[number % len(self._domains)]
+        domain = self._names[number % len(self._names)]
         sender, recipient = "load@client.example.test", f"user@{domain}"
         return f"MAIL FROM:<{sender}>\r\nRCPT TO:<{recipient}>\r\nDATA\r\n".encode()
 

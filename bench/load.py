@@ -24,7 +24,7 @@ from msgspec import Struct
 from fastmta.config import Endpoint
 from fastmta.sink.tally import NUMBER, SUM, TIME, percentile, ranges
 
-ENVELOPE = b"MAIL FROM:<load@client.example.test>\r\nRCPT TO:<user%d@example.test>\r\nDATA\r\n"
+ENVELOPE = b"MAIL FROM:<load@client.example.test>\r\nRCPT TO:<user%d@%bexample.test>\r\nDATA\r\n"
 HEAD = b"""From: <load@client.example.test>
 To: <user@example.test>
 Subject: message %d
@@ -62,20 +62,23 @@ def body_of(size: int) -> tuple[bytes, int]:
 class Load:
     """Hands out the numbers and gathers what became of them."""
 
-    def __init__(self, messages: int, size: int) -> None:
+    def __init__(self, messages: int, size: int, domains: int = 0) -> None:
+        """`domains`: so many in turn, d0.example.test and on; 0: example.test alone."""
         self.numbers = iter(range(1, messages + 1))
         self.result = Result()
         self.acknowledged: list[int] = []
         self.latencies = array("d")
         self._body, self._checksum = body_of(size)
         self._head = HEAD.replace(b"\n", b"\r\n")
+        self._domains = domains
+
+    def envelope(self, number: int) -> bytes:
+        below = b"d%d." % (number % self._domains) if self._domains else b""
+        return ENVELOPE % (number % RECIPIENTS, below)
 
     def content(self, number: int) -> bytes:
         fields = (number, number, NUMBER, number, SUM, self._checksum, TIME, time.monotonic())
         return self._head % fields + self._body
-
-    def envelope(self, number: int) -> bytes:
-        return ENVELOPE % (number % RECIPIENTS)
 
     async def run(self, endpoint: Endpoint, clients: int) -> Result:
         """Send everything; at the end every client has left or was cut off."""
@@ -170,14 +173,12 @@ class Client(asyncio.Protocol):
 @click.option("--messages", default=1000, show_default=True)
 @click.option("--clients", default=10, show_default=True)
 @click.option("--size", default=2048, show_default=True)
-def main(endpoint: str, messages: int, clients: int, size: int) -> None:
+@click.option("--domains", default=0, help="Recipients are in so many, not in one.")
+def main(endpoint: str, messages: int, clients: int, size: int, domains: int) -> None:
     """Send numbered messages and print as JSON which of them got a 250."""
-    result = uvloop.run(_main(Endpoint.parse(endpoint), messages, clients, size))
+    load = Load(messages, size, domains)
+    result = uvloop.run(load.run(Endpoint.parse(endpoint), clients))
     click.echo(msgspec.json.encode(result))
-
-
-async def _main(endpoint: Endpoint, messages: int, clients: int, size: int) -> Result:
-    return await Load(messages, size).run(endpoint, clients)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from fastmta.config_reader import (
     MailAddress,
     Name,
     Network,
+    NextHop,
     Problem,
     Reader,
     Table,
@@ -41,12 +42,14 @@ __all__ = [
     "Duration",
     "Endpoint",
     "Headers",
+    "HopProtocol",
     "Listener",
     "Log",
     "MailAddress",
     "MailSource",
     "Name",
     "Network",
+    "NextHop",
     "Pool",
     "Problem",
     "Reports",
@@ -72,6 +75,7 @@ HOUR, DAY = 3600, 86400
 _LARGEST_FILE = MiB  # of a configuration, octets
 
 TlsMode = Literal["none", "starttls", "implicit"]
+HopProtocol = Literal["smtp", "lmtp"]
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 Octets = Annotated[int, Meta(ge=1, le=1 << 40)]
@@ -123,11 +127,13 @@ class Dns(Table, frozen=True, kw_only=True):
 class Delivery(Table, frozen=True, kw_only=True):
     port: Port = 25
     allow_local_addresses: bool = False
+    ca_file: Path | None = None  # whom `tls = "verified"` trusts; None: whom the system does
 
 
 class Route(Table, frozen=True, kw_only=True):
     domain: DomainPattern  # "example.test", "*.example.test" (below it), "*" (any)
-    next_hop: tuple[Endpoint, ...]
+    protocol: HopProtocol = "smtp"
+    next_hop: tuple[NextHop, ...]
 
 
 class MailSource(Table, frozen=True, kw_only=True):

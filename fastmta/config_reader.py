@@ -116,6 +116,36 @@ class Endpoint(NamedTuple):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+# sun_path of unix(7), with the NUL at its end.
+_LONGEST_PATH = 107
+
+
+class NextHop(Endpoint):
+    """An endpoint, or a unix socket: written "unix:/run/lmtp", which is its `host`; no port."""
+
+    @classmethod
+    def parse(cls, text: str) -> "NextHop":
+        if not text.startswith("unix:"):
+            return cls(*Endpoint.parse(text))
+        path = text.removeprefix("unix:")
+        # What separates the hosts of a site's name cannot be part of one.
+        if not path.startswith("/") or not path.isprintable() or set(path) & set(" >|"):
+            raise ValueError(
+                f'{_show(text)} is no socket; write an absolute path: "unix:/run/lmtp"'
+            )
+        if len(path.encode()) > _LONGEST_PATH:
+            raise ValueError(f"{_show(text)}: a socket's path has at most {_LONGEST_PATH} octets")
+        return cls(text, 0)
+
+    @property
+    def path(self) -> str:
+        """Of a unix socket; "" for anything else."""
+        return self.host[5:] if self.host.startswith("unix:") else ""
+
+    def __str__(self) -> str:
+        return self.host if self.path else super().__str__()
+
+
 # A host or domain name in lower case, A-labels where it is not ASCII (RFC 5890). Plain strings
 # at run time: msgspec encodes no subclasses of str.
 DomainName = NewType("DomainName", str)
@@ -202,6 +232,7 @@ _READERS: dict[Any, Callable[[str, Path], Any]] = {
     Duration: lambda text, _: Duration.parse(text),
     Rate: lambda text, _: Rate.parse(text),
     Endpoint: lambda text, _: Endpoint.parse(text),
+    NextHop: lambda text, _: NextHop.parse(text),
     DomainName: lambda text, _: parse_domain(text),
     DomainPattern: lambda text, _: parse_pattern(text),
     Address: lambda text, _: parse_address(text),
@@ -217,6 +248,7 @@ _EXAMPLES: dict[Any, str] = {
     Duration: 'a duration such as "5m"',
     Rate: 'a rate such as "100/s"',
     Endpoint: 'a string such as "127.0.0.1:2525"',
+    NextHop: 'a string such as "127.0.0.1:2525" or "unix:/run/lmtp"',
     DomainName: 'a domain name such as "mail.example.test"',
     DomainPattern: 'a domain such as "example.test", "*.example.test" or "*"',
     Address: 'an address such as "192.0.2.10"',

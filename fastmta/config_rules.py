@@ -90,6 +90,10 @@ def _check_routes(config: "Config") -> Iterator[Problem]:
     for i, route in enumerate(config.route):
         if not route.next_hop:
             yield Problem(f"route[{i}].next_hop", 'is empty; write ["192.0.2.1:25"]')
+        for k, hop in enumerate(route.next_hop):
+            if hop.path and route.protocol != "lmtp":
+                text = f'"{hop}": a unix socket speaks LMTP; write protocol = "lmtp" in this route'
+                yield Problem(f"route[{i}].next_hop[{k}]", text)
         yield from _check_unreachable("route", [each.domain for each in config.route], i)
 
 
@@ -139,6 +143,20 @@ def _check_tenants(config: "Config") -> Iterator[Problem]:
 
 def _check_shaping(config: "Config") -> Iterator[Problem]:
     yield from check_shaping(config.shaping)
+
+
+def _check_ca_file(config: "Config") -> Iterator[Problem]:
+    path = config.delivery.ca_file
+    if path is None:
+        return
+    problems = list(_check_file("delivery.ca_file", path))
+    try:
+        if not problems:
+            ssl.create_default_context(cafile=path)
+    except ssl.SSLError as error:
+        reason = error.reason or "no certificate in PEM form"
+        problems = [Problem("delivery.ca_file", f"{path} cannot be loaded: {reason}")]
+    yield from problems
 
 
 def _check_retry(config: "Config") -> Iterator[Problem]:
@@ -234,6 +252,7 @@ RULES = (
     _check_pools,
     _check_tenants,
     _check_shaping,
+    _check_ca_file,
     _check_retry,
     _check_reports,
     _check_files,

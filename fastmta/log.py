@@ -72,6 +72,7 @@ class Attempt(Event, kw_only=True):
     site: str
     source: str = ""
     host: str
+    tls: str = ""  # version and cipher, then "verified" where the host proved its name
     code: int
     enhanced: str
     reply: str

@@ -24,6 +24,7 @@ from fastmta.delivery.hosts import Hosts
 from fastmta.delivery.router import Router
 from fastmta.delivery.site import RoutingError, Site
 from fastmta.delivery.source import Sources
+from fastmta.delivery.tls import Tls
 from fastmta.mail.arrival import Arrival
 from fastmta.mail.disposition import Disposition
 from fastmta.mail.envelope import format_id
@@ -142,6 +143,7 @@ class Worker:
             hosts=Hosts(time.monotonic, config.retry.first),
             room=self._room,
             queue=lambda limit: ReadyQueue(limit, self._weight_of),
+            tls=Tls(config.delivery.ca_file),
         )
         self._shards: dict[int, Shard] = {}
         self._journal_timer: asyncio.TimerHandle | None = None

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
-from bench import peers, processes, report
+from bench import fanout, peers, processes, report
 from bench.__main__ import main
 from bench.load import HEAD, Load, Result, body_of
 from bench.peers import Peer
@@ -195,6 +195,14 @@ def test_an_interrupted_run_leaves_nothing_behind(tmp_path: Path) -> None:
         # The load's own end may come a moment later: the relay under it is gone.
         wait_until(lambda pids=pids: not any(map(alive, pids)))  # type: ignore[misc]
         assert not list(tmp_path.iterdir())
+
+
+def test_fanout_asks_once_for_each_name(tmp_path: Path) -> None:
+    found = fanout.run(fanout.Options(messages=300, domains=60, sites=3, clients=5), tmp_path)
+    assert (found.refused, found.lost, found.duplicated) == (0, 0, 0)
+    assert found.queries == 60 + 3 * fanout.HOSTS * 2  # MX; A and AAAA
+    assert 3 <= found.connections <= 3 * 32
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_unknown_peer_is_wrong_usage() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastmta.config import Config, ConfigError, Duration, Endpoint, load, parse
+from fastmta.config import Config, ConfigError, Duration, Endpoint, NextHop, load, parse
 from fastmta.config_reader import covers, parse_pattern
 
 GOOD = """
@@ -88,6 +88,35 @@ def test_sources_pools_and_tenants_are_read_as_written(tmp_path: Path) -> None:
     assert config.pool[0].sources == {"out1": 2}
     assert config.pool[0].senders == ("*.example.net",)
     assert (config.tenants["a b"].weight, config.tenants["a b"].priority) == (3, "urgent")
+
+
+def test_a_route_by_lmtp() -> None:
+    text = edit("next_hop = [", 'protocol = "lmtp"\nnext_hop = ["unix:/run/dovecot/lmtp", ')
+    route = parse(text, Path("/tmp")).route[0]
+    assert route.protocol == "lmtp"
+    assert route.next_hop[0] == NextHop("unix:/run/dovecot/lmtp", 0)
+    assert [hop.path for hop in route.next_hop] == ["/run/dovecot/lmtp", "", ""]
+    assert list(map(str, route.next_hop)) == [
+        "unix:/run/dovecot/lmtp",
+        "mail.example.org:25",
+        "[::1]:26",
+    ]
+
+
+@pytest.mark.parametrize(
+    "text", ["unix:", "unix:run", "unix:/a b", "unix:/a>b", "unix:/a|b", "unix:/a\n", "unix:/a\0"]
+)
+def test_what_is_no_socket(text: str) -> None:
+    with pytest.raises(ValueError, match="absolute path"):
+        NextHop.parse(text)
+
+
+def test_the_path_of_a_socket_is_bounded() -> None:
+    """unix(7)."""
+    assert NextHop.parse("unix:/" + "x" * 106).path
+    for path in ("x" * 107, "é" * 54):
+        with pytest.raises(ValueError, match="107 octets"):
+            NextHop.parse(f"unix:/{path}")
 
 
 def edit(old: str, new: str) -> str:
@@ -173,6 +202,11 @@ BROKEN = {
         "dns.nameservers[0]",
         "address",
     ),
+    "a unix socket to bind to": (
+        edit("127.0.0.1:2525", "unix:/run/smtp"),
+        "listener[0].bind",
+        "host:port",
+    ),
     "a host name with a space": (edit("relay.example", "my relay"), "hostname", "domain name"),
     "an address for a host name": (edit("relay.example.test", "192.0.2.1"), "hostname", "address"),
     "a label of 64 octets": (edit("relay.", "a" * 64 + "."), "hostname", "domain name"),
@@ -204,6 +238,26 @@ BROKEN = {
         edit('["mail.example.org:25", "[::1]:26"]', "[]"),
         "route[0].next_hop",
         "empty",
+    ),
+    "a unix socket without LMTP": (
+        edit('"[::1]:26"', '"unix:/run/lmtp"'),
+        "route[0].next_hop[1]",
+        'protocol = "lmtp"',
+    ),
+    "a unix socket at no absolute path": (
+        edit('"[::1]:26"', '"unix:lmtp"'),
+        "route[0].next_hop[1]",
+        "absolute path",
+    ),
+    "an unknown protocol": (
+        edit('"*.Example.org"', '"*.example.org"\nprotocol = "lmpt"'),
+        "route[0].protocol",
+        "mean lmtp",
+    ),
+    "authorities that are not there": (
+        edit("port = 2600", 'port = 2600\nca_file = "none.pem"'),
+        "delivery.ca_file",
+        "cannot be read",
     ),
     "a route twice": (
         GOOD + '[[route]]\ndomain = "*.example.ORG"\nnext_hop = ["192.0.2.1:25"]',
@@ -472,6 +526,12 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class TestTls:
+    def test_the_authorities_are_certificates(self, certificates: Path) -> None:
+        text = edit("port = 2600", 'port = 2600\nca_file = "one.pem"')
+        assert parse(text, certificates).delivery.ca_file == certificates / "one.pem"
+        found = problems(text.replace("one.pem", "one.key"), certificates)
+        assert "cannot be loaded" in found["delivery.ca_file"]
+
     def read(self, certificates: Path, pair: tuple[str, str], text: str = GOOD) -> Config:
         return parse(f'{text}\n[tls]\ncertificate = "{pair[0]}"\nkey = "{pair[1]}"', certificates)
 

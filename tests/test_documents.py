@@ -26,6 +26,7 @@ IN_WORDS = {
         f"retry.domain.{name}": "that of `[retry]`"
         for name in ("first", "max_interval", "give_up_after")
     },
+    "delivery.ca_file": "the system's",
     "listener.tls": '`"starttls"` where `[tls]` is set, else `"none"`',
 }
 

@@ -3,6 +3,7 @@
 import asyncio
 import re
 import smtplib
+import ssl
 import subprocess
 import sys
 import time
@@ -20,8 +21,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastmta.sink import KEYWORDS, Behaviour, Counts, Mail, Mbox, Sink
-from fastmta.sink.server import Session
+from fastmta.sink.session import Session
 from fastmta.sink.tally import NUMBER, SUM, TIME, Tally, parse_ranges, percentile, ranges
+from tests.certificates import make_certificate
 from tests.support import run, until
 
 EOF = b""
@@ -434,19 +436,109 @@ def unquoted(mbox: bytes) -> Iterator[bytes]:
         yield re.sub(rb"(?m)^>(>*From )", rb"\1", part[:-1])
 
 
+# LMTP and TLS
+
+LISTS = b"LHLO me\r\nMAIL FROM:<a@b>\r\nRCPT TO:<%b@d>\r\nRCPT TO:<c@d>\r\nRCPT TO:<full@d>\r\n"
+
+
+@pytest.mark.parametrize("how", [b"DATA\r\nx\r\n.\r\n", b"BDAT 3 LAST\r\nx\r\n"])
+@pytest.mark.parametrize("fate", [b"busy", b"tempfail"])
+def test_over_lmtp_each_recipient_has_its_answer(how: bytes, fate: bytes) -> None:
+    mails, said = taken(LISTS % fate + how + b"QUIT\r\n", behaviour=Behaviour(lmtp=True))
+    assert [mail.recipients for mail in mails] == [["c@d"]]
+    codes = [line[:3] for line in said.splitlines() if line[3:4] == b" "]
+    at_rcpt = [b"250" if fate == b"busy" else b"451", b"250", b"250"]
+    go = [b"354"] if how[:4] == b"DATA" else []
+    at_end = [b"451"] * (fate == b"busy") + [b"250", b"552"]
+    assert codes == [b"250", b"250", *at_rcpt, *go, *at_end, b"221"]
+
+
+def test_over_smtp_one_busy_recipient_answers_for_all() -> None:
+    mails, said = taken(
+        b"EHLO me\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nRCPT TO:<busy@d>\r\nDATA\r\nx\r\n.\r\n"
+    )
+    assert mails == []
+    assert said.splitlines()[-1].startswith(b"451 ")
+
+
+def test_each_protocol_has_its_hello() -> None:
+    assert taken(b"LHLO me\r\n")[1].splitlines()[-1].startswith(b"500")
+    for hello in (b"EHLO me\r\n", b"HELO me\r\n"):
+        _, said = taken(hello, behaviour=Behaviour(lmtp=True))
+        assert said.splitlines()[-1].startswith(b"500")
+    _, said = taken(LISTS % b"permfail" + b"RSET\r\nMAIL FROM:<>\r\nDATA\r\n",
+                    behaviour=Behaviour(lmtp=True))  # fmt: skip
+    assert said.splitlines()[-1].startswith(b"503")
+
+
+def test_without_a_certificate_there_is_no_tls() -> None:
+    _, said = taken(b"EHLO me\r\nSTARTTLS\r\n")
+    assert b"250 STARTTLS" not in said
+    assert said.splitlines()[-1].startswith(b"503")
+
+
+def any_certificate() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
+def test_over_tls(tmp_path: Path) -> None:
+    certificate, key = make_certificate(tmp_path, "DNS:sink.test")
+    with command("--tls", str(certificate), str(key), "--json") as (process, endpoint):
+        with smtplib.SMTP(*endpoint) as client:
+            client.ehlo()
+            assert client.has_extn("STARTTLS")
+            client.starttls(context=any_certificate())
+            client.ehlo()
+            assert not client.has_extn("STARTTLS")
+            client.sendmail("a@b", ["c@d"], CONTENT)
+        process.send_signal(SIGTERM)
+        assert process.stdout
+        counts = msgspec.json.decode(process.stdout.readline(), type=Counts)
+        assert (counts.messages, counts.tls, counts.protocol_errors) == (1, 1, 0)
+
+
+def test_threat_02_nothing_in_the_clear_is_executed_behind_starttls(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        context = make_certificate(tmp_path, "DNS:sink.test").context
+        async with Sink(tls=context) as sink, Client.to(sink) as client:
+            await client.reply()
+            assert await client.codes(b"EHLO me\r\nSTARTTLS\r\nMAIL FROM:<a@b>\r\n", 2) == [
+                b"250",
+                b"220",
+            ]
+            await until(lambda: sink.totals.protocol_errors == 1)
+
+    run(scenario())
+
+
+def test_over_lmtp_and_a_unix_socket(tmp_path: Path) -> None:
+    path = tmp_path / "lmtp"
+    with command("--lmtp", "--json", listen=f"unix:{path}") as (process, _):
+        with smtplib.LMTP(str(path)) as client:
+            assert client.sendmail("a@b", ["c@d", "permfail@d"], CONTENT).keys() == {"permfail@d"}
+        process.send_signal(SIGTERM)
+        assert process.stdout
+        counts = msgspec.json.decode(process.stdout.readline(), type=Counts)
+        assert (counts.messages, counts.recipients, counts.protocol_errors) == (1, 1, 0)
+
+
 # The command
 
 
 @contextmanager
-def command(*options: str) -> Iterator[tuple["subprocess.Popen[str]", tuple[str, int]]]:
-    line = [sys.executable, "-m", "fastmta.cli.sink", "--listen", "127.0.0.1:0", *options]
+def command(
+    *options: str, listen: str = "127.0.0.1:0"
+) -> Iterator[tuple["subprocess.Popen[str]", tuple[str, int]]]:
+    line = [sys.executable, "-m", "fastmta.cli.sink", "--listen", listen, *options]
     with subprocess.Popen(
         line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         try:
             assert process.stderr
             host, _, port = process.stderr.readline().split()[-1].rpartition(":")
-            yield process, (host, int(port))
+            yield process, (host, int(port) if port.isdigit() else 0)
         finally:
             process.kill()
 

@@ -24,10 +24,11 @@ NEEDS = {
         "openssl": "openssl",
         "nc": "netcat-openbsd",
         "dnsmasq": "dnsmasq-base",
+        "lmtp": "dovecot-lmtpd",
         "strace": "strace",
     },
 }
-SEARCH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
+SEARCH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin", "/usr/lib/dovecot"])
 
 
 def missing(step: str) -> list[str]:

@@ -41,11 +41,16 @@ def _facts(config: Config) -> dict[str, Any]:
         for one in config.listener
     ]
     routes = [
-        {"domain": str(route.domain), "next_hop": [str(hop) for hop in route.next_hop]}
+        {
+            "domain": str(route.domain),
+            "protocol": route.protocol,
+            "next_hop": [str(hop) for hop in route.next_hop],
+        }
         for route in config.route
     ]
     if not any(route.domain == "*" for route in config.route):
-        routes.append({"domain": "*", "next_hop": [f"MX hosts, port {config.delivery.port}"]})
+        hosts = f"MX hosts, port {config.delivery.port}"
+        routes.append({"domain": "*", "protocol": "smtp", "next_hop": [hosts]})
     pools = [{"name": pool.name, "sources": dict(pool.sources)} for pool in config.pool]
     return {
         "hostname": config.hostname,
@@ -64,7 +69,7 @@ def _print_table(facts: dict[str, Any]) -> None:
         (f"{one['service']} on", f"{one['bind']}, tls: {one['tls']}") for one in facts["listeners"]
     ]
     rows += [("relays for", ", ".join(facts["relay_networks"]) or "nobody")]
-    rows += [(f"mail for {one['domain']}", ", ".join(one["next_hop"])) for one in facts["routes"]]
+    rows += [(f"mail for {one['domain']}", _hops(one)) for one in facts["routes"]]
     rows += [(f"pool {one['name']}", _shares(one["sources"])) for one in facts["pools"]]
     rows += [("data in", facts["data_dir"]), ("workers", facts["workers"])]
     for name, value in rows:
@@ -73,3 +78,8 @@ def _print_table(facts: dict[str, Any]) -> None:
 
 def _shares(sources: dict[str, int]) -> str:
     return ", ".join(f"{name} ({share})" for name, share in sources.items())
+
+
+def _hops(route: dict[str, Any]) -> str:
+    protocol = "" if route["protocol"] == "smtp" else f" by {route['protocol'].upper()}"
+    return ", ".join(route["next_hop"]) + protocol

@@ -104,7 +104,7 @@ def _print_table(survey: Survey, ttl: float) -> None:
 def _table(survey: Survey) -> Table:
     table = Table("preference", "host", "port", "address", "")
     for each in survey.candidates:
-        head = str(each.preference), each.host, str(each.port)
+        head = str(each.preference), each.host, str(each.port or "")
         detail = _detail(survey, each)
         rows = [(target.address, detail or _refused(target.refused)) for target in each.targets]
         for row in rows or [("", detail)]:

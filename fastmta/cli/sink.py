@@ -1,7 +1,8 @@
-"""`fastmta sink`: a receiving SMTP server that misbehaves as told."""
+"""`fastmta sink`: a receiving SMTP or LMTP server that misbehaves as told."""
 
 import asyncio
 import signal
+import ssl
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import closing, nullcontext
@@ -14,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fastmta.cli.common import json_option, print_json, refuse
-from fastmta.config import Duration, Endpoint
+from fastmta.config import Duration, NextHop
 from fastmta.sink import FATES, KEYWORDS, STEPS, Behaviour, Counts, Mbox, Sink
 
 SHARE = click.FloatRange(0, 1)
@@ -32,10 +33,10 @@ def _parsed(parse: Callable[[str], Any]) -> Callable[..., Any]:
     return callback
 
 
-def _listen(value: str) -> Endpoint:
+def _listen(value: str) -> NextHop:
     """As anywhere, but for port 0: any free one."""
     host, _, port = value.rpartition(":")
-    return Endpoint.parse(f"{host}:1")._replace(port=0) if port == "0" else Endpoint.parse(value)
+    return NextHop.parse(f"{host}:1")._replace(port=0) if port == "0" else NextHop.parse(value)
 
 
 def _keywords(value: str) -> frozenset[str]:
@@ -55,7 +56,15 @@ def _keywords(value: str) -> frozenset[str]:
     show_default=True,
     callback=_parsed(_listen),
     metavar="HOST:PORT",
-    help="Where to listen; port 0 takes a free one.",
+    help='Where to listen; port 0 takes a free one. "unix:/run/lmtp" is a unix socket.',
+)
+@click.option("--lmtp", is_flag=True, help="Speak LMTP: an answer for each recipient.")
+@click.option(
+    "--tls",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    nargs=2,
+    metavar="CERTIFICATE KEY",
+    help="Offer STARTTLS with these, in PEM form.",
 )
 @click.option("--hostname", default="sink.example.test", show_default=True)
 @click.option("--tempfail", type=SHARE, default=0.0, help="Share of recipients answered 451.")
@@ -123,7 +132,8 @@ def _keywords(value: str) -> frozenset[str]:
 )
 @json_option
 def sink(
-    listen: Endpoint,
+    listen: NextHop,
+    tls: tuple[Path, Path] | None,
     mbox: Path | None,
     count_header: str,
     exit_after: int,
@@ -141,6 +151,7 @@ def sink(
             Behaviour(**behaviour),
             take=box.append if box else None,
             number=count_header.encode(),
+            tls=_context(*tls) if tls else None,
         )
         show = print_json if as_json else _show_table
 
@@ -155,8 +166,17 @@ def sink(
             refuse(f"{listen}: {error.strerror}")
 
 
+def _context(certificate: Path, key: Path) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(certificate, key)
+    except ssl.SSLError as error:
+        refuse(f"{certificate} and {key} cannot be loaded: {error.reason}")
+    return context
+
+
 async def _serve(
-    server: Sink, listen: Endpoint, exit_after: int, report: Callable[[], None]
+    server: Sink, listen: NextHop, exit_after: int, report: Callable[[], None]
 ) -> None:
     loop = asyncio.get_running_loop()
     stopped = asyncio.Event()
@@ -164,8 +184,7 @@ async def _serve(
         loop.add_signal_handler(number, stopped.set)
     loop.add_signal_handler(signal.SIGUSR1, report)
     await server.start(*listen)
-    host, port = server.endpoint
-    print(f"sink: listening on {Endpoint(host, port)}", file=sys.stderr, flush=True)
+    print(f"sink: listening on {NextHop(*server.endpoint)}", file=sys.stderr, flush=True)
     if exit_after:
         loop.create_task(server.arrived(exit_after)).add_done_callback(lambda _: stopped.set())
     await stopped.wait()

@@ -1,7 +1,8 @@
-"""One SMTP connection to a host: the client machine on a socket, within limits of time."""
+"""One SMTP or LMTP connection to a host: the client machine on a socket, within limits of time."""
 
 import asyncio
 import logging
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Protocol, cast
 
@@ -10,8 +11,10 @@ from msgspec import Struct
 from fastmta.delivery import conversion
 from fastmta.delivery.conversion import CannotConvert
 from fastmta.delivery.site import Host
+from fastmta.delivery.tls import FAILED, HANDSHAKES, Tls
 from fastmta.mail.reply import Reply
-from fastmta.protocol.smtp_client import PHRASES, Client, Event, Timeouts
+from fastmta.protocol.smtp_client import Client, Event, TlsPolicy
+from fastmta.protocol.smtp_steps import PHRASES, Step, Timeouts
 from fastmta.queue.ready import Job
 
 log = logging.getLogger(__name__)
@@ -33,6 +36,7 @@ class Terms(Struct, frozen=True):
     by_step: tuple[float, ...]  # the time limit for the reply to each Step
     # Converted messages above JOINED_SIZE that may be in memory at a time.
     conversions: asyncio.Semaphore
+    tls: Tls
 
 
 class Owner(Protocol):
@@ -60,13 +64,27 @@ class Connection(asyncio.Protocol):
     `deadline` (loop time) is watched from outside: once it has passed, `expire` is to be called.
     """
 
-    def __init__(self, owner: Owner, terms: Terms, host: Host, address: str) -> None:
-        self.host, self.address = host, address
-        self.label = f"{host.name} [{address}]"
-        self.client = Client(terms.hostname)
+    def __init__(
+        self,
+        owner: Owner,
+        terms: Terms,
+        host: Host,
+        address: str,
+        tls: TlsPolicy = "opportunistic",
+    ) -> None:
+        self.is_local = address.startswith("unix:")  # a socket of this machine, so without TLS
+        self.label = address if self.is_local else f"{host.name} [{address}]"
+        if self.is_local or (tls == "opportunistic" and terms.tls.avoids(self.label)):
+            tls = "none"
+        lmtp = host.protocol == "lmtp"
+        self.client = Client(terms.hostname, self.label, lmtp=lmtp, tls=tls)
+        self.tls = ""  # what there is of it; see Disposition
+        self.falls_back = False  # TLS failed, and a connection without it may be made
         self.deadline = float("inf")
         self.messages = 0  # jobs that were begun here
         self.kept = False  # it has waited, or done a job: the host may have had enough of it
+        self.host, self.address, self._policy = host, address, tls
+        self._ended = False
         self._owner = owner
         self._terms = terms
         self._loop = asyncio.get_running_loop()
@@ -80,6 +98,19 @@ class Connection(asyncio.Protocol):
         self._resumed: asyncio.Future[None] | None = None  # set while the peer takes no more
 
     # What the owner does.
+
+    @property
+    def target(self) -> str:
+        """Where it goes, for people."""
+        return self.label if self.is_local else f"{self.label} port {self.host.port}"
+
+    async def connect(self) -> None:
+        """Raises OSError or ValueError where the host is not to be had."""
+        if self.is_local:
+            path = self.address.removeprefix("unix:")
+            await self._loop.create_unix_connection(lambda: self, path)
+        else:
+            await self._loop.create_connection(lambda: self, self.address, self.host.port)
 
     def begin(self, job: Job) -> None:
         """Send the message of the job; only when free, and without an objection."""
@@ -151,8 +182,9 @@ class Connection(asyncio.Protocol):
         self._lost()
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._lost()
-        self._owner.ended(self)
+        # During a handshake uvloop calls this or does not; what ended it is told to `_upgrade`.
+        if self.client.waiting is not Step.TLS:
+            self._end()
 
     def pause_writing(self) -> None:
         self._resumed = self._loop.create_future()
@@ -161,6 +193,12 @@ class Connection(asyncio.Protocol):
         if self._resumed is not None and not self._resumed.done():
             self._resumed.set_result(None)
         self._resumed = None
+
+    def _end(self) -> None:
+        if not self._ended:
+            self._ended = True
+            self._lost()
+            self._owner.ended(self)
 
     def _lost(self) -> None:
         self.abort(Reply(451, "4.4.2", f"connection lost {self._activity()}"))
@@ -177,6 +215,11 @@ class Connection(asyncio.Protocol):
         elif event is Event.BODY:
             assert self._sent is not None
             self._task = self._loop.create_task(self._stream(self._sent))
+        elif event is Event.STARTTLS:
+            # Nothing more is read in the clear: it would not be from whom we think.
+            self._transport.pause_reading()
+            self.deadline = float("inf")  # the handshake has its own
+            self._task = self._loop.create_task(self._upgrade())
         else:
             self._close()
 
@@ -230,6 +273,56 @@ class Connection(asyncio.Protocol):
         else:
             what = "between messages"
         return f"{what}: {self.label}"
+
+    # TLS.
+
+    async def _upgrade(self) -> None:
+        """The handshake, after the 220 to STARTTLS (RFC 3207 section 4)."""
+        HANDSHAKES.value += 1
+        transport: asyncio.Transport | None = None
+        try:
+            transport = await self._handshake()
+        except (OSError, ValueError, RuntimeError) as error:
+            # A certificate, a name that cannot be one, a transport that has gone meanwhile.
+            self._task = None
+            self._tls_failed(error)
+        finally:
+            if transport is None:
+                self._transport.abort()
+                self._end()
+        if transport is not None:
+            self._task = None
+            self._upgraded(transport)
+
+    async def _handshake(self) -> asyncio.Transport | None:
+        name = self.host.name.strip("[]")
+        timeouts = self._terms.timeouts
+        return await self._loop.start_tls(
+            self._transport,
+            self,
+            self._terms.tls.context(self._policy),
+            server_hostname=name,
+            ssl_handshake_timeout=timeouts.tls,
+            ssl_shutdown_timeout=timeouts.quit,
+        )
+
+    def _upgraded(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        session = transport.get_extra_info("ssl_object")
+        verified = " verified" if self._policy == "verified" else ""
+        self.tls = f"{session.version()} {session.cipher()[0]}{verified}"
+        for event in self.client.started_tls():
+            self._act(event)
+        if not self.client.closed:
+            self._flush()
+
+    def _tls_failed(self, error: Exception) -> None:
+        FAILED.value += 1
+        if self._policy == "opportunistic" and not self.client.closed:
+            self._terms.tls.avoid(self.label)
+            self.falls_back = True
+        text = f"no TLS with {self.label}: {_tls_reason(error)}"
+        self.abort(Reply(451, "4.7.5", text))
 
     # Messages that are not at hand, or too large for one write.
 
@@ -318,6 +411,15 @@ class Connection(asyncio.Protocol):
             chunk += len(parts)
             for part in parts:
                 yield part
+
+
+def _tls_reason(error: Exception) -> str:
+    """In the words of OpenSSL, without where in its source it was."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the certificate is not good: {error.verify_message}"
+    if isinstance(error, ssl.SSLError) and error.reason:
+        return f"the handshake failed: {error.reason.replace('_', ' ').lower()}"
+    return f"the handshake failed: {error or type(error).__name__}"
 
 
 def _unreadable(job: Job, error: Exception) -> Reply:

@@ -15,6 +15,7 @@ from fastmta.delivery.opening import CUT_OFF
 from fastmta.delivery.path import Path
 from fastmta.delivery.site import Site
 from fastmta.delivery.source import Pool, Source, Sources
+from fastmta.delivery.tls import Tls
 from fastmta.mail.disposition import Disposition
 from fastmta.queue.limits import Permits, Shape
 from fastmta.queue.ready import Job, ReadyQueue
@@ -61,6 +62,7 @@ class Dispatcher:
         queue: Callable[[int], ReadyQueue] = ReadyQueue,
         hosts: Hosts | None = None,
         bounds: Bounds = _BOUNDS,
+        tls: Tls | None = None,
     ) -> None:
         """`room` is told which path has room again that `submit` named as full.
 
@@ -75,7 +77,7 @@ class Dispatcher:
         self.connections: set[Connection] = set()
         self.idle: dict[Connection, None] = {}  # the one that has waited longest first
         self.conversions = asyncio.Semaphore(bounds.conversions)
-        self._read = read
+        self._read, self._tls = read, tls or Tls()
         self._settle = settle
         self._paths: dict[str, Path] = {}
         self._turned_away = False  # somebody waits until there may be one more path
@@ -168,7 +170,9 @@ class Dispatcher:
     def terms(self, path: Path) -> Terms:
         timeouts = path.shape.limits.timeouts
         hostname = path.source.hostname
-        return Terms(hostname, self._read, timeouts, timeouts.by_step(), self.conversions)
+        return Terms(
+            hostname, self._read, timeouts, timeouts.by_step(), self.conversions, self._tls
+        )
 
     @property
     def is_crowded(self) -> bool:

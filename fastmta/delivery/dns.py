@@ -22,7 +22,7 @@ from dns.rdatatype import RdataType
 from dns.rdtypes.ANY.MX import MX
 from dns.rdtypes.IN.A import A
 from dns.rdtypes.IN.AAAA import AAAA
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from fastmta import config, metrics
 from fastmta.delivery.nameserver import Nameserver
@@ -33,15 +33,23 @@ FAILURES = metrics.counter(
     "fastmta_dns_failures_total", "DNS look-ups without an answer: SERVFAIL, a loop, time out"
 )
 
+STALE = metrics.counter(
+    "fastmta_dns_stale_total", "DNS look-ups that failed and were answered by what had expired"
+)
+
 CACHE_SIZE = 10_000  # answers
 MAX_PENDING = 10_000  # look-ups under way or waiting; above it the answer is FAILURE
-MAX_QUERIES = 1_000  # look-ups that may ask a nameserver at the same time
+MAX_QUERIES = 200  # look-ups that may ask a nameserver at the same time
 ROUNDS = 3  # how often the whole list of nameservers is gone through
 PAYLOAD = 1232  # octets: what passes without fragments (RFC 9715 section 3)
 TTL_LEAST = 5.0  # seconds: a TTL of 0 must not cost one query a message
 TTL_MOST = 86_400.0
 TTL_NEGATIVE_MOST = 10_800.0  # RFC 2308 section 5
 TTL_FAILURE = 10.0  # RFC 9520 section 3.2: between 1 second and 5 minutes
+# RFC 8767 section 5: for how long an answer that has expired is better than none (there one to
+# three days), and for how long it is given before the nameservers are asked again.
+STALE_MOST = 86_400.0
+TTL_STALE = 30.0
 MAX_RECORDS = 100  # of one answer, the most preferred
 MAX_CHAIN = 8  # CNAMEs in a row that lead out of an answer; dnspython limits those within one
 
@@ -63,6 +71,7 @@ class Answer(Struct, Generic[R], frozen=True):
     expires: float  # by the resolver's clock
     records: tuple[R, ...] = ()
     detail: str = ""  # why it is a FAILURE
+    expired: float = 0.0  # when, of an answer that is given in spite of it
 
 
 class Exchange(Struct, frozen=True):
@@ -134,7 +143,9 @@ class Resolver:
                 answer = await self._follow(dns.name.from_text(name.encode("ascii")), kind)
         except _Failure as failure:
             FAILURES.value += 1
-            answer = Answer(Status.FAILURE, self.clock() + TTL_FAILURE, detail=str(failure))
+            answer = self._stale((name, kind)) or Answer(
+                Status.FAILURE, self.clock() + TTL_FAILURE, detail=str(failure)
+            )
         except (dns.exception.DNSException, UnicodeError) as error:
             # Too long a label, an empty one: no zone can hold such a name.
             return Answer(Status.NO_NAME, self.clock() + TTL_MOST, detail=str(error))
@@ -143,6 +154,18 @@ class Resolver:
         if len(self._cache) > CACHE_SIZE:
             self._cache.popitem(last=False)
         return answer
+
+    def _stale(self, key: Key) -> Answer[Any] | None:
+        """What was last found, where it expired lately (RFC 8767); that nothing is there bounces
+        mail, so only what is found is good beyond its time."""
+        known = self._cache.get(key)
+        if known is None or known.status is not Status.FOUND:
+            return None
+        expired = known.expired or known.expires
+        if self.clock() - expired > STALE_MOST:
+            return None
+        STALE.value += 1
+        return structs.replace(known, expires=self.clock() + TTL_STALE, expired=expired)
 
     async def _follow(self, name: Name, kind: RdataType) -> Answer[Any]:
         """Look up a name, and what its CNAMEs lead to (RFC 1034 section 3.6.2)."""

@@ -23,6 +23,8 @@ FAILED = metrics.counter(
     "Attempts at an SMTP connection out that no mail could be sent over",
 )
 
+# RFC 3463 section 3.8: what our policy, and not the host, has against the connection.
+TLS_WANTED = ("4.7.4", "4.7.5")
 CUT_OFF = Reply(451, "4.3.2", "cut off by our shutdown")
 _NO_ADDRESS = Reply(451, "4.4.4", "no address to send to")
 _IP_BIND_ADDRESS_NO_PORT = 24  # ip(7); the socket module has it from Python 3.12 on
@@ -76,7 +78,8 @@ async def _attempt(
 ) -> tuple[Reply | None, str]:
     """Why no mail can be sent there, None where it can; and the host."""
     hosts = dispatcher.hosts
-    connection = Connection(path, dispatcher.terms(path), host, spot.address)
+    tls = path.shape.limits.tls
+    connection = Connection(path, dispatcher.terms(path), host, spot.address, tls)
     probe = hosts.begin(spot)
     path.probe(+probe)
     try:
@@ -87,8 +90,11 @@ async def _attempt(
     finally:
         path.probe(-probe)
     label = connection.label
-    if reply is not None and reply.is_permanent:
-        hosts.let_go(spot)  # there is nothing wrong with it
+    if connection.falls_back:  # once: by now it is known that TLS fails with this host
+        hosts.let_go(spot)
+        return await _attempt(path, dispatcher, host, spot, local)
+    if reply is not None and (reply.is_permanent or reply.enhanced in TLS_WANTED):
+        hosts.let_go(spot)  # there is nothing wrong with it, but we are it, or want more of it
     elif reply is not None:
         hosts.failed(spot, label, reply, path.site.name, greeted=greeted, probe=probe)
     return reply, label
@@ -101,7 +107,7 @@ async def _reach(
     try:
         await _connect(path, dispatcher, connection, spot, local)
     except (OSError, ValueError) as error:
-        return Reply(451, "4.4.1", _why(error, f"{connection.label} port {spot.port}")), False
+        return Reply(451, "4.4.1", _why(error, connection.target)), False
     try:
         return await connection.opened, True
     except asyncio.CancelledError:
@@ -118,8 +124,7 @@ async def _connect(
     try:
         async with asyncio.timeout(path.shape.limits.timeouts.connect):
             if not local:
-                await loop.create_connection(lambda: connection, spot.address, spot.port)
-                return
+                return await connection.connect()
             bound = _bound(dispatcher, local)
             try:
                 await loop.sock_connect(bound, (spot.address, spot.port))

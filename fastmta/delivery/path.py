@@ -194,8 +194,8 @@ class Path:
         else:
             self._deferred += 1
         host = connection.label
-        success = connection.client.success
-        ends = [Disposition.of_reply(reply, host, now, success) for reply in replies]
+        success, tls = connection.client.success, connection.tls
+        ends = [Disposition.of_reply(reply, host, now, success, tls) for reply in replies]
         if len(replies) > 1 and not self._dispatcher.draining:
             left = left_over(replies)
             if left:

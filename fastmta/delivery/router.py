@@ -8,15 +8,17 @@ from ipaddress import ip_address
 from math import inf
 from typing import TypeVar
 
-from fastmta.config import Config, DomainPattern, Endpoint, Route
+from fastmta.config import Config, DomainPattern, HopProtocol, NextHop
 from fastmta.config_reader import covers
 from fastmta.delivery import addresses
 from fastmta.delivery.dns import Answer, Exchange, Resolver, Status
 from fastmta.delivery.site import RoutingError, Site
-from fastmta.delivery.survey import Candidate, Survey, Target, judge, judge_exchanges, judge_route
+from fastmta.delivery.survey import Candidate, Survey, Target, judge, judge_exchanges, judge_hops
 from fastmta.mail.reply import Reply
 
 V = TypeVar("V")
+
+_HOP = "next hop "  # before a next hop, among what is known: no domain begins like this
 
 CACHE_SIZE = 10_000  # domains, and sites
 MAX_HOSTS = 20  # of one domain, lowest preferences first; the others are never looked up
@@ -63,6 +65,24 @@ class Router:
         _remember(self._known, domain, (survey.expires, survey.outcome))
         return survey.outcome
 
+    def cached_hop(self, text: str) -> Site | None:
+        """As `cached`, for a next hop as `parse_hop` reads it."""
+        return self.cached(_HOP + text)
+
+    async def hop(self, text: str) -> Site:
+        """As `site`, for mail that is to go to this next hop whatever its domain is."""
+        if site := self.cached_hop(text):
+            return site
+        try:
+            protocol, next_hop = parse_hop(text)
+        except ValueError as error:
+            raise RoutingError(Reply(451, "4.4.4", f"next hop: {error}")) from None
+        survey = await self._by_hops(text, "an operator's order", protocol, (next_hop,))
+        if isinstance(survey.outcome, Reply):
+            raise RoutingError(survey.outcome)
+        _remember(self._known, _HOP + text, (survey.expires, survey.outcome))
+        return survey.outcome
+
     async def survey(self, domain: str) -> Survey:
         """What is to be known of a domain; never from this router's own cache."""
         self._surveys += 1
@@ -84,7 +104,8 @@ class Router:
     async def _survey_now(self, domain: str) -> Survey:
         for route in self._routes:
             if covers(route.domain, DomainPattern(domain)):
-                return await self._by_route(domain, route)
+                what = f"route {route.domain}"
+                return await self._by_hops(domain, what, route.protocol, route.next_hop)
         try:
             literal = addresses.parse_literal(domain)
         except ValueError:
@@ -94,17 +115,20 @@ class Router:
             return self._by_literal(domain, literal)
         return await self._by_dns(domain)
 
-    async def _by_route(self, domain: str, route: Route) -> Survey:
+    async def _by_hops(
+        self, domain: str, origin: str, protocol: HopProtocol, hops: Sequence[NextHop]
+    ) -> Survey:
         """Each next hop is a tier of its own, tried in the order of the configuration."""
         candidates = await asyncio.gather(
-            *(self._next_hop(tier, endpoint) for tier, endpoint in enumerate(route.next_hop))
+            *(self._next_hop(tier, endpoint) for tier, endpoint in enumerate(hops))
         )
-        outcome = judge_route(route, candidates)
-        return self._survey(domain, f"route {route.domain}", candidates, outcome)
+        outcome = judge_hops(origin, protocol, candidates)
+        origin += "" if protocol == "smtp" else f", {protocol}"
+        return self._survey(domain, origin, candidates, outcome)
 
-    async def _next_hop(self, tier: int, endpoint: Endpoint) -> Candidate:
+    async def _next_hop(self, tier: int, endpoint: NextHop) -> Candidate:
         """Whoever writes a route knows the host: no address is refused."""
-        if _is_address(endpoint.host):
+        if endpoint.path or _is_address(endpoint.host):
             return Candidate(tier, *endpoint, targets=(Target(endpoint.host, ""),))
         answer = await self._resolver.addresses(endpoint.host)
         targets = tuple(Target(address, "") for address in answer.records)
@@ -183,6 +207,15 @@ class Router:
             site = known
         _remember(self._sites, site.name, site)
         return site
+
+
+def parse_hop(text: str) -> tuple[HopProtocol, NextHop]:
+    """A next hop by itself: "192.0.2.1:25", "lmtp:192.0.2.1:24" or "lmtp:unix:/run/lmtp"."""
+    protocol: HopProtocol = "lmtp" if text.startswith("lmtp:") else "smtp"
+    hop = NextHop.parse(text.removeprefix("lmtp:"))
+    if hop.path and protocol == "smtp":
+        raise ValueError(f'"{text}": a unix socket speaks LMTP; write "lmtp:{text}"')
+    return protocol, hop
 
 
 def _first(exchanges: Iterable[Exchange]) -> list[Exchange]:

@@ -2,6 +2,7 @@
 
 from msgspec import Struct
 
+from fastmta.config import HopProtocol
 from fastmta.mail.reply import Reply
 
 
@@ -9,8 +10,9 @@ class Host(Struct, frozen=True):
     """One mail exchanger with the addresses that may be tried, in order."""
 
     name: str
-    addresses: tuple[str, ...]  # "192.0.2.1", "2001:db8::1"
-    port: int
+    addresses: tuple[str, ...]  # "192.0.2.1", "2001:db8::1", "unix:/run/lmtp"
+    port: int  # 0 where it is a unix socket
+    protocol: HopProtocol = "smtp"
 
 
 class Site(Struct, frozen=True):

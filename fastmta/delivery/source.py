@@ -118,8 +118,11 @@ class Sources:
                 for address in source.addresses
             )
 
-        # A site without addresses says so itself, whatever the source.
-        return pool.order(site.name, usable if families else lambda _: True)
+        # A site without addresses says so itself, whatever the source; and to a socket of this
+        # machine (LMTP) any will do.
+        hosts = (host for tier in site.tiers for host in tier)
+        is_local = any(address.startswith("unix:") for host in hosts for address in host.addresses)
+        return pool.order(site.name, usable if families and not is_local else lambda _: True)
 
     def objection(self, pool: Pool) -> Reply:
         """What mail is told that cannot leave from any source of its pool."""
@@ -133,7 +136,7 @@ class Sources:
 
     def local_address(self, source: Source, remote: str) -> str | None:
         """What to bind for a connection: "" for the system's choice, None: there is nothing."""
-        if not source.addresses:
+        if not source.addresses or remote.startswith("unix:"):
             return ""
         for address in source.addresses:
             if _family(address) == _family(remote) and not self._is_aside(address):

@@ -11,7 +11,7 @@ from math import inf
 
 from msgspec import Struct
 
-from fastmta.config import Endpoint, Route
+from fastmta.config import HopProtocol, NextHop
 from fastmta.delivery.dns import Answer, Exchange, Status
 from fastmta.delivery.site import Host, Site
 from fastmta.mail.reply import Reply
@@ -48,7 +48,7 @@ class Survey(Struct, frozen=True):
     """All that was found on the way from a domain to its site, or to the reply that says no."""
 
     domain: str
-    origin: str  # "route *", "MX", "implicit MX", "address literal"
+    origin: str  # "route *", "route *, lmtp", "MX", "implicit MX", "address literal"
     candidates: tuple[Candidate, ...]
     expires: float  # by the resolver's clock
     outcome: Site | Reply
@@ -99,15 +99,19 @@ def _dead_end(domain: str, candidates: Sequence[Candidate], implicit: bool) -> R
     return Reply(550, "5.4.4", f"no MX host of {domain} has an address")
 
 
-def judge_route(route: Route, candidates: Sequence[Candidate]) -> Site | Reply:
-    """As `judge`, but mail waits whatever happens: a slip in a [[route]] must bounce nothing."""
+def judge_hops(what: str, protocol: HopProtocol, candidates: Sequence[Candidate]) -> Site | Reply:
+    """As `judge`, but mail waits whatever happens: a slip in a [[route]] must bounce nothing.
+
+    `what` is whose next hops they are: "route *".
+    """
     if usable := [each for each in candidates if each.usable]:
-        names = ">".join(str(Endpoint(each.host, each.port)) for each in usable)
-        return Site(_short(names), tuple((_host(each),) for each in usable))
+        names = ">".join(str(NextHop(each.host, each.port)) for each in usable)
+        # What speaks LMTP is another site, were it at the same endpoint.
+        name = names if protocol == "smtp" else f"{protocol}:{names}"
+        return Site(_short(name), tuple((_host(each, protocol),) for each in usable))
     first = candidates[0]
     enhanced = "4.4.3" if first.status is Status.FAILURE else "4.4.4"
-    text = f"next hop {first.host} of the route for {route.domain}: {first.detail}"
-    return Reply(451, enhanced, text)
+    return Reply(451, enhanced, f"next hop {first.host} of {what}: {first.detail}")
 
 
 def _site(candidates: Sequence[Candidate]) -> Site:
@@ -117,12 +121,15 @@ def _site(candidates: Sequence[Candidate]) -> Site:
     return Site(_short(site_name([[host.name for host in tier] for tier in tiers])), tiers)
 
 
-def _host(candidate: Candidate) -> Host:
-    return Host(candidate.host, candidate.usable, candidate.port)
+def _host(candidate: Candidate, protocol: HopProtocol = "smtp") -> Host:
+    return Host(candidate.host, candidate.usable, candidate.port, protocol)
 
 
 def site_name(tiers: Sequence[Sequence[str]]) -> str:
-    """A name for hosts: "(mx1|mx2).example.test" are equals, "(mx1>mx2).example.test" not."""
+    """A name for hosts: "(mx1|mx2).example.test" are equals, "(mx1>mx2).example.test" not.
+
+    "(>alt1|alt2).mx.example.test" is mx.example.test itself with two that stand behind it.
+    """
     names = [name.split(".") for tier in tiers for name in tier]
     shared = _shared_labels(names) if len(names) > 1 else 0
     if shared < 2:  # a top-level domain alone says nothing
@@ -134,8 +141,8 @@ def site_name(tiers: Sequence[Sequence[str]]) -> str:
 
 
 def _shared_labels(names: Sequence[Sequence[str]]) -> int:
-    """How many labels all names end in, leaving each at least one of its own."""
-    most = min(map(len, names)) - 1
+    """How many labels all names end in; that may be the whole of one of them."""
+    most = min(map(len, names))
     differ = (n for n in range(most) if len({name[-1 - n] for name in names}) > 1)
     return next(differ, most)
 

@@ -27,10 +27,11 @@ class Disposition(Struct, frozen=True, array_like=True):
     host: str
     time: float  # seconds since the epoch
     success: Action | None = None
+    tls: str = ""  # "TLSv1.3 TLS_AES_256_GCM_SHA384", " verified" behind it; "" in the clear
 
     @classmethod
     def of_reply(
-        cls, reply: Reply, host: str, time: float, success: Action | None = None
+        cls, reply: Reply, host: str, time: float, success: Action | None = None, tls: str = ""
     ) -> "Disposition":
         """2xx is delivered, 5xx failed, anything else deferred (RFC 5321 section 4.2.1)."""
         if reply.is_positive:
@@ -39,4 +40,4 @@ class Disposition(Struct, frozen=True, array_like=True):
             kind = Kind.FAILED
         else:
             kind = Kind.DEFERRED
-        return cls(kind, reply, host, time, success)
+        return cls(kind, reply, host, time, success, tls)

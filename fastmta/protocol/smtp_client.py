@@ -1,11 +1,12 @@
-"""The client's side of an SMTP connection, without I/O (RFC 5321).
+"""The client's side of an SMTP or LMTP connection, without I/O (RFC 5321, RFC 2033).
 
 What is always true:
 
 - A reply belongs to the oldest command that has none; nothing is expected that was not sent.
 - Each recipient of a transaction gets exactly one reply, and DONE comes once a transaction.
 - A recipient's reply is positive only if its RCPT was answered 2xx and, after that, the end of
-  the data, all of which had been sent.
+  the data, all of which had been sent. Over LMTP that answer is the recipient's own.
+- Where TLS is a must, no command but EHLO, STARTTLS and QUIT goes out before the handshake.
 - Once closed, nothing more is sent, understood or reported.
 """
 
@@ -13,8 +14,7 @@ import re
 from collections import deque
 from collections.abc import Callable
 from enum import IntEnum
-
-from msgspec import Struct
+from typing import Literal
 
 from fastmta._core.data import Stuffer
 from fastmta.mail.delivery_status import Action
@@ -22,69 +22,13 @@ from fastmta.mail.envelope import Envelope, Recipient
 from fastmta.mail.reply import Reply
 from fastmta.mail.xtext import original_recipient
 from fastmta.protocol.smtp_reply import MAX_TEXT, BadReply, Capabilities, ReplyReader
+from fastmta.protocol.smtp_steps import PHRASES, SUCCESS, Step
 
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f]")
 
 
-class Step(IntEnum):
-    """What was sent last: the command whose reply is awaited."""
-
-    GREETING = 0  # nothing was sent; the server speaks first
-    EHLO = 1
-    HELO = 2
-    MAIL = 3
-    RCPT = 4
-    DATA = 5
-    END = 6  # the dot that ends the data
-    BDAT = 7
-    RSET = 8
-    QUIT = 9
-
-
-PHRASES = (
-    "the greeting",
-    "the reply to EHLO",
-    "the reply to HELO",
-    "the reply to MAIL",
-    "the reply to RCPT",
-    "the reply to DATA",
-    "the reply to the end of the data",
-    "the reply to BDAT",
-    "the reply to RSET",
-    "the reply to QUIT",
-)
-
-# The class of reply (RFC 5321 section 4.2.1) by which a step has succeeded.
-_SUCCESS = (2, 2, 2, 2, 2, 3, 2, 2, 2, 2)
-
-
-class Timeouts(Struct, frozen=True):
-    """Seconds to wait for each reply (RFC 5321 section 4.5.3.2); ours where it names none."""
-
-    connect: float = 30  # ours: a host that is up answers in milliseconds
-    greeting: float = 300  # 4.5.3.2.1
-    hello: float = 300  # ours: like the greeting
-    mail: float = 300  # 4.5.3.2.2
-    rcpt: float = 300  # 4.5.3.2.3
-    data: float = 120  # 4.5.3.2.4
-    block: float = 180  # 4.5.3.2.5, for each piece of the message
-    end: float = 600  # 4.5.3.2.6
-    reset: float = 20  # ours: nothing is lost with the connection
-    quit: float = 10  # ours: likewise
-
-    def by_step(self) -> tuple[float, ...]:
-        return (
-            self.greeting,
-            self.hello,
-            self.hello,
-            self.mail,
-            self.rcpt,
-            self.data,
-            self.end,
-            self.end,
-            self.reset,
-            self.quit,
-        )
+# Whether to ask for TLS (RFC 3207), to go on without it, and to ask who is at the other end.
+TlsPolicy = Literal["none", "opportunistic", "required", "verified"]
 
 
 class Event(IntEnum):
@@ -94,6 +38,7 @@ class Event(IntEnum):
     BODY = 2  # send the body: `frame` each block
     DONE = 3  # the transaction is over: `replies` has one for each recipient
     CLOSED = 4  # the connection is of no more use; `reason` says why
+    STARTTLS = 5  # do the handshake, then `started_tls`; what comes in the clear is not for us
 
 
 _PENDING = Reply(0, "", "")  # a recipient's, until the transaction is over
@@ -108,12 +53,15 @@ class Client:
         "_body_due",
         "_events",
         "_expected",
+        "_host",
         "_hostname",
+        "_lmtp",
         "_next",
         "_open",
         "_output",
         "_reader",
         "_stuffer",
+        "_tls",
         "_unframed",
         "_unsent",
         "answers",
@@ -123,13 +71,24 @@ class Client:
         "replies",
     )
 
-    def __init__(self, hostname: str) -> None:
+    def __init__(
+        self,
+        hostname: str,
+        host: str = "the host",
+        *,
+        lmtp: bool = False,
+        tls: TlsPolicy = "none",
+    ) -> None:
+        """`hostname` is our name, `host` the other's, for replies of our own."""
         self.capabilities = Capabilities()
         self.closed = False
         self.reason: Reply | None = None
         self.replies: list[Reply] = []  # of the transaction's recipients, in order
         self.answers = 0  # what the server said so far, 421 aside
         self._hostname = hostname
+        self._host = host
+        self._lmtp = lmtp
+        self._tls: TlsPolicy = tls  # "none" as soon as it is there
         self._events: list[Event] = []
         self._expected: deque[Step] = deque((Step.GREETING,))
         self._output: list[bytes] = []
@@ -227,6 +186,24 @@ class Client:
         """End the connection as RFC 5321 section 4.1.1.10 asks; only when `is_ready`."""
         self._send(Step.QUIT, "QUIT\r\n")
 
+    def started_tls(self) -> list[Event]:
+        """The handshake is done: say hello again, all that was said before is void.
+
+        RFC 3207 section 4.2.
+        """
+        events: list[Event] = []
+        if self.closed:
+            return events
+        self._events = events
+        self._expected.clear()
+        self._tls = "none"
+        self.capabilities = Capabilities()
+        if self._reader.has_more:  # an answer that was begun in the clear must not end under TLS
+            self._violated("octets in the clear before the TLS handshake")
+        else:
+            self._hello()
+        return events
+
     def lost(self, reason: Reply) -> list[Event]:
         """The connection is gone, or given up: what has no reply yet gets this one."""
         events: list[Event] = []
@@ -255,7 +232,7 @@ class Client:
             return self._violated(f"reply to nothing: {reply}")
         step = self._expected[0]
         kind = reply.code // 100
-        if kind not in (_SUCCESS[step], 4, 5):
+        if kind not in (SUCCESS[step], 4, 5):
             return self._violated(f"{reply.code} is not {PHRASES[step]}")
         self.answers += 1
         self._expected.popleft()
@@ -268,10 +245,10 @@ class Client:
             return self._refused(reply)
         if self._is_ourselves(reply.text):
             return self._loops()
-        return self._send(Step.EHLO, f"EHLO {self._hostname}\r\n")
+        return self._hello()
 
     def _on_ehlo(self, reply: Reply, ok: bool) -> None:
-        if reply.code >= 500:  # section 3.2: it may know HELO alone
+        if reply.code >= 500 and not self._lmtp:  # section 3.2: it may know HELO alone
             return self._send(Step.HELO, f"HELO {self._hostname}\r\n")
         if ok:
             self.capabilities = Capabilities.parse(self._reader.lines[1:])
@@ -282,7 +259,22 @@ class Client:
             return self._refused(reply)
         if self._is_ourselves(reply.text):
             return self._loops()
-        return self._events.append(Event.READY)
+        if self._tls == "none":
+            return self._events.append(Event.READY)
+        if self.capabilities.starttls:
+            return self._send(Step.STARTTLS, "STARTTLS\r\n")
+        return self._go_on_in_the_clear("was not offered")
+
+    def _on_starttls(self, reply: Reply, ok: bool) -> None:
+        if not ok:
+            return self._go_on_in_the_clear(f"was refused: {reply}")
+        if self._reader.has_more:  # injected (CVE-2011-0411): nobody may speak but us now
+            return self._violated("octets in the clear behind the reply to STARTTLS")
+        self._expected.append(Step.TLS)
+        return self._events.append(Event.STARTTLS)
+
+    def _on_tls(self, reply: Reply, ok: bool) -> None:
+        self._violated("a reply in the clear instead of a TLS handshake")
 
     def _on_mail(self, reply: Reply, ok: bool) -> None:
         if not ok:
@@ -304,6 +296,8 @@ class Client:
         if not ok:
             self._answer_rest(reply)
             return self._finish(reset=True)
+        if self._lmtp and not self._accepted:  # RFC 2033 section 4.2: it must say 503
+            return self._violated("DATA accepted without a recipient")
         self._expected.append(Step.END)
         if not self._accepted:
             # RFC 2920 section 3.1: no recipient is left, so nothing but the dot is sent.
@@ -320,14 +314,19 @@ class Client:
     def _on_end(self, reply: Reply, ok: bool) -> None:
         if self._body_due and ok:
             return self._violated(f"message accepted before its end: {reply}")
-        self._answer_rest(reply)
         if self._body_due:  # refused halfway; there is no way to stop but to hang up
+            self._answer_rest(reply)
             return self._close(reply)
+        if self._lmtp and self._answer_one(reply):
+            return self._expected.append(Step.END)
+        self._answer_rest(reply)
         return self._finish(reset=False)
 
     def _on_bdat(self, reply: Reply, ok: bool) -> None:
         if self._body_due:
             return self._on_end(reply, ok)
+        if self._lmtp and self._answer_one(reply):
+            return self._expected.append(Step.BDAT)
         self._answer_rest(reply)
         # RFC 3030 section 2: a failed BDAT leaves the transaction to be cleared by RSET.
         return self._finish(reset=not ok)
@@ -341,6 +340,18 @@ class Client:
         self._close(reply)
 
     # What the steps are made of.
+
+    def _hello(self) -> None:
+        verb = "LHLO" if self._lmtp else "EHLO"  # RFC 2033 section 4.1
+        self._send(Step.EHLO, f"{verb} {self._hostname}\r\n")
+
+    def _go_on_in_the_clear(self, why: str) -> None:
+        """There is no TLS with this host: not one octet of mail where it is a must."""
+        if self._tls == "opportunistic":
+            return self._events.append(Event.READY)
+        text = f"TLS is required for {self._host}, but STARTTLS {why}"
+        self._close(Reply(451, "4.7.4", text[:MAX_TEXT]))
+        return self._output.append(b"QUIT\r\n")
 
     def _send(self, step: Step, command: str) -> None:
         self._expected.append(step)
@@ -413,6 +424,18 @@ class Client:
         self._body_due = True
         self._events.append(Event.BODY)
 
+    def _answer_one(self, reply: Reply) -> bool:
+        """RFC 2033 section 4.2: a reply for each accepted recipient; True: more are to come.
+
+        Section 4.3: where none was accepted, BDAT is refused as a whole.
+        """
+        if self._accepted <= 1:
+            return False  # the only one left has it by `_answer_rest`
+        self._accepted -= 1
+        self._next = self.replies.index(_PENDING, self._next % len(self.replies))
+        self.replies[self._next] = reply
+        return True
+
     def _answer_rest(self, reply: Reply) -> None:
         self.replies = [reply if each is _PENDING else each for each in self.replies]
 
@@ -462,6 +485,8 @@ class Client:
         self._close(Reply(451, "4.5.0", f"protocol error: {what}"[:MAX_TEXT]))
 
     def _is_ourselves(self, text: str) -> bool:
+        if self._lmtp:  # a mailbox, mostly on this very machine, and never a relay
+            return False
         name = text.split(None, 1)[0] if text.strip() else ""
         return name.rstrip(".").lower() == self._hostname.rstrip(".").lower()
 
@@ -486,6 +511,8 @@ _HANDLERS: tuple[_Handler, ...] = (
     Client._on_greeting,
     Client._on_ehlo,
     Client._on_helo,
+    Client._on_starttls,
+    Client._on_tls,
     Client._on_mail,
     Client._on_rcpt,
     Client._on_data,

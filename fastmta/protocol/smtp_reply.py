@@ -31,6 +31,11 @@ class ReplyReader:
         self._code = 0  # of the reply whose last line has not come yet
         self._enhanced = ""
 
+    @property
+    def has_more(self) -> bool:
+        """Something was fed that `next` has not given yet, if only the beginning of a line."""
+        return bool(self._pending or self._tail or self._code)
+
     def feed(self, data: bytes) -> None:
         """More of what the server sent; what came before must have been read with `next`."""
         lines = (self._tail + data).split(b"\n")
@@ -83,6 +88,7 @@ class Capabilities(Struct, frozen=True):
     utf8: bool = False  # RFC 6531
     dsn: bool = False  # RFC 3461
     size: int | None = None  # RFC 1870; 0: no limit is told, None: not offered
+    starttls: bool = False  # RFC 3207
 
     @classmethod
     def parse(cls, lines: list[str]) -> "Capabilities":
@@ -98,6 +104,7 @@ class Capabilities(Struct, frozen=True):
             utf8="SMTPUTF8" in offered,
             dsn="DSN" in offered,
             size=_size(offered["SIZE"]) if "SIZE" in offered else None,
+            starttls="STARTTLS" in offered,
         )
 
 

@@ -7,7 +7,7 @@ from msgspec import Struct
 from fastmta.config_reader import Rate
 from fastmta.config_shaping import TlsPolicy
 from fastmta.mail.reply import Reply
-from fastmta.protocol.smtp_client import Timeouts
+from fastmta.protocol.smtp_steps import Timeouts
 
 
 class SharedLimits(Struct, frozen=True, array_like=True):

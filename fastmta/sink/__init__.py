@@ -1,4 +1,4 @@
-"""A receiving SMTP server with chosen misbehaviour: a tool for demo, tests and bench."""
+"""A receiving SMTP or LMTP server with chosen misbehaviour: a tool for demo, tests and bench."""
 
 from fastmta.sink.behaviour import FATES, KEYWORDS, STEPS, Behaviour
 from fastmta.sink.server import Sink

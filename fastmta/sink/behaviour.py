@@ -8,17 +8,19 @@ from msgspec import Struct
 Step = Literal["connect", "mail", "rcpt", "data", "body", "end"]
 STEPS: tuple[Step, ...] = get_args(Step)
 KEYWORDS = ("PIPELINING", "SIZE", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES", "CHUNKING", "DSN")
-FATES = frozenset({"tempfail", "permfail", "slow", "421", "drop"})
+FATES = frozenset({"tempfail", "permfail", "slow", "421", "drop", "busy", "full"})
 
 
 class Behaviour(Struct, frozen=True, kw_only=True):
     """What the sink does to its clients; the default is to take everything at once.
 
     Shares are of 1. Times are seconds. A recipient whose local part is one of `FATES`, alone or
-    before a "+", chooses its fate itself.
+    before a "+", chooses its fate itself: at RCPT, or behind the message where it is busy (451)
+    or full (552), over LMTP for itself alone.
     """
 
     hostname: str = "sink.example.test"
+    lmtp: bool = False  # RFC 2033 instead of SMTP
     tempfail: float = 0.0  # share of RCPTs answered 451
     permfail: float = 0.0  # share of RCPTs answered 550
     drop: float = 0.0  # share of transactions whose connection is dropped

@@ -41,6 +41,7 @@ class Counts(Struct):
     octets: int = 0  # of those messages
     tempfailed: int = 0  # RCPTs answered 4xx
     permfailed: int = 0  # RCPTs answered 5xx
+    tls: int = 0  # connections that went over to TLS
     protocol_errors: int = 0  # commands out of order, or that were not offered
     distinct: int = 0  # message numbers
     duplicates: int = 0  # times that a recipient got a number again

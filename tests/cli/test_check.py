@@ -46,7 +46,17 @@ def test_the_same_as_json(file: Path) -> None:
     assert result.returncode == 0
     assert facts["ok"] is True
     assert facts["listeners"] == [{"service": "smtp", "bind": "127.0.0.1:2525", "tls": "none"}]
-    assert facts["routes"] == [{"domain": "*", "next_hop": ["MX hosts, port 25"]}]
+    assert facts["routes"] == [
+        {"domain": "*", "protocol": "smtp", "next_hop": ["MX hosts, port 25"]}
+    ]
+
+
+def test_a_route_by_lmtp(file: Path) -> None:
+    hops = '["unix:/run/lmtp", "127.0.0.1:24"]'
+    file.write_text(f'{GOOD}[[route]]\ndomain = "a.test"\nprotocol = "lmtp"\nnext_hop = {hops}\n')
+    assert (
+        "mail for a.test  unix:/run/lmtp, 127.0.0.1:24 by LMTP" in run("check", "-c", file).stdout
+    )
 
 
 def test_each_problem_is_one_line_on_standard_error(file: Path) -> None:

@@ -39,6 +39,10 @@ def config_file(server: DnsServer, tmp_path: Path) -> str:
         [[route]]
         domain = "routed.test"
         next_hop = ["127.0.0.1:2700"]
+        [[route]]
+        domain = "lists.test"
+        protocol = "lmtp"
+        next_hop = ["unix:/run/lmtp"]
         """
     )
     return str(file)
@@ -59,6 +63,14 @@ def test_the_command_shows_hosts_addresses_and_site(server: DnsServer, config_fi
         assert re.search(row, done.stdout), done.stdout
 
 
+def test_the_command_shows_a_route_by_lmtp(config_file: str) -> None:
+    done = dns_command("lists.test", "-c", config_file)
+    assert "lists.test: route lists.test, lmtp" in done.stdout
+    assert "site: lmtp:unix:/run/lmtp" in done.stdout
+    facts = msgspec.json.decode(dns_command("lists.test", "-c", config_file, "--json").stdout)
+    assert facts["site"]["tiers"][0][0]["protocol"] == "lmtp"
+
+
 def test_the_command_says_no_with_exit_code_1(config_file: str) -> None:
     done = dns_command("Local.Test.", "-c", config_file)
     assert done.returncode == 1
@@ -77,7 +89,16 @@ def test_the_command_prints_json(config_file: str) -> None:
         "ttl": None,
         "site": {
             "name": "127.0.0.1:2700",
-            "tiers": [[{"name": "127.0.0.1", "addresses": ["127.0.0.1"], "port": 2700}]],
+            "tiers": [
+                [
+                    {
+                        "name": "127.0.0.1",
+                        "addresses": ["127.0.0.1"],
+                        "port": 2700,
+                        "protocol": "smtp",
+                    }
+                ]
+            ],
         },
         "reply": None,
         "hosts": [

@@ -6,15 +6,18 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+from msgspec import structs
+
 from fastmta.config import parse
 from fastmta.delivery.dispatcher import Bounds, Dispatcher
 from fastmta.delivery.hosts import Hosts
 from fastmta.delivery.site import Host, Site
 from fastmta.delivery.source import Sources
+from fastmta.delivery.tls import Tls
 from fastmta.mail.disposition import Disposition
 from fastmta.mail.envelope import Envelope, Recipient
 from fastmta.mail.reply import Reply
-from fastmta.protocol.smtp_client import Timeouts
+from fastmta.protocol.smtp_steps import Timeouts
 from fastmta.queue.limits import Holder, Limits, Shape
 from fastmta.queue.ready import Job
 from tests.delivery.mx import Answer
@@ -93,6 +96,7 @@ class Relay:
         timeouts: Timeouts | None = None,
         permits: Rationed | None = None,
         hosts: Hosts | None = None,
+        tls: Tls | None = None,
         sources: str = "",  # tables of the configuration
     ) -> None:
         self.settled: list[tuple[Job, list[Disposition]]] = []
@@ -102,7 +106,9 @@ class Relay:
         self.read_up_to = 0  # the newest chunk that was asked for
         self.on_settle: Callable[[], object] = lambda: None
         self.on_room: Callable[[], object] = lambda: None
-        self.limits = limits or (Hasty(own=timeouts) if timeouts else Limits())
+        self.limits = limits or Limits()
+        if timeouts is not None:
+            self.limits = Hasty(own=timeouts, **structs.asdict(self.limits))
         self.permits = permits or Rationed()
         loop = asyncio.get_running_loop()
         self.dispatcher = Dispatcher(
@@ -114,6 +120,7 @@ class Relay:
             room=self._room,
             hosts=hosts,
             bounds=bounds or Bounds(),
+            tls=tls,
         )
         self._expected = 0
         self._enough = asyncio.Event()

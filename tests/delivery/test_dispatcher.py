@@ -11,7 +11,7 @@ from fastmta.delivery.path import Path
 from fastmta.delivery.site import Host, Site
 from fastmta.mail.disposition import Kind
 from fastmta.mail.envelope import Envelope, Recipient
-from fastmta.protocol.smtp_client import Timeouts
+from fastmta.protocol.smtp_steps import Timeouts
 from fastmta.queue.limits import Limits
 from fastmta.queue.ready import Job, ReadyQueue
 from tests.delivery.mx import DROP, SILENCE, Mx, Session

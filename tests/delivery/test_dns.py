@@ -21,6 +21,9 @@ from fastmta.delivery.dns import (
     FAILURES,
     HITS,
     QUERIES,
+    STALE,
+    STALE_MOST,
+    TTL_STALE,
     Answer,
     Exchange,
     Resolver,
@@ -287,6 +290,46 @@ def test_threat_13_servfail_is_no_nxdomain(server: DnsServer) -> None:
             clock.now += resolver_module.TTL_FAILURE
             server.zone["broken.test"] = {"MX": ["10 mx1.example.test."]}
             assert (await resolver.exchanges("broken.test")).status is Status.FOUND
+
+    run(scenario())
+
+
+def test_what_has_expired_is_better_than_nothing(server: DnsServer) -> None:
+    """RFC 8767, for a day."""
+
+    async def scenario() -> None:
+        clock, stale, server.ttl = Clock(), STALE.value, 100
+        async with resolving(server, clock=clock) as resolver:
+            fresh = await resolver.exchanges("example.test")
+            expired = clock.now + 100
+            server.zone["example.test"] = Fault.SERVFAIL
+            for later in (100, 200, STALE_MOST / 2, STALE_MOST - 40):
+                clock.now = expired + later
+                answer = await resolver.exchanges("example.test")
+                assert (answer.status, answer.records) == (Status.FOUND, fresh.records)
+                assert answer.expires == clock.now + TTL_STALE  # then they are asked again
+            assert STALE.value == stale + 4
+            clock.now = expired + STALE_MOST + 1
+            assert (await resolver.exchanges("example.test")).status is Status.FAILURE
+            server.zone["example.test"] = GOOD["example.test"]
+            clock.now += 3600
+            assert await resolver.exchanges("example.test") == Answer(
+                Status.FOUND, clock.now + 100, fresh.records
+            )
+
+    run(scenario())
+
+
+def test_that_nothing_is_there_is_not_believed_for_longer(server: DnsServer) -> None:
+    """It would bounce mail, on old evidence."""
+
+    async def scenario() -> None:
+        clock = Clock()
+        async with resolving(server, clock=clock) as resolver:
+            assert (await resolver.exchanges("nowhere.test")).status is Status.NO_NAME
+            server.zone["nowhere.test"] = Fault.SERVFAIL
+            clock.now += 3600
+            assert (await resolver.exchanges("nowhere.test")).status is Status.FAILURE
 
     run(scenario())
 

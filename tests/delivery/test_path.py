@@ -12,7 +12,7 @@ from fastmta.delivery.path import UNPROVEN
 from fastmta.delivery.site import Host, Site
 from fastmta.mail.disposition import Kind
 from fastmta.mail.reply import Reply
-from fastmta.protocol.smtp_client import Timeouts
+from fastmta.protocol.smtp_steps import Timeouts
 from fastmta.queue.limits import Limits
 from tests.delivery.mx import DROP, SILENCE, Mx, Session
 from tests.delivery.relay import Rationed, Relay, refusing, saying, site

@@ -20,10 +20,11 @@ from fastmta.config import (
     Duration,
     Endpoint,
     Listener,
+    NextHop,
     Route,
 )
 from fastmta.delivery import router as router_module
-from fastmta.delivery.dns import Resolver
+from fastmta.delivery.dns import MAX_QUERIES, QUERIES, Resolver
 from fastmta.delivery.router import Router
 from fastmta.delivery.site import Host, RoutingError, Site
 from fastmta.delivery.survey import MAX_ADDRESSES, MAX_NAME, Candidate, Target, judge, site_name
@@ -64,9 +65,7 @@ def settings(server: DnsServer, **changes: Any) -> Config:
 
 
 def route(domain: str, *next_hop: str) -> Route:
-    return Route(
-        domain=DomainPattern(domain), next_hop=tuple(Endpoint.parse(hop) for hop in next_hop)
-    )
+    return Route(domain=DomainPattern(domain), next_hop=tuple(map(NextHop.parse, next_hop)))
 
 
 @asynccontextmanager
@@ -436,11 +435,128 @@ def test_a_route_is_one_site_for_all_of_its_domains(server: DnsServer) -> None:
 
 def test_a_next_hop_that_is_not_found_bounces_nothing(server: DnsServer) -> None:
     assert refusal(server, "a.test", route=(route("*", "nowhere.test:25"),)) == (
-        "451 4.4.4 next hop nowhere.test of the route for *: no such name"
+        "451 4.4.4 next hop nowhere.test of route *: no such name"
     )
     assert refusal(server, "a.test", route=(route("*", "broken.test:25"),)).startswith("451 4.4.3")
     both = (route("*", "nowhere.test:25", "mx2.example.test:25"),)
     assert site(server, "a.test", route=both).name == "mx2.example.test:25"
+
+
+def test_a_route_by_lmtp(server: DnsServer) -> None:
+    route = Route(
+        domain=DomainPattern("*"),
+        protocol="lmtp",
+        next_hop=tuple(map(NextHop.parse, ["unix:/run/lmtp", "127.0.0.1:24", "[::1]:24"])),
+    )
+    found = site(server, "a.test", route=(route,))
+    assert found == Site(
+        "lmtp:unix:/run/lmtp>127.0.0.1:24>[::1]:24",
+        (
+            (Host("unix:/run/lmtp", ("unix:/run/lmtp",), 0, "lmtp"),),
+            (Host("127.0.0.1", ("127.0.0.1",), 24, "lmtp"),),
+            (Host("::1", ("::1",), 24, "lmtp"),),
+        ),
+    )
+    assert not server.queries
+
+
+def test_what_speaks_lmtp_is_another_site(server: DnsServer) -> None:
+    hops = (NextHop.parse("127.0.0.1:24"),)
+    by = {
+        protocol: site(
+            server,
+            "a.test",
+            route=(Route(domain=DomainPattern("*"), protocol=protocol, next_hop=hops),),
+        )
+        for protocol in ("smtp", "lmtp")
+    }
+    assert by["smtp"].name != by["lmtp"].name
+
+
+# By order of an operator
+
+
+def hop(server: DnsServer, text: str) -> Site | Reply:
+    async def scenario() -> Site | Reply:
+        async with routing(server) as router:
+            assert router.cached_hop(text) is None
+            try:
+                found = await router.hop(text)
+            except RoutingError as error:
+                return error.reply
+            assert router.cached_hop(text) is found is await router.hop(text)
+            assert router.cached(text) is None  # it is no domain
+            return found
+
+    return run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "host"),
+    [
+        ("127.0.0.1:25", "127.0.0.1:25", Host("127.0.0.1", ("127.0.0.1",), 25)),
+        (
+            "lmtp:unix:/run/lmtp",
+            "lmtp:unix:/run/lmtp",
+            Host("unix:/run/lmtp", ("unix:/run/lmtp",), 0, "lmtp"),
+        ),
+        ("lmtp:[::1]:24", "lmtp:[::1]:24", Host("::1", ("::1",), 24, "lmtp")),
+        (
+            "MX2.example.test:26",
+            "mx2.example.test:26",
+            Host("mx2.example.test", ("198.51.100.2",), 26),
+        ),
+    ],
+)
+def test_a_next_hop_by_itself(server: DnsServer, text: str, name: str, host: Host) -> None:
+    assert hop(server, text) == Site(name, ((host,),))
+
+
+@pytest.mark.parametrize(
+    ("text", "reply"),
+    [
+        ("nowhere.test:25", "451 4.4.4 next hop nowhere.test of an operator's order: no such name"),
+        ("broken.test:25", "451 4.4.3 next hop broken.test of an operator's order: "),
+        ("unix:/run/lmtp", '451 4.4.4 next hop: "unix:/run/lmtp": a unix socket speaks LMTP'),
+        ("somewhere", '451 4.4.4 next hop: "somewhere" is no "host:port"'),
+        ("lmtp:unix:run", '451 4.4.4 next hop: "unix:run" is no socket'),
+    ],
+)
+def test_a_next_hop_that_cannot_be_used_bounces_nothing(
+    server: DnsServer, text: str, reply: str
+) -> None:
+    assert str(hop(server, text)).startswith(reply)
+
+
+# Many at once
+
+
+def test_one_query_a_name_and_a_bounded_number_at_a_time(server: DnsServer) -> None:
+    domains = [f"d{number}.test" for number in range(1000)]
+    for number, domain in enumerate(domains):
+        mx = f"mx{number % 50}.hosts.test."
+        server.zone[domain] = {"MX": [f"10 a.{mx}", f"20 b.{mx}"]}
+    for number in range(50):
+        for letter in "ab":
+            server.zone[f"{letter}.mx{number}.hosts.test"] = {
+                "A": ["198.51.100.1"],
+                "AAAA": ["2001:db8::1"],
+            }
+
+    async def scenario() -> None:
+        server.gate.clear()
+        async with routing(server) as router:
+            before = QUERIES.value
+            found = asyncio.gather(*map(router.site, domains))
+            for _ in range(10):  # each of them has asked, or waits for its turn
+                await asyncio.sleep(0)
+            assert QUERIES.value - before == MAX_QUERIES == 200
+            server.gate.set()
+            assert len({id(site) for site in await found}) == 50
+            assert QUERIES.value - before == 1000 + 2 * 100
+
+    run(scenario())
+    assert set(server.queries.values()) == {1}
 
 
 # Pure parts
@@ -452,9 +568,24 @@ def test_a_next_hop_that_is_not_found_bounces_nothing(server: DnsServer) -> None
         ([["mx1.example.test"]], "mx1.example.test"),
         ([["mx1.example.test", "mx2.example.test"]], "(mx1|mx2).example.test"),
         ([["a.x.test", "b.x.test"], ["c.d.x.test"]], "(a|b>c.d).x.test"),
-        ([["x.test", "mx.x.test"]], "x.test|mx.x.test"),
+        ([["x.test", "mx.x.test"]], "(|mx).x.test"),
         ([["a.test", "b.test"]], "a.test|b.test"),
         ([["mx.a.test"], ["mx.b.test"]], "mx.a.test>mx.b.test"),
+        (
+            [["gmail-smtp-in.l.google.com"]]
+            + [[f"alt{n}.gmail-smtp-in.l.google.com"] for n in range(1, 5)],
+            "(>alt1>alt2>alt3>alt4).gmail-smtp-in.l.google.com",
+        ),
+        (
+            [
+                ["aspmx.l.google.com"],
+                ["alt1.aspmx.l.google.com", "alt2.aspmx.l.google.com"],
+                ["alt3.aspmx.l.google.com", "alt4.aspmx.l.google.com"],
+            ],
+            "(>alt1|alt2>alt3|alt4).aspmx.l.google.com",
+        ),
+        ([["tenant-com.mail.protection.outlook.com"]], "tenant-com.mail.protection.outlook.com"),
+        ([["mta5.am0.yahoodns.net", "mta6.am0.yahoodns.net"]], "(mta5|mta6).am0.yahoodns.net"),
     ],
 )
 def test_site_names(tiers: list[list[str]], name: str) -> None:

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -162,8 +163,8 @@ def relay(
 class Destination:
     """A sink on a thread of its own, which keeps what it takes."""
 
-    def __init__(self, behaviour: Behaviour) -> None:
-        self._sink = Sink(behaviour, take=self._take)
+    def __init__(self, behaviour: Behaviour, tls: ssl.SSLContext | None = None) -> None:
+        self._sink = Sink(behaviour, take=self._take, tls=tls)
         self._changed = threading.Condition()
         self.mail: list[Mail] = []
         self.port = 0
@@ -195,9 +196,12 @@ class Destination:
 
 
 @contextmanager
-def destination(host: str = "127.0.0.1", port: int = 0, **behaviour: Any) -> Iterator[Destination]:
+def destination(
+    host: str = "127.0.0.1", port: int = 0, tls: ssl.SSLContext | None = None, **behaviour: Any
+) -> Iterator[Destination]:
+    """`host` may be a unix socket: "unix:/run/lmtp"."""
     started = threading.Event()
-    sink = Destination(Behaviour(**behaviour))
+    sink = Destination(Behaviour(**behaviour), tls)
     scenario = sink.run(host, port, started)
     thread = threading.Thread(target=uvloop.run, args=(scenario,), daemon=True)
     thread.start()

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from fastmta.mail.delivery_status import Action
 from fastmta.mail.envelope import Envelope, Recipient
 from fastmta.mail.reply import Reply
-from fastmta.protocol.smtp_client import PHRASES, Client, Event, Step, Timeouts
+from fastmta.protocol.smtp_client import Client, Event, TlsPolicy
 from fastmta.protocol.smtp_reply import MAX_LINE, MAX_LINES, MAX_TEXT, Capabilities
+from fastmta.protocol.smtp_steps import PHRASES, Step, Timeouts
 
 GREETING = b"220 mx.test ESMTP\r\n"
 BODY = [b"Subject: x\r\n\r\n", b".dot\r\nend\r\n"]
@@ -30,8 +31,9 @@ ALL = (
 class Talk:
     """A client with what it sent and reported since it was last asked."""
 
-    def __init__(self, piece: int = 0) -> None:
-        self.client = Client("me.test")
+    def __init__(self, piece: int = 0, *, lmtp: bool = False, tls: TlsPolicy = "none") -> None:
+        self.client = Client("me.test", "mx.test [192.0.2.1]", lmtp=lmtp, tls=tls)
+        self.hello = b"LHLO me.test\r\n" if lmtp else b"EHLO me.test\r\n"
         self.piece = piece  # octets a read; 0: all at once
         self.events: list[Event] = []
 
@@ -50,7 +52,7 @@ class Talk:
         return events
 
     def greet(self, ehlo: bytes) -> None:
-        assert self.hear(GREETING) == b"EHLO me.test\r\n"
+        assert self.hear(GREETING) == self.hello
         assert self.hear(ehlo) == b""
         assert self.take_events() == [Event.READY]
         assert self.client.is_ready
@@ -633,12 +635,18 @@ LINES = st.one_of(
     script=st.lists(st.one_of(st.lists(LINES, min_size=1).map(b"".join), st.none()), max_size=12),
     recipients=st.integers(1, 4),
     streamed=st.booleans(),
+    lmtp=st.booleans(),
 )
 def test_any_replies_settle_every_recipient_once(
-    greeted: bool, ehlo: bytes, script: list[bytes | None], recipients: int, streamed: bool
+    greeted: bool,
+    ehlo: bytes,
+    script: list[bytes | None],
+    recipients: int,
+    streamed: bool,
+    lmtp: bool,
 ) -> None:
     """Nothing raises, whatever comes; None: the owner does what it can do next."""
-    talk = Talk()
+    talk = Talk(lmtp=lmtp, tls="opportunistic")
     if greeted:
         talk.greet(ehlo)
     mail = envelope(*map(str, range(recipients)))
@@ -685,6 +693,7 @@ def test_pieces_make_no_difference(said: bytes, sizes: list[int]) -> None:
 def test_every_step_has_its_time_and_phrase() -> None:
     """RFC 5321 section 4.5.3.2, in minutes where it says so."""
     limits = dict(zip(Step, Timeouts().by_step(), strict=True))
+    assert limits[Step.STARTTLS] == limits[Step.TLS] == 60
     assert len(PHRASES) == len(Step)
     assert limits[Step.GREETING] == limits[Step.MAIL] == limits[Step.RCPT] == 5 * 60
     assert limits[Step.DATA] == 2 * 60
