@@ -84,10 +84,12 @@ class Delivered(Attempt, tag="delivered", kw_only=True):
 
 
 class Deferred(Attempt, tag="deferred", kw_only=True):
+    category: str  # what the reply means: mail.classification
     due: float
 
 
 class Bounced(Attempt, tag="bounced", kw_only=True):
+    category: str
     dsn: str  # id of the message that tells the sender; "" where none is sent
 
 

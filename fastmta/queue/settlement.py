@@ -8,6 +8,7 @@ from typing import Any
 from fastmta import log as events
 from fastmta import metrics
 from fastmta.mail.arrival import Arrival
+from fastmta.mail.classification import CATEGORIES, classify
 from fastmta.mail.disposition import Disposition, Kind
 from fastmta.mail.dsn import Report, build_report
 from fastmta.mail.envelope import Envelope, Recipient, format_id
@@ -19,8 +20,15 @@ from fastmta.store.spool import Spool
 log = logging.getLogger(__name__)
 
 DELIVERED = metrics.counter("fastmta_delivered_total", "Recipients that were delivered")
-DEFERRED = metrics.counter("fastmta_deferred_total", "Attempts for a recipient that were deferred")
-BOUNCED = metrics.counter("fastmta_bounced_total", "Recipients that failed for good")
+DEFERRED = metrics.counters(
+    "fastmta_deferred_total",
+    "Attempts for a recipient that were deferred",
+    "category",
+    CATEGORIES,
+)
+BOUNCED = metrics.counters(
+    "fastmta_bounced_total", "Recipients that failed for good", "category", CATEGORIES
+)
 REPORTS = metrics.counter("fastmta_reports_total", "Failure reports sent to senders")
 DELIVERY_SECONDS = metrics.histogram(
     "fastmta_delivery_seconds", "Time from receipt to delivery, for each recipient"
@@ -63,9 +71,9 @@ class Settlement:
     def _deferred(
         self, remaining: Envelope, recipient: Recipient, end: Disposition, site: str
     ) -> None:
-        DEFERRED.value += 1
+        DEFERRED.count(category := classify(end.reply))
         event = _attempt(remaining, recipient, end, site)
-        self._journal.write(events.Deferred(**event, due=remaining.due))
+        self._journal.write(events.Deferred(**event, category=category, due=remaining.due))
 
     async def _fail(
         self,
@@ -80,10 +88,10 @@ class Settlement:
         report = await self._report(job, wanted) if wanted else None
         dsn = format_id(report.message) if report else ""
         for recipient, end in failed:
-            BOUNCED.value += 1
+            BOUNCED.count(category := classify(end.reply))
             told = dsn if wants_failure(recipient) else ""
             event = _attempt(envelope, recipient, end, site)
-            self._journal.write(events.Bounced(**event, dsn=told))
+            self._journal.write(events.Bounced(**event, category=category, dsn=told))
         self._spool.settle(envelope, remaining, report)
 
     async def _report(self, job: Job, failed: list[tuple[Recipient, Disposition]]) -> Arrival:
