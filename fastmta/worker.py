@@ -196,9 +196,14 @@ class Worker:
 
     async def reload(self, config: Config) -> list[str]:
         """Go on with another configuration; gives what of it could not be taken on."""
+        fixed = [
+            f"{name} takes effect at the next start"
+            for name in ("bounces", "suppression")
+            if getattr(config, name) != getattr(self._config, name)
+        ]
         self._config = config
         self.journal.reopen()
-        return []
+        return fixed
 
     def permit(self, payload: Raw) -> None:
         """What the arbiter of shared limits says."""

@@ -21,6 +21,7 @@ CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text()
 # Defaults that are a sentence, not a value.
 IN_WORDS = {
     "workers": "one for each CPU",
+    "bounces.suppress": "`true` where `[suppression]` is set",
     "listener.tls": '`"starttls"` where `[tls]` is set, else `"none"`',
 }
 
