@@ -29,6 +29,7 @@ class Category(StrEnum):
     CONTENT = "content"
     BLOCKLIST = "blocklist"
     AUTHENTICATION = "authentication"
+    SENDER = "sender"
     POLICY = "policy"
     RELAYING = "relaying"
     RATE = "rate"
