@@ -77,6 +77,7 @@ class Attempt(Event, kw_only=True):
     reply: str
     attempts: int
     received: float
+    category: str = ""  # of a reply that is no success, as replies are classified
 
 
 class Delivered(Attempt, tag="delivered", kw_only=True):
@@ -84,12 +85,10 @@ class Delivered(Attempt, tag="delivered", kw_only=True):
 
 
 class Deferred(Attempt, tag="deferred", kw_only=True):
-    category: str  # what the reply means: mail.classification
     due: float
 
 
 class Bounced(Attempt, tag="bounced", kw_only=True):
-    category: str
     dsn: str  # id of the message that tells the sender; "" where none is sent
 
 

@@ -65,8 +65,8 @@ def test_an_event_is_one_json_line_with_its_name_first(output: DispositionLog, p
             protocol="ESMTP",
         ),
         delivered(),
-        Deferred(**msgspec.structs.asdict(delivered()), category="full", due=300.0),
-        Bounced(**msgspec.structs.asdict(delivered()), category="policy", dsn="0DTR4J0000001"),
+        Deferred(**msgspec.structs.asdict(delivered()), due=300.0),
+        Bounced(**msgspec.structs.asdict(delivered()), dsn="0DTR4J0000001"),
     ]
     for event in events:
         output.write(event)
