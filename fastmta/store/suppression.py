@@ -113,8 +113,6 @@ def clean(txn: Transaction, db: Databases, start: bytes, now: float) -> bytes:
                 return b""
             entry = _unpack(cursor.value())
             more = cursor.delete() if entry and entry.is_over(now) else cursor.next()
-            # Past the last row, delete says True but stands nowhere.
-            more = more and bool(cursor.key())
         return cursor.key() if more else b""
 
 

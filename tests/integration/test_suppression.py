@@ -1,6 +1,7 @@
 """The suppression list between real processes: what comes in, what fails, what is refused."""
 
 import json
+import signal
 import smtplib
 import subprocess
 from pathlib import Path
@@ -200,6 +201,17 @@ def test_without_the_table_nothing_is_suppressed(tmp_path: Path) -> None:
         one.wait_for(1, event="bounce-received")
         assert rcpt(one, "bob@dest.test")[0] == 250
     assert not (tmp_path / "data" / "suppression").exists()
+
+
+def test_a_reload_that_changes_it_is_told(tmp_path: Path) -> None:
+    with relay(tmp_path, SUPPRESSION) as one:
+        command(one, "add", "bob@dest.test")
+        configuration = tmp_path / "fastmta.toml"
+        configuration.write_text(configuration.read_text() + 'on_match = "drop"\n')
+        one.process.send_signal(signal.SIGHUP)
+        told = "reload: suppression takes effect at the next start"
+        wait_until(lambda: told in (tmp_path / "stderr").read_text())
+        assert rcpt(one, "bob@dest.test")[0] == 550
 
 
 CONFIGURATION = (

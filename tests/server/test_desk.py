@@ -239,9 +239,23 @@ def test_what_each_address_takes(
 
 
 @pytest.mark.parametrize(
+    ("content", "names"),
+    [(BOUNCE, ["bounce-received", "report-unknown"]), (SPAM, ["report-unknown", "complaint"])],
+)
+def test_each_address_of_a_message_takes_its_own_kind(content: bytes, names: list[str]) -> None:
+    async def scenario() -> None:
+        scene = Scene()
+        assert await scene.accept(content, "x@b.example.test", "fbl@relay.example.test") is None
+        assert scene.lines.names == names
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(
     "fields",
     [
         BOB % (b"delayed", b"4.4.1"),
+        BOB % (b"delayed", b"4.1.1"),
         BOB % (b"failed", b"5.7.1"),
         BOB % (b"failed", b"5.2.2"),
         BOB.replace(b"bob@", b"b b@") % (b"failed", b"5.1.1"),
