@@ -17,7 +17,7 @@ def test_the_sdist_is_whole(tmp_path: Path) -> None:
     sources = {
         str(path.relative_to(ROOT))
         for path in (ROOT / "fastmta").rglob("*")
-        if path.suffix in {".py", ".pyx", ".pyi", ".pxd", ".typed"}
+        if path.suffix in {".py", ".pyx", ".pyi", ".pxd", ".toml", ".typed"}
     }
     assert sources | {"LICENSE", "Makefile", "docs/configuration.md"} <= names
     assert not [name for name in names if name.endswith((".c", ".so", ".pyc"))]

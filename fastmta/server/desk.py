@@ -35,6 +35,7 @@ SUPPRESSED = metrics.counters(
 
 # Octets of a report that are read: what counts stands before the message that came back.
 _MOST_READ = 1 << 20
+_MOST_ADDRESSES = 10  # of [bounces] that one message is read for
 _NOT_SAFE = Reply(451, "4.3.0", "The report could not be written, try again later")
 
 Done = Callable[[Reply | None], None]
@@ -50,6 +51,14 @@ class Addresses:
     def __contains__(self, address: str) -> bool:
         lower = address.lower()
         return lower in self._exact or lower.rpartition("@")[2] in self._domains
+
+
+class Sorted(NamedTuple):
+    """The recipients of one message."""
+
+    kept: list[Recipient]  # who get it
+    reports: list[str]  # addresses of [bounces]
+    dropped: list[tuple[Recipient, Entry]]
 
 
 class Findings(NamedTuple):
@@ -100,16 +109,7 @@ class Desk:
 
     def accept(self, arrival: Arrival, done: Done) -> None:
         """Reports are made safe first, then the rest is queued; `done` hears of both at once."""
-        reports: list[str] = []
-        dropped: list[tuple[Recipient, Entry]] = []
-        kept: list[Recipient] = []
-        for recipient in arrival.recipients:
-            if self._is_for_reports(recipient.address):
-                reports.append(recipient.address)
-            elif self._drops and (entry := self._find(recipient.address)):
-                dropped.append((recipient, entry))
-            else:
-                kept.append(recipient)
+        kept, reports, dropped = self._sort(arrival.recipients)
         arrival.recipients = kept
 
         def queue(refusal: Reply | None) -> None:
@@ -127,6 +127,17 @@ class Desk:
             self._take_in(arrival, reports, queue)
         else:
             queue(None)
+
+    def _sort(self, recipients: list[Recipient]) -> Sorted:
+        found = Sorted([], [], [])
+        for recipient in recipients:
+            if self._is_for_reports(recipient.address):
+                found.reports.append(recipient.address)
+            elif self._drops and (entry := self._find(recipient.address)):
+                found.dropped.append((recipient, entry))
+            else:
+                found.kept.append(recipient)
+        return found
 
     def _find(self, address: str) -> Entry | None:
         return self._suppressor.find(address) if self._suppressor else None
@@ -167,17 +178,13 @@ class Desk:
 
     def _read(self, parts: list[bytes], recipients: list[str]) -> list[Findings]:
         root = parse(b"".join(parts)[:_MOST_READ])
-        bounce = read_bounce(root) if any(one in self._bounces for one in recipients) else None
-        complaint = None
-        if any(one in self._complaints for one in recipients):
-            complaint = read_complaint(root)
         return [
             Findings(
                 one,
-                bounce if one in self._bounces and bounce and bounce.bounces else None,
-                complaint if one in self._complaints else None,
+                read_bounce(root) if one in self._bounces else None,
+                read_complaint(root) if one in self._complaints else None,
             )
-            for one in recipients
+            for one in recipients[:_MOST_ADDRESSES]
         ]
 
     def _keep(self, arrival: Arrival, found: list[Findings], done: Done) -> None:
@@ -213,10 +220,10 @@ class Desk:
             if one.complaint:
                 REPORTS.count("complaint")
                 self._tell_complaint(about, one.complaint)
-            if one.bounce:
+            if one.bounce and one.bounce.bounces:
                 REPORTS.count("bounce")
                 self._tell_bounce(about, one.bounce)
-            if not one.complaint and not one.bounce:
+            elif not one.complaint:
                 REPORTS.count("unknown")
                 self._journal.write(events.ReportUnknown(**about, size=arrival.size))
 
