@@ -8,6 +8,7 @@ relay, as its metrics have them, and which of the acknowledged messages arrived.
 import shlex
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -126,11 +127,14 @@ _METRICS = {
 }
 
 
-def _metrics(port: int) -> dict[str, float]:
+def _metrics(port: int) -> Counter[str]:
+    """Values by name; what differs by labels alone is added up."""
     with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
         lines = answer.read().decode().splitlines()
-    pairs = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
-    return {name: float(value) for name, value in pairs}
+    found: Counter[str] = Counter()
+    for name, value in (line.rsplit(" ", 1) for line in lines if not line.startswith("#")):
+        found[name.partition("{")[0]] += float(value)  # type: ignore[assignment]
+    return found
 
 
 def _dnsmasq(folder: Path, options: Options, ports: Ports) -> list[str]:

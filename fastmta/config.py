@@ -33,6 +33,7 @@ from fastmta.config_shaping import Shaping
 
 __all__ = [
     "Address",
+    "Bounces",
     "Config",
     "ConfigError",
     "Delivery",
@@ -60,6 +61,7 @@ __all__ = [
     "Smtp",
     "Source",
     "Spool",
+    "Suppression",
     "Tenant",
     "Tls",
     "TlsMode",
@@ -188,6 +190,27 @@ class Reports(Table, frozen=True, kw_only=True):
     postmaster: MailAddress = MailAddress("")  # "": nobody
 
 
+class Suppression(Table, frozen=True, kw_only=True):
+    """Without the table nothing is suppressed."""
+
+    on_match: Literal["reject", "drop"] = "reject"
+    hard_bounces: bool = True  # our own failures put addresses on the list
+    # What of hard bounces, our own and those that come in, means that an address is dead.
+    categories: tuple[Literal["bad-mailbox", "bad-domain", "inactive", "full"], ...] = (
+        "bad-mailbox",
+        "inactive",
+    )
+    expire_after: Annotated[Duration, Meta(gt=0, le=3650 * DAY)] = Duration(90 * DAY)
+
+
+class Bounces(Table, frozen=True, kw_only=True):
+    """Where reports come in: "bounces@example.test", "*@bounces.example.test"."""
+
+    addresses: tuple[str, ...] = ()
+    complaints: tuple[str, ...] = ()
+    suppress: bool | UnsetType = UNSET  # true where [suppression] is set
+
+
 class Log(Table, frozen=True, kw_only=True):
     dispositions: str = "dispositions.jsonl"  # below data_dir unless absolute; "-": standard output
     level: Literal["debug", "info", "warning", "error"] = "info"
@@ -212,6 +235,8 @@ class Config(Table, frozen=True, kw_only=True):
     shaping: Shaping = Shaping()
     retry: Retry = Retry()
     reports: Reports = Reports()
+    bounces: Bounces | None = None
+    suppression: Suppression | None = None
     log: Log = Log()
 
     def tls_mode(self, listener: Listener) -> TlsMode:
@@ -219,6 +244,12 @@ class Config(Table, frozen=True, kw_only=True):
         if listener.tls is not UNSET:
             return listener.tls
         return "starttls" if self.tls and listener.service == "smtp" else "none"
+
+    @property
+    def reports_suppress(self) -> bool:
+        """Whether bounces and complaints that come in put addresses on the list."""
+        bounces = self.bounces
+        return bool(self.suppression and bounces and bounces.suppress is not False)
 
     @property
     def disposition_log(self) -> str:

@@ -11,6 +11,7 @@ from msgspec import UNSET
 
 from fastmta.config_reader import DomainPattern, Endpoint, Problem, covers
 from fastmta.config_shaping import check_shaping
+from fastmta.mail.address import is_domain, is_mailbox
 
 if TYPE_CHECKING:
     from fastmta.config import Config, Listener, Retry, RetryDomain, Tls
@@ -221,6 +222,31 @@ def _check_reports(config: "Config") -> Iterator[Problem]:
         yield Problem("reports.unasked_delays", f"{text}, delay_after is {reports.delay_after}")
 
 
+def _check_bounces(config: "Config") -> Iterator[Problem]:
+    if (bounces := config.bounces) is None:
+        return
+    if not (bounces.addresses or bounces.complaints):
+        yield Problem("bounces", "is without effect; write addresses or complaints, or remove it")
+    if bounces.suppress is True and not config.suppression:
+        yield Problem("bounces.suppress", "is without effect; write a [suppression] table")
+    for name in ("addresses", "complaints"):
+        for i, address in enumerate(getattr(bounces, name)):
+            if not _is_report_address(address):
+                text = f'{address!r}: write "bounces@example.test" or "*@bounces.example.test"'
+                yield Problem(f"bounces.{name}[{i}]", text)
+
+
+def _is_report_address(text: str) -> bool:
+    local, _, domain = text.rpartition("@")
+    return is_domain(domain) if local == "*" else is_mailbox(text)
+
+
+def _check_suppression(config: "Config") -> Iterator[Problem]:
+    suppression = config.suppression
+    if suppression and not suppression.categories and suppression.hard_bounces:
+        yield Problem("suppression.hard_bounces", "is without effect while categories is empty")
+
+
 def _check_files(config: "Config") -> Iterator[Problem]:
     yield from _check_folder("data_dir", config.data_dir)
     name = config.log.dispositions
@@ -255,5 +281,7 @@ RULES = (
     _check_ca_file,
     _check_retry,
     _check_reports,
+    _check_bounces,
+    _check_suppression,
     _check_files,
 )

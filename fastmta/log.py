@@ -94,6 +94,48 @@ class Bounced(Attempt, tag="bounced", kw_only=True):
     pass
 
 
+class Suppressed(Event, tag="suppressed", kw_only=True):
+    """A recipient of an acknowledged message that was left out."""
+
+    recipient: str
+    reason: str  # and the rest as the suppression list has it
+    category: str
+    added: float
+    source: str
+
+
+class BounceReceived(Event, tag="bounce-received", kw_only=True):
+    """What a bounce that came in says of one address; nobody has proven it."""
+
+    recipient: str  # the address that it came to
+    address: str
+    permanent: bool
+    category: str
+    code: int
+    enhanced: str
+    reply: str
+    reporter: str
+    original: str  # Message-ID of the message that bounced; "" where it is not told
+
+
+class ComplaintReceived(Event, tag="complaint", kw_only=True):
+    """A feedback report (RFC 5965) about one address; "" where it is kept back."""
+
+    recipient: str
+    address: str
+    kind: str  # Feedback-Type
+    reporter: str
+    client: str  # Source-IP
+    original: str
+
+
+class ReportUnknown(Event, tag="report-unknown", kw_only=True):
+    """A message to an address of [bounces] in which nothing was recognised."""
+
+    recipient: str
+    size: int
+
+
 class DispositionLog:
     """Lines are gathered in memory and appended whole; workers share the file.
 

@@ -23,6 +23,19 @@ class Counter:
         self.name, self.help, self.value = name, help, 0
 
 
+class Counters:
+    """Numbers that only grow, one for each value that a label can have."""
+
+    __slots__ = ("counts", "help", "label", "name")
+
+    def __init__(self, name: str, help: str, label: str, values: tuple[str, ...]) -> None:
+        self.name, self.help, self.label = name, help, label
+        self.counts = dict.fromkeys(values, 0)
+
+    def count(self, value: str) -> None:
+        self.counts[value] += 1
+
+
 Combine = Literal["sum", "max"]
 
 
@@ -62,17 +75,26 @@ class Sample(Struct, array_like=True):
     help: str
     value: float  # the sum of observations for a histogram
     bounds: tuple[float, ...] = ()
-    counts: tuple[int, ...] = ()  # of each bucket by itself, not cumulated
+    counts: tuple[int, ...] = ()  # of each bucket by itself, not cumulated; or of each value
     combine: Combine = "sum"  # of a gauge
+    label: str = ""  # of counters, with its values
+    values: tuple[str, ...] = ()
 
 
 _counters: list[Counter] = []
+_labelled: list[Counters] = []
 _gauges: list[Gauge] = []
 _histograms: list[Histogram] = []
 
 
 def counter(name: str, help: str) -> Counter:
     _counters.append(metric := Counter(name, help))
+    return metric
+
+
+def counters(name: str, help: str, label: str, values: tuple[str, ...]) -> Counters:
+    """A counter for each of the `values`, which are few and known from the start."""
+    _labelled.append(metric := Counters(name, help, label, values))
     return metric
 
 
@@ -89,6 +111,18 @@ def histogram(name: str, help: str, bounds: tuple[float, ...] = SECONDS) -> Hist
 def snapshot() -> list[Sample]:
     """Everything that this process has declared, as it stands now."""
     samples = [Sample("counter", c.name, c.help, c.value) for c in _counters]
+    samples += [
+        Sample(
+            "counter",
+            each.name,
+            each.help,
+            sum(each.counts.values()),
+            counts=tuple(each.counts.values()),
+            label=each.label,
+            values=tuple(each.counts),
+        )
+        for each in _labelled
+    ]
     samples += [
         Sample("gauge", g.name, g.help, g.read() if g.read else g.value, combine=g.combine)
         for g in _gauges

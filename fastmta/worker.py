@@ -38,9 +38,13 @@ from fastmta.queue.retry import Policy, policies
 from fastmta.queue.scheduler import Scheduler
 from fastmta.queue.settlement import Settlement
 from fastmta.queue.shaping import Shaper
+from fastmta.queue.suppressor import FeedingLog, Suppressor
+from fastmta.server.desk import Desk
 from fastmta.server.smtp import SmtpService
 from fastmta.store.spool import Spool
+from fastmta.store.suppression import SuppressionList
 
+CLEAN_INTERVAL = 10.0  # seconds between two looks at some rows of the suppression list
 JOURNAL_INTERVAL = 0.1  # seconds between writes of the disposition log
 
 QUEUE = metrics.gauge("fastmta_queue_envelopes", "Envelopes in the queue")
@@ -131,8 +135,15 @@ class Worker:
         self._config, self._index = config, index
         self._began = time.monotonic()
         self._permits = _permits(ask, SlowDownRules(config.shaping.slow_down_rules))
-        self.journal = log.DispositionLog(config.disposition_log)
         self._policies = policies(config.retry)
+        self._list: SuppressionList | None = None
+        self._suppressor: Suppressor | None = None
+        if config.suppression:
+            self._list = SuppressionList(config.data_dir / "suppression")
+            self._suppressor = Suppressor(config.suppression, self._list)
+        self.journal = self._open_journal()
+        self._desk: Desk | None = None
+        self._cleaned = 0.0
         self._router = Router(config, Resolver(config.dns))
         self._dispatcher = Dispatcher(
             self._settle,
@@ -154,13 +165,32 @@ class Worker:
             self._shards[number] = self._open(folder / str(number), number)
         _show(list(self._shards.values()))
         intake = Intake(self._shards[self._index].spool, self.journal)
-        self._smtp = SmtpService(self._config, intake, _tls(self._config))
+        self._smtp = self._open_smtp(intake)
         for shard in self._shards.values():
             await shard.start()
         for listener in self._config.listener:
             if listener.service == "smtp":
                 await self._smtp.start(listener)
         self._write_journal()
+
+    def _open_journal(self) -> log.DispositionLog:
+        path = self._config.disposition_log
+        return FeedingLog(path, self._suppressor) if self._suppressor else log.DispositionLog(path)
+
+    def _open_smtp(self, intake: Intake) -> SmtpService:
+        config, tls = self._config, _tls(self._config)
+        if not (config.suppression or config.bounces):
+            return SmtpService(config, intake, tls)
+        drops = bool(config.suppression and config.suppression.on_match == "drop")
+        self._desk = Desk(
+            intake,
+            self.journal,
+            self._suppressor,
+            drops=drops,
+            bounces=config.bounces,
+            feeds=config.reports_suppress,
+        )
+        return SmtpService(config, self._desk, tls, self._desk.vet)
 
     def _open(self, folder: Path, number: int) -> Shard:
         spool = Spool(folder, number, self._config.spool.min_free_space)
@@ -211,8 +241,15 @@ class Worker:
 
     def _write_journal(self) -> None:
         self.journal.flush()
+        self._clean_suppression()
         loop = asyncio.get_running_loop()
         self._journal_timer = loop.call_later(JOURNAL_INTERVAL, self._write_journal)
+
+    def _clean_suppression(self) -> None:
+        now = time.monotonic()
+        if self._suppressor and now - self._cleaned > CLEAN_INTERVAL:
+            self._cleaned = now
+            self._suppressor.clean()
 
     async def reload(self, config: Config) -> list[str]:
         """Hand each part another configuration; gives what of it could not be taken on.
@@ -220,6 +257,11 @@ class Worker:
         What is under way ends as it began.
         """
         tls = _tls(config)
+        fixed = [
+            f"{name} takes effect at the next start"
+            for name in ("bounces", "suppression")
+            if getattr(config, name) != getattr(self._config, name)
+        ]
         self._config = config
         problem = self.journal.reopen(config.disposition_log)
         self._permits.rules = SlowDownRules(config.shaping.slow_down_rules)
@@ -231,7 +273,7 @@ class Worker:
         for shard in self._shards.values():
             shard.reload(config)
         problems = await self._smtp.reload(config, tls)
-        return [problem, *problems] if problem else problems
+        return [*fixed, *([problem] if problem else []), *problems]
 
     def permit(self, payload: Raw) -> None:
         """Take what the arbiter of shared limits says."""
@@ -266,6 +308,10 @@ class Worker:
         await self._dispatcher.drain(seconds)
         for shard in self._shards.values():
             await shard.close()
+        if self._desk is not None:
+            self._desk.close()
+        if self._list is not None:
+            await self._list.close()
         if self._journal_timer is not None:
             self._journal_timer.cancel()
         self.journal.close()

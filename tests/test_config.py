@@ -561,6 +561,42 @@ class TestTls:
             self.read(certificates, ("one.pem", "one.key"), text)
 
 
+class TestBounces:
+    @pytest.mark.parametrize(
+        ("text", "error"),
+        [
+            ("[bounces]", "^bounces: is without effect"),
+            ('[bounces]\naddresses = ["bounces"]', r'bounces.addresses\[0\]: .*write "bounces@'),
+            ('[bounces]\naddresses = ["*"]', r"bounces.addresses\[0\]"),
+            ('[bounces]\ncomplaints = ["a@b.test", "*@"]', r"bounces.complaints\[1\]"),
+            (
+                '[bounces]\naddresses = ["a@b.test"]\nsuppress = true',
+                r"bounces.suppress: is without effect; write a \[suppression\] table",
+            ),
+            ("[suppression]\ncategories = []", "suppression.hard_bounces: is without effect"),
+            ('[suppression]\ncategories = ["spam"]', r"suppression.categories\[0\]"),
+            ('[suppression]\non_match = "bounce"', "suppression.on_match"),
+            ('[suppression]\nexpire_after = "0s"', "suppression.expire_after"),
+        ],
+    )
+    def test_what_is_wrong(self, text: str, error: str) -> None:
+        with pytest.raises(ConfigError, match=error):
+            parse(f"{GOOD}\n{text}", Path("/tmp"))
+
+    @pytest.mark.parametrize(
+        ("text", "suppress"),
+        [
+            ("", False),
+            ("[suppression]", False),
+            ('[bounces]\naddresses = ["*@b.test"]', False),
+            ('[bounces]\naddresses = ["*@b.test"]\n[suppression]', True),
+            ('[bounces]\naddresses = ["*@b.test"]\nsuppress = false\n[suppression]', False),
+        ],
+    )
+    def test_whether_reports_suppress(self, text: str, suppress: bool) -> None:
+        assert parse(f"{GOOD}\n{text}", Path("/tmp")).reports_suppress is suppress
+
+
 # TOML that is nearly a configuration: known keys with values of any kind, and plain noise.
 _KEYS = ["hostname", "data_dir", "workers", "listener", "tls", "smtp", "route", "retry", "bind"]
 _keys = st.sampled_from(_KEYS) | st.text(max_size=5)

@@ -15,6 +15,7 @@ import fastmta
 from fastmta import metrics
 from fastmta.config import Config, Duration, parse
 from fastmta.config_reader import Table, table_of
+from fastmta.mail.classification import CATEGORIES
 
 ROOT = Path(__file__).parent.parent
 CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text()
@@ -27,6 +28,7 @@ IN_WORDS = {
         for name in ("first", "max_interval", "give_up_after")
     },
     "delivery.ca_file": "the system's",
+    "bounces.suppress": "`true` where `[suppression]` is set",
     "listener.tls": '`"starttls"` where `[tls]` is set, else `"none"`',
 }
 
@@ -80,6 +82,12 @@ def test_every_setting_is_documented_with_its_default() -> None:
 @pytest.mark.parametrize("example", re.findall(r"```toml\n(.*?)```", CONFIGURATION, re.S))
 def test_an_example_is_a_good_configuration(example: str, tmp_path: Path) -> None:
     assert parse(example, tmp_path)
+
+
+def test_every_category_of_a_reply_is_explained() -> None:
+    text = (ROOT / "docs" / "bounces.md").read_text()
+    explained = set(re.findall(r"^\| `([\w-]+)` \| .*?\. \| .*?\. \|$", text, re.M))
+    assert explained == set(CATEGORIES)
 
 
 def declared_metrics() -> set[str]:

@@ -16,6 +16,7 @@ COMMANDS = {
     "dns": "Show where mail for a domain goes.",
     "queue": "List and show queued mail.",
     "serve": "Run the server.",
+    "suppression": "Show and change the addresses that get no mail.",
     "sink": "Run a receiving server that misbehaves as told.",
     "status": "Show how the workers of a running server stand.",
 }

@@ -36,6 +36,10 @@ _HOST = re.compile(rb"[0-9A-Za-z_.:\-]{1,255}|\[[0-9A-Za-z.:]{1,64}\]")
 _CHUNK = re.compile(rb"([0-9]{1,18})( +[Ll][Aa][Ss][Tt])?")
 
 
+# An address, and whether the client may relay: why it is refused, or nothing.
+Vet = Callable[[str, bool], bytes]
+
+
 class Event(Enum):
     STARTTLS = "the output ends in 220: flush it, shake hands, call started_tls"
     DELAY = "hold the output for a second, call go_on, then write it"
@@ -69,6 +73,7 @@ class SmtpServer:
         "_refusal",
         "_scanner",
         "_state_after_pause",
+        "_vet",
         "arrival",
         "extended",
         "helo",
@@ -85,13 +90,15 @@ class SmtpServer:
         *,
         may_relay: bool = False,
         tls: bool = False,
+        vet: Vet | None = None,
     ) -> None:
-        """`refusal` is asked at each MAIL; `tls`: the session runs under TLS from the start."""
+        """`refusal` is asked at each MAIL, `vet` at each RCPT; `tls`: under TLS from the start."""
         self._policy = policy
         self._load = load
         self._refusal = refusal
         self.may_relay = may_relay
         self.tls = tls
+        self._vet = vet
         self.helo = ""
         self.extended = False  # EHLO, not HELO
         self.state = START
@@ -307,13 +314,23 @@ class SmtpServer:
             recipient = read_rcpt(argument, arrival, self._policy.hostname)
         except Refused as refused:
             return self._error(refused.answer)
-        if not self.may_relay:
-            return self._error(reply.RELAY_DENIED)
+        if self._vet is None:
+            if not self.may_relay:
+                return self._error(reply.RELAY_DENIED)
+        elif refusal := self._vet(recipient.address, self.may_relay):
+            return self._refused(refusal)
         if len(arrival.recipients) >= self._policy.max_recipients:
             return self._too_many_recipients()
         arrival.recipients.append(recipient)
         self.state = RECIPIENT
         return reply.RECIPIENT_OK
+
+    def _refused(self, answer: bytes) -> bytes:
+        """A recipient that is not taken; no error of a client that may relay."""
+        if not self.may_relay:
+            return self._error(answer)
+        self._load.rejected.value += 1
+        return answer
 
     def _too_many_recipients(self) -> bytes:
         self._overshoot += 1

@@ -1,18 +1,24 @@
 """The record of attempts: metrics, and a line of the disposition log for each recipient."""
 
-from collections.abc import Callable
 from typing import Any
 
 from fastmta import log as events
 from fastmta import metrics
+from fastmta.mail.classification import CATEGORIES, classify
 from fastmta.mail.disposition import Disposition
 from fastmta.mail.envelope import Envelope, Recipient
-from fastmta.mail.reply import Reply
 from fastmta.queue.outcome import End
 
 DELIVERED = metrics.counter("fastmta_delivered_total", "Recipients that were delivered")
-DEFERRED = metrics.counter("fastmta_deferred_total", "Attempts for a recipient that were deferred")
-BOUNCED = metrics.counter("fastmta_bounced_total", "Recipients that failed for good")
+DEFERRED = metrics.counters(
+    "fastmta_deferred_total",
+    "Attempts for a recipient that were deferred",
+    "category",
+    CATEGORIES,
+)
+BOUNCED = metrics.counters(
+    "fastmta_bounced_total", "Recipients that failed for good", "category", CATEGORIES
+)
 DOUBLE = metrics.counter(
     "fastmta_double_bounces_total", "Recipients of mail without a sender that failed for good"
 )
@@ -25,10 +31,10 @@ Dsns = dict[int, str]
 
 
 class Record:
-    """`classify` names the category of a reply that is no success."""
+    """Writes into one disposition log."""
 
-    def __init__(self, journal: events.DispositionLog, classify: Callable[[Reply], str]) -> None:
-        self._journal, self._classify = journal, classify
+    def __init__(self, journal: events.DispositionLog) -> None:
+        self._journal = journal
 
     def delivered(
         self, envelope: Envelope, ends: list[End], site: str, source: str, dsns: Dsns
@@ -46,32 +52,32 @@ class Record:
     ) -> None:
         """`waiting` is the envelope as this attempt leaves it."""
         for recipient, end in ends:
-            DEFERRED.value += 1
-            event = self._failure(waiting, recipient, end, site, source, dsns)
+            event = _failure(waiting, recipient, end, site, source, dsns)
+            DEFERRED.count(event["category"])
             self._journal.write(events.Deferred(**event, due=waiting.due))
 
     def failed(
         self, envelope: Envelope, ends: list[End], site: str, source: str, dsns: Dsns
     ) -> None:
         for recipient, end in ends:
-            BOUNCED.value += 1
             DOUBLE.value += not envelope.sender
-            event = self._failure(envelope, recipient, end, site, source, dsns)
+            event = _failure(envelope, recipient, end, site, source, dsns)
+            BOUNCED.count(event["category"])
             self._journal.write(events.Bounced(**event))
 
-    def _failure(
-        self,
-        envelope: Envelope,
-        recipient: Recipient,
-        end: Disposition,
-        site: str,
-        source: str,
-        dsns: Dsns,
-    ) -> dict[str, Any]:
-        event = _attempt(envelope, recipient, end, site, source)
-        event["category"] = self._classify(end.reply)
-        event["dsn"] = dsns.get(id(recipient), "")
-        return event
+
+def _failure(
+    envelope: Envelope,
+    recipient: Recipient,
+    end: Disposition,
+    site: str,
+    source: str,
+    dsns: Dsns,
+) -> dict[str, Any]:
+    event = _attempt(envelope, recipient, end, site, source)
+    event["category"] = classify(end.reply)
+    event["dsn"] = dsns.get(id(recipient), "")
+    return event
 
 
 def _attempt(
@@ -86,6 +92,7 @@ def _attempt(
         "site": site,
         "source": source,
         "host": end.host,
+        "tls": end.tls,
         "code": end.reply.code,
         "enhanced": end.reply.enhanced,
         "reply": end.reply.text,

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable
 from typing import Protocol
 
 from msgspec.structs import replace
@@ -13,7 +12,6 @@ from fastmta.log import DispositionLog
 from fastmta.mail.delivery_status import Action
 from fastmta.mail.disposition import Disposition
 from fastmta.mail.envelope import Envelope, format_id
-from fastmta.mail.reply import Reply
 from fastmta.queue.outcome import End, Notice, Outcome, expired, notices, outcome
 from fastmta.queue.ready import Job
 from fastmta.queue.record import Dsns, Record
@@ -54,12 +52,10 @@ class Settlement:
         journal: DispositionLog,
         *,
         orders: Orders | None = None,
-        classify: Callable[[Reply], str] = lambda reply: "",
     ) -> None:
-        """`classify` names the category of a reply that is no success."""
         self._spool, self._policy_for = spool, policy_for
         self._orders = orders
-        self._record = Record(journal, classify)
+        self._record = Record(journal)
         self.configure(wishes, hostname)
         self._reports: set[asyncio.Task[None]] = set()
 

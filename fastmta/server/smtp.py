@@ -17,7 +17,7 @@ from fastmta.mail.reply import Reply
 from fastmta.mail.trace import address_literal, protocol_name, received_field
 from fastmta.protocol import smtp_replies as reply
 from fastmta.protocol.smtp_limits import Load, Policy
-from fastmta.protocol.smtp_server import Event, SmtpServer
+from fastmta.protocol.smtp_server import Event, SmtpServer, Vet
 from fastmta.server.labels import BadLabel, Labels
 from fastmta.server.port import HANDSHAKE_SECONDS, Port
 from fastmta.server.session import (
@@ -85,7 +85,9 @@ class SmtpSession(Session):
     def __init__(self, service: "SmtpService", policy: Policy, implicit_tls: bool) -> None:
         super().__init__(service.sessions)
         self._service = service
-        self._machine = SmtpServer(policy, service.load, service.backend.refusal, tls=implicit_tls)
+        self._machine = SmtpServer(
+            policy, service.load, service.backend.refusal, tls=implicit_tls, vet=service.vet
+        )
         self._tls = ""  # "TLSv1.3"
         self._id = ""  # of the message that is being made safe, its size and when it was whole
         self._size = 0
@@ -336,8 +338,15 @@ class _Offer(NamedTuple):
 class SmtpService:
     """The SMTP listeners of one worker."""
 
-    def __init__(self, config: Config, backend: Backend, tls: ssl.SSLContext | None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        backend: Backend,
+        tls: ssl.SSLContext | None,
+        vet: Vet | None = None,
+    ) -> None:
         self.backend = backend
+        self.vet = vet
         self.tls = tls
         self.load = Load(_most_held(config), REJECTED)
         self.sessions = Sessions(config.smtp.max_sessions, config.smtp.max_sessions_per_client)

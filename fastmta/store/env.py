@@ -101,10 +101,10 @@ def open_environment(
     return env, handles
 
 
-def _make_private(folder: Path) -> None:
+def make_private(folder: Path) -> None:
     """Make a folder and those above it for us alone: the mode of mkdir is for the last one only."""
     if not folder.is_dir():
-        _make_private(folder.parent)
+        make_private(folder.parent)
         folder.mkdir(mode=0o700, exist_ok=True)
 
 
@@ -120,7 +120,7 @@ def own(path: Path) -> int:
 
 
 class Environment:
-    """One LMDB environment, owned by this process alone, bound to the running loop."""
+    """One LMDB environment, bound to the running loop, owned by this process alone or shared."""
 
     def __init__(
         self,
@@ -128,15 +128,19 @@ class Environment:
         databases: tuple[str, ...],
         apply: Apply,
         retired: tuple[str, ...] = (),
+        *,
+        shared: bool = False,
     ) -> None:
-        """Open `folder`, making it if need be; Locked if another process has it.
+        """Open `folder`, making it if need be; Locked if another process owns it.
 
-        `apply` makes the changes of a whole batch, so that it may join what goes together.
+        What is `shared` may be written by several processes, one after the other: LMDB's own lock
+        sees to that. `apply` makes the changes of a whole batch, so that it may join what goes
+        together.
         """
-        _make_private(folder)
+        make_private(folder)
         self.folder = folder
         self._names, self._retired, self._apply = databases, retired, apply
-        self._owner = own(folder / OWNER_LOCK)
+        self._owner = None if shared else own(folder / OWNER_LOCK)
         self._env, self._db = open_environment(folder, databases, retired)
         self._use = threading.Lock()  # reading, and reopening after a panic, exclude each other
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="spool-reader")
@@ -307,4 +311,5 @@ class Environment:
         await asyncio.sleep(0)  # the last batch's owners hear of it first
         self._reader.shutdown()
         self._env.close()
-        os.close(self._owner)
+        if self._owner is not None:
+            os.close(self._owner)

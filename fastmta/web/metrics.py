@@ -95,6 +95,11 @@ class Collected(Collector):
 
 
 def _family(sample: Sample) -> Metric:
+    if sample.label:
+        family = CounterMetricFamily(sample.name, sample.help, labels=[sample.label])
+        for value, count in zip(sample.values, sample.counts, strict=True):
+            family.add_metric([value], count)
+        return family
     if sample.kind == "counter":
         return CounterMetricFamily(sample.name, sample.help, value=sample.value)
     if sample.kind == "gauge":

@@ -3,7 +3,7 @@
 from fastmta.mail.arrival import Arrival
 from fastmta.mail.reply import Reply
 from fastmta.protocol.smtp_limits import Load, Policy
-from fastmta.protocol.smtp_server import Event, SmtpServer
+from fastmta.protocol.smtp_server import Event, SmtpServer, Vet
 
 
 class Count:
@@ -19,6 +19,7 @@ class Dialogue:
         may_relay: bool = True,
         tls: bool = False,
         max_held: int = 1 << 28,
+        vet: Vet | None = None,
         **policy: object,
     ) -> None:
         self.load = Load(max_held, Count())
@@ -27,7 +28,7 @@ class Dialogue:
         self.verdict: Reply | None = None  # what settles the next arrivals; None: safe
         self.settles = True  # arrivals are settled at once
         self.machine = SmtpServer(
-            self.policy, self.load, lambda: self.not_now, may_relay=may_relay, tls=tls
+            self.policy, self.load, lambda: self.not_now, may_relay=may_relay, tls=tls, vet=vet
         )
         self.greeting = self.machine.take_output()
         self.arrivals: list[Arrival] = []

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from fastmta.config import Duration, Reports, Retry
 from fastmta.log import DispositionLog
+from fastmta.mail.classification import classify
 from fastmta.mail.delivery_status import Action
 from fastmta.mail.disposition import Disposition
 from fastmta.mail.dsn import Notification, parse_report
@@ -182,11 +183,13 @@ def test_a_deferral_keeps_the_site_and_counts_the_report_of_its_delay(tmp_path: 
 
 def test_failures_have_the_category_of_their_reply(tmp_path: Path) -> None:
     async def scenario() -> None:
-        async with office(tmp_path, classify=lambda reply: f"of {reply.code}") as here:
+        async with office(tmp_path) as here:
             envelope = await here.take("a@to.test", "b@to.test", "c@to.test", sender="")
             here.settle(envelope, BUSY, NO_SUCH_USER, OK)
             found = {event["event"]: event["category"] for event in here.events()}
-            assert found == {"deferred": "of 450", "bounced": "of 550", "delivered": ""}
+            categories = {"deferred": classify(BUSY), "bounced": classify(NO_SUCH_USER)}
+            assert found == {**categories, "delivered": ""}
+            assert categories["bounced"] == "bad-mailbox" != categories["deferred"]
 
     run(scenario())
 

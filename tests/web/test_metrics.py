@@ -15,7 +15,7 @@ from prometheus_client.openmetrics import parser as openmetrics_parser
 
 from fastmta import metrics
 from fastmta.config import Endpoint
-from fastmta.metrics import Counter, Gauge, Histogram, Sample
+from fastmta.metrics import Counter, Counters, Gauge, Histogram, Sample
 from fastmta.server.http import HttpServer
 from fastmta.web.metrics import Health, admin_app, combine
 
@@ -24,12 +24,30 @@ ONE = [
     Sample("gauge", "fastmta_queue_size", "Envelopes", 10),
     Sample("gauge", "fastmta_queue_oldest_seconds", "Age", 60, combine="max"),
     Sample("histogram", "fastmta_commit_seconds", "Commits", 1.5, (0.5, 1.0), (2, 0, 1)),
+    Sample(
+        "counter",
+        "fastmta_by_kind_total",
+        "Kinds",
+        3,
+        counts=(1, 2),
+        label="kind",
+        values=("spam", "full"),
+    ),
 ]
 TWO = [
     Sample("counter", "fastmta_messages_total", "Messages", 4),
     Sample("gauge", "fastmta_queue_size", "Envelopes", 1),
     Sample("gauge", "fastmta_queue_oldest_seconds", "Age", 90, combine="max"),
     Sample("histogram", "fastmta_commit_seconds", "Commits", 0.25, (0.5, 1.0), (1, 1, 0)),
+    Sample(
+        "counter",
+        "fastmta_by_kind_total",
+        "Kinds",
+        4,
+        counts=(0, 4),
+        label="kind",
+        values=("spam", "full"),
+    ),
     Sample("counter", "fastmta_late_total", "Only one worker has it", 1),
 ]
 
@@ -85,6 +103,8 @@ SUMMED = {
     "fastmta_commit_seconds_bucket+Inf": 5,
     "fastmta_commit_seconds_count": 5,
     "fastmta_commit_seconds_sum": 1.75,
+    "fastmta_by_kind_totalspam": 1,
+    "fastmta_by_kind_totalfull": 6,
     "fastmta_late_total": 1,
 }
 
@@ -159,29 +179,36 @@ def test_combining_in_any_order_is_the_same(workers: list[list[Sample]]) -> None
 
 
 def test_a_declared_metric_comes_out_as_a_sample() -> None:
-    received, size, age, seconds = (
+    received, kinds, size, age, seconds = (
         Counter("a_total", "A"),
+        Counters("k_total", "K", "kind", ("spam", "full")),
         Gauge("b", "B", "sum"),
         Gauge("c_seconds", "C", "max"),
         Histogram("d_seconds", "D", (0.5, 1.0)),
     )
     received.value += 2
+    kinds.count("full")
     size.value = 3
     age.read = lambda: 4.0
     for value in (0.5, 0.75, 7.0):
         seconds.observe(value)
     declared = [*metrics._counters], [*metrics._gauges], [*metrics._histograms]
+    labelled = [*metrics._labelled]
     try:
         metrics._counters[:], metrics._gauges[:] = [received], [size, age]
-        metrics._histograms[:] = [seconds]
+        metrics._histograms[:], metrics._labelled[:] = [seconds], [kinds]
         assert metrics.snapshot() == [
             Sample("counter", "a_total", "A", 2),
+            Sample(
+                "counter", "k_total", "K", 1, counts=(0, 1), label="kind", values=("spam", "full")
+            ),
             Sample("gauge", "b", "B", 3),
             Sample("gauge", "c_seconds", "C", 4, combine="max"),
             Sample("histogram", "d_seconds", "D", 8.25, (0.5, 1.0), (1, 1, 1)),
         ]
     finally:
         metrics._counters[:], metrics._gauges[:], metrics._histograms[:] = declared
+        metrics._labelled[:] = labelled
 
 
 def test_samples_survive_the_way_from_a_worker() -> None:
