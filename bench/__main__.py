@@ -12,6 +12,7 @@ from rich.console import Console
 
 import bench.codec
 import bench.parse
+import bench.queue_depth
 import bench.relay
 from bench import peers, report
 from bench.peers import Peer
@@ -36,6 +37,7 @@ def main() -> None:
 
 main.add_command(bench.codec.main, "codec")
 main.add_command(bench.parse.main, "parse")
+main.add_command(bench.queue_depth.main, "queue-depth")
 
 
 @main.command(help=bench.relay.__doc__)

@@ -26,6 +26,8 @@ from fastmta.mail.arrival import Arrival
 from fastmta.mail.disposition import Disposition
 from fastmta.mail.envelope import format_id
 from fastmta.mail.reply import Reply
+from fastmta.queue import retry
+from fastmta.queue.expiry import Expiry
 from fastmta.queue.ready import Job
 from fastmta.queue.scheduler import Scheduler
 from fastmta.queue.settlement import Settlement
@@ -35,6 +37,7 @@ from fastmta.store.spool import Spool
 JOURNAL_INTERVAL = 0.1  # seconds between writes of the disposition log
 
 QUEUE = metrics.gauge("fastmta_queue_envelopes", "Envelopes in the queue")
+HELD = metrics.gauge("fastmta_queue_held_envelopes", "Envelopes that an operator keeps back")
 OLDEST = metrics.gauge(
     "fastmta_queue_oldest_seconds", "Age of the oldest message in the queue", combine="max"
 )
@@ -45,21 +48,25 @@ FREE = metrics.gauge("fastmta_spool_free_bytes", "Space inside the spool's files
 class Shard:
     """One spool with what empties it."""
 
-    def __init__(self, spool: Spool, settlement: Settlement, scheduler: Scheduler[Site]) -> None:
-        self.spool, self.settlement, self.scheduler = spool, settlement, scheduler
-        self._runner: asyncio.Task[None] | None = None
+    def __init__(
+        self, spool: Spool, settlement: Settlement, expiry: Expiry, scheduler: Scheduler[Site]
+    ) -> None:
+        self.spool, self.settlement = spool, settlement
+        self.expiry, self.scheduler = expiry, scheduler
+        self._runners: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         await self.spool.start(self.scheduler.admit)
-        self._runner = asyncio.ensure_future(self.scheduler.run())
+        for run in (self.scheduler.run(), self.expiry.run()):
+            self._runners.append(asyncio.ensure_future(run))
 
     def reload(self, config: Config) -> None:
         self.spool.keep_free(config.spool.min_free_space)
         self.settlement.configure(config.retry, config.hostname)
 
     async def stop_scheduling(self) -> None:
-        if self._runner is not None:
-            self._runner.cancel()
+        for runner in self._runners:
+            runner.cancel()
         await self.scheduler.stop()
 
     async def close(self) -> None:
@@ -115,7 +122,7 @@ class Worker:
         self._began = time.monotonic()
         self.journal = log.DispositionLog(config.disposition_log)
         self._router = Router(config, Resolver(config.dns))
-        self._dispatcher = Dispatcher(config.hostname, self._settle, self._read)
+        self._dispatcher = Dispatcher(config.hostname, self._settle, self._read, room=self._room)
         self._shards: dict[int, Shard] = {}
         self._journal_timer: asyncio.TimerHandle | None = None
 
@@ -136,10 +143,21 @@ class Worker:
     def _open(self, folder: Path, number: int) -> Shard:
         spool = Spool(folder, number, self._config.spool.min_free_space)
         settlement = Settlement(spool, self._config.retry, self._config.hostname, self.journal)
+        expiry = Expiry(spool, settlement, self._policy_for, self._shortest)
         scheduler = Scheduler(
-            spool, settlement, self._cached, self._resolve, self._dispatcher.submit
+            spool, settlement, self._cached, self._resolve, self._dispatcher.submit, expiry
         )
-        return Shard(spool, settlement, scheduler)
+        return Shard(spool, settlement, expiry, scheduler)
+
+    def _policy_for(self, domain: str) -> retry.Policy:
+        return self._config.retry
+
+    def _shortest(self) -> float:
+        return self._config.retry.give_up_after
+
+    def _room(self, path: str) -> None:
+        for shard in self._shards.values():
+            shard.spool.room(path)
 
     def _cached(self, domain: str) -> Site | None:
         return self._router.cached(domain)
@@ -236,11 +254,8 @@ def _show(shards: list[Shard]) -> None:
         oldest = min(filter(None, times), default=0.0)
         return max(0.0, time.time() - oldest) if oldest else 0.0
 
-    QUEUE.read, FILE.read, FREE.read = (
-        total("envelopes"),
-        total("file_octets"),
-        total("free_octets"),
-    )
+    QUEUE.read, HELD.read = total("envelopes"), total("held")
+    FILE.read, FREE.read = total("file_octets"), total("free_octets")
     OLDEST.read = age
 
 

@@ -16,6 +16,7 @@ from bench import peers, processes, report
 from bench.__main__ import main
 from bench.load import HEAD, Load, Result, body_of
 from bench.peers import Peer
+from bench.queue_depth import Depth
 from bench.relay import Options, Run, judge, numbered, outside
 from fastmta.config import Endpoint
 from fastmta.sink import Behaviour, Counts, Mail, Sink
@@ -211,3 +212,24 @@ def test_ratios_are_of_medians() -> None:
     assert found["messages/s, times Postfix"] == {"null": 10, "postfix": 1}
     assert found["messages/s, share of null"] == {"null": 1, "postfix": 0.1}
     assert found["CPU, times null"] == {"null": 1, "postfix": 10}
+
+
+# The deep queue
+
+
+def test_a_deep_queue_is_measured_beside_an_empty_one(tmp_path: Path) -> None:
+    output = tmp_path / "runs.json"
+    sizes = ["--envelopes=300", "--domains=20", "--due=10", "--messages=50", "--repeats=1"]
+    sizes.append("--rest=0")
+    line = [sys.executable, "-m", "bench", "queue-depth", *sizes, "--dir", str(tmp_path)]
+    done = subprocess.run(
+        [*line, "--json", str(output)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "envelopes that wait" in done.stdout
+    empty, deep = msgspec.json.decode(output.read_bytes(), type=list[Depth])
+    assert (empty.envelopes, deep.envelopes) == (0, 300)
+    assert empty.first == 0 < deep.first
+    assert 0 < deep.anonymous < deep.resident
+    assert [run.run.lost + run.run.duplicated + run.run.corrupt for run in (empty, deep)] == [0, 0]
+    assert list(tmp_path.iterdir()) == [output]

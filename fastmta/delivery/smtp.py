@@ -70,7 +70,9 @@ class Dispatcher:
         *,
         timeouts: Timeouts = _TIMEOUTS,
         limits: Limits = _LIMITS,
+        room: Callable[[str], None] = lambda _: None,
     ) -> None:
+        """`room` hears of each path that `submit` named, once it has room again or is gone."""
         conversions = asyncio.Semaphore(limits.conversions)
         self.terms = Terms(hostname, read, timeouts, timeouts.by_step(), conversions)
         self.limits = limits
@@ -78,6 +80,8 @@ class Dispatcher:
         self.connections: set[Connection] = set()
         self.idle: dict[Connection, None] = {}  # the one that has waited longest first
         self._settle = settle
+        self.room = room
+        self._turned_away: dict[str, None] = {}  # sites for which there was no path
         self._paths: dict[str, Path] = {}
         self._active = 0
         self._slots = limits.all_connections
@@ -85,18 +89,19 @@ class Dispatcher:
         self._timer: asyncio.TimerHandle | None = None
         self._emptied: asyncio.Future[None] | None = None
 
-    def submit(self, site: Site, job: Job) -> bool:
-        """False: not now (this site's ready queue is full, too many sites, or draining)."""
+    def submit(self, site: Site, job: Job) -> str:
+        """An empty string where it is taken, else the name of the path that has no room now."""
         if self.draining:
-            return False
+            return site.name
         path = self._paths.get(site.name) or self._new_path(site)
         if path is None:
-            return False
+            self._turned_away[site.name] = None
+            return site.name
         path.site = site  # its addresses may have changed
         if not path.submit(job):
-            return False
+            return site.name
         self._active += 1
-        return True
+        return ""
 
     def configure(self, hostname: str) -> None:
         """What counts for connections that are opened from now on."""
@@ -158,6 +163,9 @@ class Dispatcher:
         if self._paths.get(path.site.name) is path:
             del self._paths[path.site.name]
         self._starved.pop(path, None)
+        self.room(path.site.name)
+        if self._turned_away:
+            self.room(self._turned_away.popitem()[0])
         self._check_empty()
 
     def gone(self, connection: Connection) -> None:
@@ -317,7 +325,13 @@ class Path:
     def _next(self, connection: Connection) -> Job | None:
         if self._again and not connection.kept:
             return self._again.popleft()
-        return self._ready.take()
+        job = self._ready.take()
+        self._tell_of_room()
+        return job
+
+    def _tell_of_room(self) -> None:
+        if self._ready.has_refused and self._ready.has_regained():
+            self._dispatcher.room(self.site.name)
 
     def _park(self, connection: Connection) -> None:
         connection.park(self._limits.idle)
@@ -392,6 +406,7 @@ class Path:
             self._hold_until = self.loop.time() + self._limits.hold
         else:
             jobs += self._ready.take_all()
+            self._tell_of_room()
         disposition = Disposition.of_reply(reply, host, time.time())
         for job in jobs:
             dispositions = [disposition] * len(job.envelope.recipients)

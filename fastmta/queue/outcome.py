@@ -44,6 +44,14 @@ def _expired(end: Disposition) -> Disposition:
     return Disposition(Kind.FAILED, reply, end.host, end.time)
 
 
+def expired(envelope: Envelope, now: float) -> Disposition:
+    """The end of one that nobody could try again in time; for each of its recipients."""
+    if envelope.last is not None:
+        return msgspec.structs.replace(_expired(envelope.last), time=now)
+    reply = Reply(554, "5.4.7", "Delivery time expired before it could be tried")
+    return Disposition(Kind.FAILED, reply, "", now)
+
+
 def wants_failure(recipient: Recipient) -> bool:
     """Whether the sender wants to hear that this recipient failed (RFC 3461 section 4.1)."""
     return not recipient.notify or "FAILURE" in recipient.notify.split(",")

@@ -23,6 +23,16 @@ def interval(policy: Policy, attempts: int) -> float:
     return min(policy.first * 2.0 ** min(attempts - 1, 64), policy.max_interval)
 
 
+# Seconds after the expiry in which an attempt that falls due on it may still be made.
+LAST_ATTEMPT = 3600.0
+
+
+def is_expired(policy: Policy, received: float, due: float, now: float) -> bool:
+    """Whether no attempt will be made any more, wherever the envelope waits."""
+    expiry = received + policy.give_up_after
+    return now >= expiry + (LAST_ATTEMPT if due == expiry else 0.0)
+
+
 def next_due(policy: Policy, received: float, attempts: int, now: float) -> float | None:
     """The time of the next attempt; None when the last one was made.
 

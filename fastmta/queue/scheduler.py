@@ -3,30 +3,49 @@
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Generic, TypeVar
-
-import msgspec
+from typing import Generic, Protocol, TypeVar
 
 from fastmta import metrics
 from fastmta.mail.disposition import Disposition
 from fastmta.mail.envelope import Envelope
 from fastmta.mail.reply import Reply
+from fastmta.queue.expiry import Expiry
 from fastmta.queue.ready import Job
 from fastmta.queue.settlement import Settlement
 from fastmta.store.spool import Spool
 
-Site = TypeVar("Site")  # whatever `resolve` gives and `submit` takes
+
+class Named(Protocol):
+    """What the scheduler has to know of a site."""
+
+    @property
+    def name(self) -> str: ...
+
+
+Site = TypeVar("Site", bound=Named)  # what `resolve` gives and `submit` takes
 
 log = logging.getLogger(__name__)
 
 POSTPONED = metrics.counter(
-    "fastmta_postponed_total", "Envelopes put back because their ready queue was full"
+    "fastmta_postponed_total", "Envelopes put back because their path had no room"
 )
 
 UNREADABLE = 1.0  # seconds until a queue that could not be read is looked at again
-POSTPONE = 2.0  # seconds until an envelope that found its ready queue full is looked at again
+LOOK_UPS = 200  # domains that are looked up at a time
 FAILED = Reply(451, "4.3.0", "Internal error while the destination was looked up")
+
+
+class Orders(Protocol):
+    """What an operator wants done with envelopes, asked before each goes out."""
+
+    @property
+    def any(self) -> bool:
+        """Whether there are orders at all."""
+
+    def find(self, envelope: Envelope, site: str) -> Callable[[Job], None] | None:
+        """What takes the envelope instead, and settles it; None: it goes its way."""
 
 
 class Scheduler(Generic[Site]):
@@ -38,17 +57,24 @@ class Scheduler(Generic[Site]):
         settlement: Settlement,
         cached: Callable[[str], Site | None],
         resolve: Callable[[str], Awaitable[Site | Reply]],
-        submit: Callable[[Site, Job], bool],
+        submit: Callable[[Site, Job], str],
+        expiry: Expiry,
+        orders: Orders | None = None,
     ) -> None:
         """`cached` answers at once or not at all; `resolve` gives the site or says why none;
-        `submit` is False where the site's ready queue is full."""
+        `submit` takes the job and says "", or names the path that has no room for it."""
         self._spool, self._settlement = spool, settlement
         self._cached, self._resolve, self._submit = cached, resolve, submit
-        self._waiting: dict[str, list[Job]] = {}  # by domain, while it is being looked up
+        self._expiry, self._orders = expiry, orders
+        self._waiting: dict[str, list[Job]] = {}  # by domain, until it is looked up
+        self._unknown: deque[str] = deque()  # of these, whose look-up has not begun
         self._tasks: set[asyncio.Task[None]] = set()
 
     def admit(self, envelope: Envelope, parts: list[bytes] | None) -> None:
         """Take an envelope that is to go out now."""
+        # What never waited goes out at its age, whatever it is: it is from an earlier process.
+        if envelope.due and self._expiry.applies(envelope, now := time.time()):
+            return self._expiry.end(envelope, now)
         job = Job(envelope, parts)
         domain = envelope.domain
         site = self._cached(domain)
@@ -58,14 +84,24 @@ class Scheduler(Generic[Site]):
             self._waiting[domain].append(job)
         else:
             self._waiting[domain] = [job]
-            self._tasks.add(task := asyncio.ensure_future(self._look_up(domain)))
-            task.add_done_callback(self._tasks.discard)
+            self._unknown.append(domain)
+            if len(self._tasks) < LOOK_UPS:
+                self._tasks.add(task := asyncio.ensure_future(self._look_up_all()))
+                task.add_done_callback(self._tasks.discard)
+        return None
 
     def _enqueue(self, site: Site, job: Job) -> None:
-        if not self._submit(site, job):
+        orders = self._orders
+        if orders is not None and orders.any and (taker := orders.find(job.envelope, site.name)):
+            return taker(job)
+        if path := self._submit(site, job):
             POSTPONED.value += 1
-            due = time.time() + POSTPONE
-            self._spool.settle(job.envelope, msgspec.structs.replace(job.envelope, due=due))
+            self._spool.put_back(job.envelope, path)
+        return None
+
+    async def _look_up_all(self) -> None:
+        while self._unknown:
+            await self._look_up(self._unknown.popleft())
 
     async def _look_up(self, domain: str) -> None:
         try:

@@ -23,6 +23,7 @@ from typing import Protocol, TypeAlias, TypeVar
 import lmdb
 
 from fastmta import metrics
+from fastmta.store import residence
 
 log = logging.getLogger(__name__)
 
@@ -71,19 +72,33 @@ Apply = Callable[[Sequence[Operation], Transaction, Databases], None]
 
 
 def open_environment(
-    folder: Path, databases: tuple[str, ...], readonly: bool = False
+    folder: Path,
+    databases: tuple[str, ...],
+    retired: tuple[str, ...] = (),
+    *,
+    readonly: bool = False,
+    sync: bool = True,
 ) -> tuple[lmdb.Environment, Databases]:
-    """Open the files; `readonly` is for looking into what another process owns."""
+    """Open the files; `readonly` is for looking into what another process owns.
+
+    The `retired` databases are opened where an older release has left them. Without `sync` a
+    crash of the machine may leave a file that cannot be read: never for mail.
+    """
     env = lmdb.open(
         str(folder),
         map_size=MAP_SIZE,
         max_dbs=MAX_DATABASES,
         mode=0o600,
         readonly=readonly,
+        sync=sync,
         readahead=False,
         lib_version=LIB_VERSION,
     )
-    return env, {name: env.open_db(name.encode(), create=not readonly) for name in databases}
+    handles = {name: env.open_db(name.encode(), create=not readonly) for name in databases}
+    for name in retired:
+        with suppress(lmdb.NotFoundError):
+            handles[name] = env.open_db(name.encode(), create=False)
+    return env, handles
 
 
 def _make_private(folder: Path) -> None:
@@ -107,16 +122,22 @@ def own(path: Path) -> int:
 class Environment:
     """One LMDB environment, owned by this process alone, bound to the running loop."""
 
-    def __init__(self, folder: Path, databases: tuple[str, ...], apply: Apply) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        databases: tuple[str, ...],
+        apply: Apply,
+        retired: tuple[str, ...] = (),
+    ) -> None:
         """Open `folder`, making it if need be; Locked if another process has it.
 
         `apply` makes the changes of a whole batch, so that it may join what goes together.
         """
         _make_private(folder)
         self.folder = folder
-        self._names, self._apply = databases, apply
+        self._names, self._retired, self._apply = databases, retired, apply
         self._owner = own(folder / OWNER_LOCK)
-        self._env, self._db = open_environment(folder, databases)
+        self._env, self._db = open_environment(folder, databases, retired)
         self._use = threading.Lock()  # reading, and reopening after a panic, exclude each other
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="spool-reader")
         self._loop = asyncio.get_running_loop()
@@ -210,7 +231,7 @@ class Environment:
         with self._use:
             self._env.close()
             try:
-                self._env, self._db = open_environment(self.folder, self._names)
+                self._env, self._db = open_environment(self.folder, self._names, self._retired)
             except Exception as error:  # the next transaction fails as well, and comes here again
                 log.error("cannot reopen %s: %s", self.folder, error)
             else:
@@ -253,6 +274,10 @@ class Environment:
         finally:
             self._use.release()
 
+    def has(self, database: str) -> bool:
+        """Whether a retired database is there."""
+        return database in self._db
+
     def last_page(self) -> int:
         """The file's highest page in use, counted from 0; for use within `look`."""
         return int(self._env.info()["last_pgno"])
@@ -265,6 +290,14 @@ class Environment:
                     self._env.reader_check()
             finally:
                 self._use.release()
+
+    async def give_back_pages(self) -> None:
+        """What was read of the files is not to count as our memory for longer than it is used."""
+        path = self.folder / "data.mdb"
+        try:
+            await self._loop.run_in_executor(self._reader, residence.give_back, path)
+        except OSError as error:  # it costs nothing but looks
+            log.debug("cannot give back pages of %s: %s", path, error)
 
     async def close(self) -> None:
         """Write what is pending, tell its owners, and let go."""

@@ -71,7 +71,7 @@ class Accept:
                     self.spool.hand_over(envelope, self.body)
                 else:
                     self.spool.take_back(envelope)
-                    self.spool.note_due(envelope.due)
+                    self.spool.note_waiting(envelope)
 
 
 class Settle:
@@ -121,7 +121,7 @@ class Settle:
         if self.segment is not None:
             self.spool.leave(self.segment)
         if self.remaining is not None:
-            self.spool.note_due(self.remaining.due)
+            self.spool.note_waiting(self.remaining)
         if self.bounce is not None:
             self.bounce.finished(None)
 

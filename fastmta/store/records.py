@@ -4,24 +4,28 @@
     settled    id of the first -> version, ids of the messages in that row that are no longer there
     chunks     id, number      -> octets of a body
     envelopes  id, index       -> version, envelope
-    due        time, id, index -> nothing
+    waiting    lane, time, id, index -> a hash of the tenant
     aside      database, key   -> what could not be read
 
 Messages that come together and leave at the first try share a row in `fresh`, a segment: one put
-and one delete for all of them. Whatever waits is an `envelopes` row with its `due` row, and its
-body is in `chunks`.
+and one delete for all of them. Whatever waits is an `envelopes` row with its `waiting` row, and
+its body is in `chunks`. What an operator holds back has no `waiting` row: nobody comes across it.
+
+A lane is a priority and a hash of tenant and domain: what waits for one destination lies together,
+in the order of its time, and one destination's mail is passed over without reading it.
 """
 
 from collections.abc import Iterable, Iterator
-from math import inf
 from struct import Struct as Layout
 from typing import NamedTuple
+from zlib import crc32
 
 import msgspec
 
 from fastmta.mail.envelope import Envelope
 
-DATABASES = ("fresh", "settled", "chunks", "envelopes", "due", "aside")
+DATABASES = ("fresh", "settled", "chunks", "envelopes", "waiting", "aside")
+RETIRED = ("due",)  # of older releases: see `upgrade`
 VERSION = 1
 
 # LMDB keeps a value above half a page in pages of its own, and large ones fragment the file: eight
@@ -31,13 +35,15 @@ CHUNK = 8 * 4096 - 16
 _ID = Layout(">Q")
 _CHUNK_KEY = Layout(">QI")
 _ENVELOPE_KEY = Layout(">QH")
-_DUE_KEY = Layout(">QQH")
+_LANE = Layout(">BH")  # priority, hash of tenant and domain
+_POSITION = Layout(">QQH")  # milliseconds, message id, index
 _ENTRY = Layout(">QII")  # message id, octets of the envelope, octets of the body
 _VERSION = EMPTY_SEGMENT = NO_IDS = bytes([VERSION])
-_LAST = (1 << 64) - 1
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Envelope)
+
+LANE_SIZE = _LANE.size
 
 message_key = _ID.pack
 chunk_key = _CHUNK_KEY.pack
@@ -59,23 +65,39 @@ def envelope_key(envelope: Envelope) -> bytes:
     return _ENVELOPE_KEY.pack(envelope.message, envelope.index)
 
 
-def due_key(envelope: Envelope) -> bytes:
-    """Sorts by time, in milliseconds since the epoch."""
-    return _DUE_KEY.pack(int(envelope.due * 1000), envelope.message, envelope.index)
+def lane_of(envelope: Envelope) -> bytes:
+    """The lane that it waits in; the same in every process and release."""
+    number = crc32(f"{envelope.tenant}\0{envelope.domain}".encode()) & 0xFFFF
+    return _LANE.pack(envelope.priority, number)
 
 
-def due_prefix(time: float) -> bytes:
-    """What the keys of rows that are due at `time` or later do not sort before."""
-    return (_LAST if time == inf else int(time * 1000)).to_bytes(8)
+def next_lane(lane: bytes) -> bytes | None:
+    """What the keys of all lanes after this one do not sort before; None after the last."""
+    number = int.from_bytes(lane) + 1
+    return None if number >> 8 * LANE_SIZE else number.to_bytes(LANE_SIZE)
 
 
-def due_time(key: bytes) -> float:
-    return int.from_bytes(key[:8]) / 1000
+def tenant_of(envelope: Envelope) -> bytes:
+    """What tells the tenants of lanes apart, so that they can take turns."""
+    return (crc32(envelope.tenant.encode()) & 0xFFFF).to_bytes(2)
 
 
-def due_envelope(key: bytes) -> bytes:
-    """The key of the envelope that a `due` row speaks of."""
-    return key[8:]
+def position_of(envelope: Envelope) -> bytes:
+    """Its place in its lane: sorts by time, in milliseconds since the epoch."""
+    return _POSITION.pack(int(envelope.due * 1000), envelope.message, envelope.index)
+
+
+def waiting_key(envelope: Envelope) -> bytes:
+    return lane_of(envelope) + position_of(envelope)
+
+
+def position_time(position: bytes) -> float:
+    return int.from_bytes(position[:8]) / 1000
+
+
+def position_envelope(position: bytes) -> bytes:
+    """The key of the envelope that lies there."""
+    return position[8:]
 
 
 def message_of(key: bytes) -> int:

@@ -1,13 +1,16 @@
 """What is done to the spool's rows inside a transaction; `records` says what they look like."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from math import inf
+from typing import NamedTuple
 
 import lmdb
 
 from fastmta.mail.envelope import Envelope, id_time
 from fastmta.store import records
 from fastmta.store.env import Databases, Transaction
+from fastmta.store.lanes import Look
 
 READ_OCTETS = 1 << 20  # about what one `read_body` gives
 
@@ -15,41 +18,54 @@ READ_OCTETS = 1 << 20  # about what one `read_body` gives
 class MoveAside:
     """Take a row that cannot be read out of the way, and keep it."""
 
-    __slots__ = ("database", "due", "key")
+    __slots__ = ("database", "key", "waiting")
 
-    def __init__(self, database: str, key: bytes, due: bytes | None = None) -> None:
-        self.database, self.key, self.due = database, key, due
+    def __init__(self, database: str, key: bytes, waiting: bytes | None = None) -> None:
+        self.database, self.key, self.waiting = database, key, waiting
 
     def apply(self, txn: Transaction, db: Databases) -> None:
         row = txn.pop(self.key, db=db[self.database])
         if row is not None:
             txn.put(self.database.encode() + b":" + self.key, row, db=db["aside"])
-        if self.due is not None:
-            txn.delete(self.due, db=db["due"])
+        if self.waiting is not None:
+            txn.delete(self.waiting, db=db["waiting"])
 
     def finished(self, error: Exception | None) -> None:
         pass  # it was reported when it was found, and is found again where this failed
 
 
 class Found:
-    """Rows as they were read: what can go out, and what cannot be read."""
+    """Rows of one lane as they were read: what can go out, and what cannot be read."""
 
-    __slots__ = ("envelopes", "position", "soonest", "unreadable")
+    __slots__ = ("envelopes", "position", "soonest", "tenant", "unreadable")
 
-    def __init__(self, position: bytes = b"") -> None:
+    def __init__(self, position: bytes) -> None:
         self.envelopes: list[Envelope] = []
         self.unreadable: list[MoveAside] = []
-        self.position = position  # the last `due` row that was read
+        self.position = position  # the last row that was read
         self.soonest = inf  # when the next one is due
+        self.tenant = b""  # of that
+
+
+class LaneStart(NamedTuple):
+    """The first row of a lane."""
+
+    lane: bytes
+    tenant: bytes
+    position: bytes
+    due: float
 
 
 def put_envelope(txn: Transaction, db: Databases, envelope: Envelope) -> None:
     txn.put(records.envelope_key(envelope), records.pack_envelope(envelope), db=db["envelopes"])
-    txn.put(records.due_key(envelope), b"", db=db["due"])
+    if not envelope.held:
+        tenant = records.tenant_of(envelope)
+        txn.put(records.waiting_key(envelope), tenant, db=db["waiting"])
 
 
 def delete_envelope(txn: Transaction, db: Databases, envelope: Envelope) -> None:
-    txn.delete(records.due_key(envelope), db=db["due"])
+    if not envelope.held:
+        txn.delete(records.waiting_key(envelope), db=db["waiting"])
     txn.delete(records.envelope_key(envelope), db=db["envelopes"])
 
 
@@ -96,36 +112,109 @@ def read_chunks(message: int, first: int, txn: Transaction, db: Databases) -> li
     return chunks
 
 
-def read_due(
-    position: bytes,
+def scan_lanes(txn: Transaction, db: Databases) -> list[LaneStart]:
+    """The first row of each lane; its cost is that of the lanes, however long they are."""
+    found: list[LaneStart] = []
+    key: bytes | None = b""
+    with txn.cursor(db["waiting"]) as cursor:
+        while key is not None and cursor.set_range(key):
+            lane, position = _split(cursor.key())
+            due = records.position_time(position)
+            found.append(LaneStart(lane, cursor.value(), position, due))
+            key = records.next_lane(lane)
+    return found
+
+
+def read_lanes(
+    looks: Sequence[Look],
+    room: int,
+    now: float,
+    is_out: Callable[[int], bool],
+    txn: Transaction,
+    db: Databases,
+) -> list[Found]:
+    """Lanes in their order, until `room` envelopes are found that are due and not out."""
+    found: list[Found] = []
+    with txn.cursor(db["waiting"]) as cursor:
+        for look in looks:
+            if room <= 0:
+                break
+            one = _read_lane(cursor, look, min(room, look.count), now, is_out, txn, db)
+            room -= len(one.envelopes)
+            found.append(one)
+    return found
+
+
+def _read_lane(
+    cursor: "lmdb.Cursor[bytes]",
+    look: Look,
     room: int,
     now: float,
     is_out: Callable[[int], bool],
     txn: Transaction,
     db: Databases,
 ) -> Found:
-    """At most `room` envelopes that are due and not out, from `position` in `due` on."""
-    found = Found(position)
-    with txn.cursor(db["due"]) as cursor:
-        more = cursor.set_range(position)
-        while more:
-            key = cursor.key()
-            if records.due_time(key) > now or len(found.envelopes) >= room:
-                found.soonest = records.due_time(key)
-                break
-            found.position = key
-            name = records.due_envelope(key)
-            if not is_out(int.from_bytes(name)):
-                _add_due(found, key, name, txn.get(name, db=db["envelopes"]))
-            more = cursor.next()
+    found = Found(look.position)
+    more = cursor.set_range(look.key + look.position)
+    while more and (key := cursor.key()).startswith(look.key):
+        position = key[records.LANE_SIZE :]
+        due = records.position_time(position)
+        if due > now or len(found.envelopes) >= room:
+            found.soonest, found.tenant = due, cursor.value()
+            break
+        found.position = position
+        name = records.position_envelope(position)
+        if not is_out(int.from_bytes(name)):
+            _add(found, key, name, txn.get(name, db=db["envelopes"]))
+        more = cursor.next()
     return found
 
 
-def _add_due(found: Found, due: bytes, name: bytes, row: bytes | None) -> None:
+def _split(key: bytes) -> tuple[bytes, bytes]:
+    return key[: records.LANE_SIZE], key[records.LANE_SIZE :]
+
+
+def _add(found: Found, waiting: bytes, name: bytes, row: bytes | None) -> None:
     try:
         found.envelopes.append(records.unpack_envelope(row or b""))
     except records.Unreadable:
-        found.unreadable.append(MoveAside("envelopes", name, due))
+        found.unreadable.append(MoveAside("envelopes", name, waiting))
+
+
+def scan_envelopes(
+    after: bytes, count: int, txn: Transaction, db: Databases
+) -> tuple[list[Envelope], bytes | None]:
+    """Envelopes that wait or are held, behind a key; and the key to go on from, None at the end.
+
+    A row that cannot be read is passed over: whoever reads its lane moves it aside.
+    """
+    found: list[Envelope] = []
+    with txn.cursor(db["envelopes"]) as cursor:
+        more = cursor.set_range(after)
+        if more and cursor.key() == after:
+            more = cursor.next()
+        for _ in range(count):
+            if not more:
+                return found, None
+            key, row = cursor.item()
+            with suppress(records.Unreadable):
+                found.append(records.unpack_envelope(row))
+            more = cursor.next()
+    return found, key if more else None
+
+
+def get_envelopes(
+    wanted: Iterable[Envelope], txn: Transaction, db: Databases
+) -> list[Envelope | None]:
+    """As they are stored now; None where there is no such row, or none that can be read."""
+    found: list[Envelope | None] = []
+    for envelope in wanted:
+        row = txn.get(records.envelope_key(envelope), b"", db=db["envelopes"])
+        try:
+            found.append(records.unpack_envelope(row))
+        except records.Unreadable:
+            found.append(None)
+    return found
 
 
 def last_id(txn: Transaction, db: Databases) -> int:

@@ -3,44 +3,48 @@
 What is always true:
 - `accept` calls back only after the commit that holds the message and all its envelopes;
 - an envelope leaves only in the transaction that also records why (`settle`);
-- an envelope is stored in one place: `fresh` while its `due` is 0, else `envelopes` and `due`;
-- an envelope is out (handed over, in memory) or waits in `due`, and is handed over once only.
+- an envelope is stored in one place: `fresh` while its `due` is 0, else `envelopes`;
+- one of `envelopes` has its row in a lane of `waiting`, unless it is held;
+- an envelope is out (handed over, in memory) or waits or is held, and is handed over once only.
 """
 
 import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
-from math import inf
 from pathlib import Path
 from typing import NamedTuple
 
 import lmdb
+import msgspec
 
 from fastmta import metrics
 from fastmta.mail.address import domain_of
 from fastmta.mail.arrival import Arrival
-from fastmta.mail.envelope import Envelope, Recipient
+from fastmta.mail.envelope import Envelope, Priority, Recipient
 from fastmta.mail.reply import Reply
 from fastmta.store import records, rows, segment
 from fastmta.store.env import Databases, Environment, Operation, Transaction
+from fastmta.store.lanes import Lanes
 from fastmta.store.operations import Accept, Delivered, Done, Settle, apply, number_of
 from fastmta.store.segment import Segment
+from fastmta.store.upgrade import upgrade
 
 log = logging.getLogger(__name__)
 
 ASIDE = metrics.counter("fastmta_spool_unreadable_total", "Rows that were moved aside")
 
-WINDOW = 20_000  # envelopes that are out at the same time
-LEASE = 1_000  # envelopes that one look into `due` hands over at the most
+WINDOW = 20_000  # envelopes that are out at the same time; a twentieth of it for urgent ones alone
+LEASE = 1_000  # envelopes that one look into `waiting` hands over at the most
 RESIDENT_OCTETS = 64 << 20  # octets of messages kept in memory for envelopes that are out
 SETTLE_DELAY = 0.02  # seconds that a settlement waits for an accept to share its flush with
 RETRY_DELAY = 1.0  # seconds until a settlement that could not be written is tried again
 CLOSE_SECONDS = 5.0  # for settlements that cannot be written when the spool is to be closed
 SPACE_INTERVAL = 1.0  # seconds between looks at the free space
+PAGES_INTERVAL = 10.0  # seconds after which the pages that were read are given back
 
 STORAGE_FULL = Reply(452, "4.3.1", "Insufficient system storage, try again later")
 STORAGE_FAILED = Reply(451, "4.3.0", "The queue could not be written, try again later")
@@ -50,20 +54,21 @@ Deliver = Callable[[Envelope, list[bytes] | None], None]
 
 class Statistics(NamedTuple):
     envelopes: int
+    held: int  # of them, what an operator keeps back
     oldest: float  # when the oldest came, seconds since the epoch; 0 when there is none
     file_octets: int  # pages of the file that were ever used
     free_octets: int  # of them, what is free for new rows
 
 
 class Spool:
-    """One shard: what is accepted, what is out, and what is due when."""
+    """One shard: what is accepted, what is out, and what waits for its time or for room."""
 
     def __init__(self, folder: Path, shard: int, min_free: int) -> None:
         """Open the shard in `folder`, for the running loop; Locked if another process has it.
 
         `shard` is 0 to 255 and part of each id; `min_free` is in octets.
         """
-        self._env = Environment(folder, records.DATABASES, apply)
+        self._env = Environment(folder, records.DATABASES, apply, records.RETIRED)
         self._loop = asyncio.get_running_loop()
         self._shard, self._min_free = shard, min_free
         self._tick = self._env.read_now(rows.last_id) >> 8  # see also `start`
@@ -72,15 +77,15 @@ class Spool:
         self._out: dict[int, int] = {}  # number of an envelope -> octets that it keeps in memory
         self._octets = 0
         self.unsettled = 0  # settlements that are not safe yet
-        self._taken_back: set[int] | None = None  # while a look into `due` is under way
-        self._position = b""  # rows of `due` up to here are out, or were when they were read
-        self._noted = inf  # the earliest row that came into `due` since it was last read
-        self._soonest = 0.0  # no row that is not out is due earlier
-        self._awaits_room = False
+        self._taken_back: set[int] | None = None  # while a look into `waiting` is under way
+        self._lanes = Lanes()
+        self._sleeps_until = 0.0  # when the next lane is due, as far as `wait_due` knows
+        self._awaited = -1  # so few have to be out for `wait_due` to go on
         self._changed = asyncio.Event()
         self._flush_timer: asyncio.TimerHandle | None = None
         self._is_full = False
-        self._statistics = Statistics(0, 0.0, 0, 0)
+        self._keeper: asyncio.Task[None] | None = None
+        self._statistics = Statistics(0, 0, 0.0, 0, 0)
         self._watch_space()
 
     # In
@@ -113,7 +118,7 @@ class Spool:
 
     def _acceptance(self, arrival: Arrival, done: Done) -> Accept:
         envelopes = _envelopes(arrival)
-        has_room = len(self._out) < WINDOW
+        has_room = self._has_room(envelopes)
         if len(envelopes) > 1 or not has_room:
             for envelope in envelopes:
                 envelope.due = arrival.received
@@ -122,6 +127,20 @@ class Spool:
         for envelope in envelopes:
             self._out[number_of(envelope)] = 0
         return Accept(self, envelopes, arrival.parts, has_room, done)
+
+    def _has_room(self, envelopes: list[Envelope]) -> bool:
+        """Whether they can go out at once, past nothing that should leave before them."""
+        if self._room(envelopes[0].priority) <= 0:
+            return False
+        if not self._lanes:
+            return True
+        now = time.time()
+        return not any(self._lanes.has_backlog(records.lane_of(each), now) for each in envelopes)
+
+    def _room(self, priority: int) -> int:
+        """How many envelopes of this priority may go out."""
+        reserve = 0 if priority == Priority.URGENT else WINDOW // 20
+        return WINDOW - reserve - len(self._out)
 
     # Out
 
@@ -140,7 +159,24 @@ class Spool:
         self._octets -= self._out.pop(number, 0)
         if self._taken_back is not None:
             self._taken_back.add(number)
-        if self._awaits_room and len(self._out) <= WINDOW - LEASE:
+        if len(self._out) <= self._awaited:
+            self._changed.set()
+
+    def put_back(self, envelope: Envelope, path: str) -> None:
+        """This path has no room for it: it waits until there is some, and is read again.
+
+        Nothing is written for what waited before.
+        """
+        self._lanes.block(records.lane_of(envelope), records.tenant_of(envelope), path)
+        if envelope.due:
+            self.take_back(envelope)
+            self.note_waiting(envelope)
+        else:
+            self.settle(envelope, msgspec.structs.replace(envelope, due=envelope.received))
+
+    def room(self, path: str) -> None:
+        """A path for which something was put back has room again, or is gone."""
+        if self._lanes.room(path):
             self._changed.set()
 
     def settle(
@@ -213,57 +249,119 @@ class Spool:
                 return [body]
         return await self._env.read(partial(rows.read_chunks, message, first))
 
-    # Due
+    # Waiting
 
-    def note_due(self, due: float) -> None:
-        """A row has come into `due`, and its commit is done."""
-        self._noted = min(self._noted, due)
-        if due < self._soonest:
-            self._soonest = due
+    def note_waiting(self, envelope: Envelope) -> None:
+        """It is in `waiting`, its commit is done, and it is not out."""
+        if envelope.held:
+            return
+        lane, tenant = records.lane_of(envelope), records.tenant_of(envelope)
+        position = records.position_of(envelope)
+        due = records.position_time(position)
+        if self._lanes.note(lane, tenant, position, due) and due < self._sleeps_until:
             self._changed.set()
 
     async def wait_due(self) -> None:
-        """Return when a row may be due and there is room for it."""
+        """Return when a lane may be due and there is room for it."""
         while True:
             self._changed.clear()
-            self._awaits_room = len(self._out) >= WINDOW
-            wait = self._soonest - time.time()
-            if wait <= 0 and not self._awaits_room:
+            now, room = time.time(), self._room(Priority.BULK)
+            self._sleeps_until = self._lanes.next_time(now, urgent=room <= 0)
+            if self._sleeps_until <= now and self._room(Priority.URGENT) > 0:
+                self._awaited = -1
                 return
+            self._awaited = max(0, len(self._out) + room - LEASE) if room <= 0 else -1
+            if self._sleeps_until <= now:  # for an urgent one
+                self._awaited = WINDOW - 1
             # A look once a minute at the least: the clock may be set forward.
-            timeout = None if self._awaits_room else min(wait, 60.0)
+            wait = self._sleeps_until - now
             try:
-                await asyncio.wait_for(self._changed.wait(), timeout)
+                await asyncio.wait_for(self._changed.wait(), min(wait, 60.0) if wait > 0 else 60.0)
             except TimeoutError:
                 pass
 
     async def lease(self) -> None:
-        """Hand over what is due, as much as there is room for; lmdb.Error: nothing was read."""
-        # What came in since the last look lies before what was read then, if the clock went back.
-        position = min(self._position, records.due_prefix(self._noted))
-        self._noted = self._soonest = inf
+        """Hand over what is due in lanes that take turns, as much as there is room for.
+
+        lmdb.Error: nothing was read.
+        """
+        now, room = time.time(), self._room(Priority.BULK)
+        is_urgent = room <= 0
+        room = min(self._room(Priority.URGENT) if is_urgent else room, LEASE)
+        looks = self._lanes.take(now, urgent=is_urgent) if room > 0 else []
+        if not looks:
+            return
         self._taken_back = set()
-        room = min(WINDOW - len(self._out), LEASE)
-        look = partial(rows.read_due, position, room, time.time(), self._out.__contains__)
         try:
-            found = await self._env.read(look)
-            self._position = found.position
-            self._soonest = min(self._soonest, found.soonest)
-            self._hand_over(found.envelopes)
+            read = partial(rows.read_lanes, looks, room, now, self._out.__contains__)
+            found = await self._env.read(read)
         except BaseException:
-            self._noted = self._soonest = 0.0  # the next look begins with the first row
-            raise
-        finally:
             self._taken_back = None
-        self._move_aside(found.unreadable)
+            self._lanes.give_back(looks)
+            raise
+        for look, one in zip(looks, found, strict=False):
+            self._lanes.read(look, one.position, one.soonest, one.tenant, now)
+        self._lanes.give_back(looks[len(found) :])
+        self._lanes.has_read(len(looks), len(found))
+        self._hand_over([envelope for one in found for envelope in one.envelopes])
+        self._move_aside([each for one in found for each in one.unreadable])
 
     def _hand_over(self, found: list[Envelope]) -> None:
-        for envelope in found:
-            number = number_of(envelope)
-            # What was taken back meanwhile was read as it was before that.
-            if number not in self._out and number not in (self._taken_back or ()):
-                self._out[number] = 0
+        taken_back, self._taken_back = self._taken_back or set(), None
+        # What was taken back meanwhile was read as it was before that.
+        found = [e for e in found if (n := number_of(e)) not in self._out and n not in taken_back]
+        handed = 0
+        try:
+            for envelope in found:
+                handed += 1
+                self._out[number_of(envelope)] = 0
                 self._deliver(envelope, None)
+        finally:
+            for envelope in found[handed:]:
+                self.note_waiting(envelope)
+
+    # Orders and expiry: what lies there, whoever's turn it is
+
+    async def scan(self, after: bytes, count: int) -> tuple[list[Envelope], bytes | None]:
+        """Envelopes that wait, are held or are out, by their ids, and the key to go on after.
+
+        Begin with b""; the key is None at the end. What has never waited is not among them.
+        """
+        return await self._env.read(partial(rows.scan_envelopes, after, count))
+
+    def is_out(self, envelope: Envelope) -> bool:
+        return number_of(envelope) in self._out
+
+    async def claim(self, envelopes: Iterable[Envelope]) -> list[Envelope]:
+        """Those of them that are not out and are stored as given; they are out from now on.
+
+        Each is given back through `settle`, as if it had been handed over.
+        """
+        free = [each for each in envelopes if number_of(each) not in self._out]
+        # At once: no lease that is under way hands them over.
+        self._out.update((number_of(each), 0) for each in free)
+        stored: list[Envelope | None] = list(free)
+        try:
+            stored = await self._env.read(partial(rows.get_envelopes, free))
+        except BaseException:
+            self._release(free, stored)
+            raise
+        changed = [(e, now) for e, now in zip(free, stored, strict=True) if e != now]
+        self._release([e for e, _ in changed], [now for _, now in changed])
+        return [e for e, now in zip(free, stored, strict=True) if e == now]
+
+    def _release(self, claimed: list[Envelope], stored: list[Envelope | None]) -> None:
+        for envelope, as_stored in zip(claimed, stored, strict=True):
+            self.take_back(envelope)
+            if as_stored is not None:
+                self.note_waiting(as_stored)
+
+    async def change(self, envelope: Envelope, remaining: Envelope | None) -> bool:
+        """Settle an envelope that is not out; False: it is out, or was changed meanwhile."""
+        if not await self.claim([envelope]):
+            return False
+        self.settle(envelope, remaining)
+        return True
 
     async def start(self, deliver: Deliver) -> None:
         """Before the first accept: hand over what was out when the last process ended.
@@ -272,6 +370,9 @@ class Spool:
         where memory still has it; each is given back once, through `settle`.
         """
         self._deliver = deliver
+        await upgrade(self._env)
+        for lane in await self._env.read(rows.scan_lanes):
+            self._lanes.note(*lane)
         found = await self._env.read(segment.recover)
         self._tick = max(self._tick, found.last_id >> 8)
         self._move_aside(found.unreadable)
@@ -281,6 +382,12 @@ class Spool:
             self.fresh[envelope.message] = inside
             self._out[number_of(envelope)] = 0
             deliver(envelope, None)
+        self._keeper = asyncio.ensure_future(self._give_back_pages())
+
+    async def _give_back_pages(self) -> None:
+        while True:
+            await self._env.give_back_pages()
+            await asyncio.sleep(PAGES_INTERVAL)
 
     def _move_aside(self, operations: Sequence[rows.MoveAside | segment.MoveEntryAside]) -> None:
         for operation in operations:
@@ -303,9 +410,10 @@ class Spool:
     def _count(self, txn: Transaction, db: Databases) -> Statistics:
         stats = {name: txn.stat(handle) for name, handle in db.items()}
         pages = [s["branch_pages"] + s["leaf_pages"] + s["overflow_pages"] for s in stats.values()]
-        size, last_page = stats["due"]["psize"], self._env.last_page()
+        size, last_page = stats["waiting"]["psize"], self._env.last_page()
         return Statistics(
             envelopes=len(self.fresh) + stats["envelopes"]["entries"],
+            held=stats["envelopes"]["entries"] - stats["waiting"]["entries"],
             oldest=rows.oldest_time(txn, db),
             file_octets=last_page * size,
             free_octets=max(0, last_page - sum(pages)) * size,
@@ -333,6 +441,8 @@ class Spool:
     async def close(self) -> None:
         """Write what is settled, and let go of the files."""
         self._space_timer.cancel()
+        if self._keeper is not None:
+            self._keeper.cancel()
         self._write_partial(all=True)
         deadline = self._loop.time() + CLOSE_SECONDS
         while self.unsettled and self._loop.time() < deadline:

@@ -70,7 +70,7 @@ class Relay:
         parts = [content[at : at + 30000] for at in range(0, len(content), 30000)]
         if stored:
             self.stored[self._sent] = parts
-        return self.dispatcher.submit(site, Job(mail, None if stored else parts))
+        return not self.dispatcher.submit(site, Job(mail, None if stored else parts))
 
     async def until_settled(self, count: int) -> None:
         self._expected = count

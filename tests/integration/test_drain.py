@@ -96,7 +96,7 @@ def test_a_destination_that_hangs_cannot_hold_up_the_end(tmp_path: Path) -> None
         rows = one.rows()
         stored = rows["fresh"] + rows["envelopes"]
         assert stored >= len(ledger.acknowledged) >= 30
-        assert rows["due"] == rows["envelopes"]
+        assert rows["waiting"] == rows["envelopes"]
         async with sink(ledger, port=one.next_hop):
             await one.start()
             await ledger.complete()

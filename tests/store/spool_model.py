@@ -20,8 +20,9 @@ Key = tuple[int, int]  # message, index
 VERBS = (
     *("accept",) * 5,
     *("deliver",) * 4,
-    *("defer", "defer_some", "bounce", "bounce_some", "postpone"),
-    *("lease", "lease", "read", "pause", "pause", "rest"),
+    *("defer", "defer_some", "bounce", "bounce_some", "postpone", "hold"),
+    *("put_back", "put_back", "room", "scan", "change", "change"),
+    *("lease", "lease", "lease", "read", "pause", "pause", "rest"),
 )
 PROGRAMS = st.lists(
     st.tuples(st.sampled_from(VERBS), st.integers(0, 255), st.integers(0, 255)), max_size=25
@@ -90,7 +91,11 @@ def inspect(folder: Path) -> Disk:
         envelope = records.unpack_envelope(row)
         assert records.envelope_key(envelope) == name
         waiting[key_of(envelope)] = envelope
-    assert set(rows["due"]) == {records.due_key(envelope) for envelope in waiting.values()}
+    assert rows["waiting"] == {
+        records.waiting_key(envelope): records.tenant_of(envelope)
+        for envelope in waiting.values()
+        if not envelope.held
+    }
     assert not fresh.keys() & waiting.keys()
     chunked: dict[int, list[bytes]] = {}
     for name, chunk in rows["chunks"].items():  # in the order of their numbers

@@ -34,10 +34,10 @@ from hypothesis.stateful import (
 
 from fastmta.mail.arrival import Arrival
 from fastmta.mail.disposition import Disposition
-from fastmta.mail.envelope import Envelope, Recipient
+from fastmta.mail.envelope import Envelope, Priority, Recipient
 from fastmta.mail.reply import Reply
 from fastmta.store import env as store_env
-from fastmta.store import records, spool
+from fastmta.store import lanes, records, spool
 from fastmta.store.env import Databases, Operation, Transaction
 from fastmta.store.spool import Spool
 from tests.store.spool_model import (
@@ -62,6 +62,7 @@ SIZES = (
     *(records.CHUNK - 1, records.CHUNK, records.CHUNK + 1, 2 * records.CHUNK, 1_300_000),
 )
 DELAYS = (-10.0, 0.0, 0.0, 1000.0)
+PATHS = ("one", "two")
 
 
 class WatchedEnvironment(store_env.Environment):
@@ -105,6 +106,7 @@ class SpoolMachine(RuleBasedStateMachine):
         self.committing = threading.Lock()
         self.offset = 0.0  # of the clock
         self.leasing: asyncio.Future[None] | None = None
+        self.seen: list[Envelope] = []  # in the last scan, and perhaps no more as they were then
         self.problems: list[str] = []  # met in callbacks, where nobody hears an exception
         self.runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
         self.patch = pytest.MonkeyPatch()
@@ -133,6 +135,10 @@ class SpoolMachine(RuleBasedStateMachine):
             "time": clock,
         }.items():
             self.patch.setattr(spool, name, value)
+        few = {"TURN": 2, "LOOK": 3, "LOOKS": 2, "LOOK_INTERVAL": 0.002, "RELEASE": 1}
+        for name, number in few.items():
+            self.patch.setattr(lanes, name, number)
+        self.patch.setattr(lanes, "WIDTH", (1, 4))
         self.window = window
         self.folder = self.home / "0"
         self.run(self.open())
@@ -213,7 +219,7 @@ class SpoolMachine(RuleBasedStateMachine):
             return self.problems.append(f"unknown: {envelope}")
         if mail.pending is not None and mail.pending.remaining is not None:
             self.confirm(mail)
-        if mail.is_out or mail.is_gone or mail.pending:
+        if mail.is_out or mail.is_gone or mail.pending or mail.envelope.held:
             self.problems.append(f"handed over twice: {envelope}")
         if mail.message.acknowledged is None:
             self.problems.append(f"handed over before its commit was heard of: {envelope}")
@@ -259,6 +265,13 @@ class SpoolMachine(RuleBasedStateMachine):
                 await asyncio.sleep(a % 4 / 1000)
             elif verb == "rest":
                 await self.rest()
+            elif verb == "room":
+                self.spool.room(PATHS[a % 2])
+            elif verb == "scan":
+                await self.scan()
+            elif verb == "change":
+                if self.seen:
+                    await self.change(self.seen[a % len(self.seen)], b)
             elif out := [mail for mail in self.mails.values() if mail.is_out]:
                 mail = out[a % len(out)]
                 if verb == "read":
@@ -266,7 +279,9 @@ class SpoolMachine(RuleBasedStateMachine):
                 else:
                     getattr(self, verb)(mail, b)
 
-    def new_arrival(self, size: int, domains: int, sender: str = "a@from.test") -> Arrival:
+    def new_arrival(
+        self, size: int, domains: int, priority: int = 1, sender: str = "a@from.test"
+    ) -> Arrival:
         number = self.spool.new_id()
         assert number & 0xFF == 7
         for key in [key for key in self.mails if key[0] == number]:
@@ -280,6 +295,8 @@ class SpoolMachine(RuleBasedStateMachine):
             parts=[body[: size // 3], body[size // 3 :]],
             size=size,
             received=spool.time.time(),
+            priority=Priority(priority),
+            tenant=("", "acme")[number >> 8 & 1],
         )
 
     def expect(self, arrival: Arrival, envelopes: list[Envelope]) -> Message:
@@ -292,7 +309,8 @@ class SpoolMachine(RuleBasedStateMachine):
         return message
 
     def accept(self, a: int, b: int) -> None:
-        arrival = self.new_arrival(SIZES[a % len(SIZES)], 1 if b % 4 else 1 + b // 4 % 3)
+        domains = 1 if b % 4 else 1 + b // 4 % 3
+        arrival = self.new_arrival(SIZES[a % len(SIZES)], domains, b // 16 % 3)
         envelopes = self.spool.accept(arrival, lambda reply: told(reply))
         message = self.expect(arrival, envelopes)
         life = self.lives
@@ -307,10 +325,9 @@ class SpoolMachine(RuleBasedStateMachine):
         name = (bounce.message, 0) if bounce else None
         mail.pending = Pending(remaining, name)
         if bounce is not None:
-            # Its envelope is made inside: without room it waits in `due` from the start.
-            has_room = len(self.spool._out) < self.window
+            # Its envelope is made inside: without room it is in `waiting` from the start.
             envelope = spool._envelopes(bounce)[0]
-            envelope.due = 0.0 if has_room else bounce.received
+            envelope.due = 0.0 if self.spool._has_room([envelope]) else bounce.received
             self.expect(bounce, [envelope])
         self.spool.settle(mail.envelope, remaining, bounce)
 
@@ -341,7 +358,43 @@ class SpoolMachine(RuleBasedStateMachine):
         self.settle(mail, remaining, self.new_bounce(b))
 
     def new_bounce(self, b: int) -> Arrival:
-        return self.new_arrival(SIZES[b % len(SIZES)], 1, "")
+        return self.new_arrival(SIZES[b % len(SIZES)], 1, sender="")
+
+    def hold(self, mail: Mail, b: int) -> None:
+        due = spool.time.time()
+        self.settle(mail, msgspec.structs.replace(mail.envelope, due=due, held="by hand"))
+
+    def put_back(self, mail: Mail, b: int) -> None:
+        """Nothing is written where it was read from the disk."""
+        mail.is_out = False
+        if mail.envelope.due == 0:
+            later = msgspec.structs.replace(mail.envelope, due=mail.envelope.received)
+            mail.pending = Pending(later, None)
+        self.spool.put_back(mail.envelope, PATHS[b % 2])
+
+    async def scan(self) -> None:
+        self.seen, key = [], b""
+        while key is not None:
+            found, key = await self.spool.scan(key, 2)  # type: ignore[assignment]
+            self.seen += found
+
+    async def change(self, seen: Envelope, b: int) -> None:
+        """What an operator does: it is done to what is still as it was seen, and not out."""
+        mail = self.mails.get(key_of(seen))
+        held = "" if seen.held else "by hand"
+        remaining = (
+            None,
+            msgspec.structs.replace(seen, held=held),
+            msgspec.structs.replace(seen, due=spool.time.time(), priority=Priority(b % 3)),
+        )[b % 3]
+        if not await self.spool.change(seen, remaining):
+            if mail and mail.has_to_stay and mail.pending is None and not mail.is_out:
+                assert mail.envelope != seen, f"could not be changed: {seen}"
+        elif mail is None or mail.is_out or mail.is_gone or mail.pending or mail.envelope != seen:
+            self.problems.append(f"changed behind somebody's back: {seen}")
+        else:
+            mail.has_appeared = True
+            mail.pending = Pending(remaining, None)
 
     def postpone(self, mail: Mail, b: int) -> None:
         due = spool.time.time() + DELAYS[b % len(DELAYS)]
@@ -440,6 +493,7 @@ class SpoolMachine(RuleBasedStateMachine):
             # A lease and a message of several domains may go over it, and what is not safe yet.
             unsafe = sum(mail.message.acknowledged is None for mail in self.mails.values())
             most = max(self.recovered, self.window) + spool.LEASE + 3
+            unsafe += sum(mail.pending is not None for mail in self.mails.values())
             assert len(self.spool._out) <= most + unsafe
             assert self.spool._octets <= spool.RESIDENT_OCTETS
 
@@ -470,9 +524,17 @@ class SpoolMachine(RuleBasedStateMachine):
         while left := [mail for mail in self.mails.values() if mail.has_to_stay]:
             if self.leasing is not None:
                 await self.leasing
-            self.leasing = asyncio.ensure_future(self.spool.lease())
-            await self.leasing
-            out = [mail for mail in self.mails.values() if mail.is_out]
+            for mail in left:
+                if mail.envelope.held and not mail.pending:
+                    await self.change(mail.envelope, 1)
+            await self.rest()
+            for path in PATHS:
+                self.spool.room(path)
+            for _ in range(100):  # a turn each for its lanes
+                self.leasing = asyncio.ensure_future(self.spool.lease())
+                await self.leasing
+                if out := [mail for mail in self.mails.values() if mail.is_out]:
+                    break
             assert out, f"nobody hands over {[mail.envelope for mail in left]}"
             for mail in out:
                 self.deliver(mail, 0)

@@ -1,0 +1,296 @@
+"""What memory knows of the envelopes that wait: of each lane, when it is next due.
+
+A lane is a priority and a hash of tenant and domain (`records.lane_of`). What is always true: a
+row of a lane that is not out lies at the lane's `position` or after it, and is not due before the
+lane's `due`; a lane without such rows is forgotten. So memory grows with the lanes, of which there
+are 196,608 at the most, and not with the envelopes.
+
+A lane whose path has no room is blocked: it waits for that path, and takes its turn again when
+there is room. Meanwhile a blocked lane is looked through now and then, for it may hold what goes
+another way: several domains where their hashes collide, or several paths of one domain.
+"""
+
+from heapq import heapify, heappop, heappush
+from itertools import islice
+from math import inf
+
+from fastmta.store.turns import Turns
+
+TURN = 32  # envelopes that are read of a lane in one turn
+MOST = 256  # in one transaction, of a lane that has several turns in it
+LOOK = 100  # envelopes that are read of a blocked lane in one look
+LOOKS = 8  # blocked lanes that are looked through at a time
+LOOK_INTERVAL = 2.0  # seconds between these
+RELEASE = 32  # lanes that may try a path that has room again, at a time
+SOME = 1024  # lanes that are moved about at a time: the loop has others to serve
+WIDTH = (32, 1024)  # turns in one transaction, at the least and at the most
+PATHS = 20_000  # paths that lanes are known to wait for; for others they are looked through
+
+END = b"\xff" * 9  # after each position of a row
+
+
+class Lane:
+    """One lane that has rows, or is blocked."""
+
+    __slots__ = (
+        "due",
+        "is_blocked",
+        "is_queued",
+        "is_read",
+        "key",
+        "noted",
+        "onward",
+        "paths",
+        "position",
+        "tenant",
+    )
+
+    def __init__(self, key: bytes, tenant: bytes) -> None:
+        self.key = key
+        self.tenant = tenant  # a hash of it, of the row that comes first
+        self.due = inf  # seconds since the epoch
+        self.position = END  # of the first row that is not out: the rest of its key
+        self.noted = inf  # the earliest that came while the lane is being read
+        self.onward = b""  # blocked: where the next look goes on
+        self.is_queued = False  # it waits for its turn
+        self.is_read = False  # just now, in the reader's thread
+        self.is_blocked = False
+        self.paths: set[str] = set()  # among whose lanes it is
+
+    @property
+    def priority(self) -> int:
+        return self.key[0]
+
+
+class Look:
+    """What is to be read of one lane: at most `count` envelopes from `position` on."""
+
+    __slots__ = ("count", "is_turn", "key", "lane", "position", "start")
+
+    def __init__(self, lane: Lane, position: bytes, count: int, *, is_turn: bool) -> None:
+        self.lane, self.key = lane, lane.key
+        self.position, self.count = position, count
+        self.start = lane.position  # where the lane stays if nothing comes of it
+        self.is_turn = is_turn  # else it is a look through a blocked lane
+
+
+class Lanes:
+    """Which lanes are due, which take turns now, and which wait for a path."""
+
+    def __init__(self) -> None:
+        self._lanes: dict[bytes, Lane] = {}
+        self._heap: list[tuple[float, bytes]] = []  # of lanes that are not due; some are outdated
+        self._turns: Turns[Lane] = Turns()
+        self._paths: dict[str, Turns[Lane]] = {}  # the lanes that wait for each
+        self._open: dict[str, None] = {}  # paths that have room again, until they say "full"
+        self._blocked: dict[bytes, Lane] = {}  # the one that was looked through longest ago first
+        self._next_look = 0.0
+        self._width = WIDTH[0]
+
+    def __len__(self) -> int:
+        return len(self._lanes)
+
+    # What comes and goes
+
+    def note(self, key: bytes, tenant: bytes, position: bytes, due: float) -> bool:
+        """There is a row that is not out, at this position and due then.
+
+        True where the lane may have to be read sooner than was known.
+        """
+        lane = self._lane(key, tenant)
+        lane.position = min(lane.position, position)
+        lane.noted = min(lane.noted, due)
+        if due >= lane.due:
+            return False
+        lane.due = due
+        if not lane.is_queued:
+            self._schedule(lane)
+        return not lane.is_blocked
+
+    def has_backlog(self, key: bytes, now: float) -> bool:
+        """Whether something of this lane should leave before what comes in now."""
+        lane = self._lanes.get(key)
+        return lane is not None and (lane.is_blocked or lane.due <= now)
+
+    def _lane(self, key: bytes, tenant: bytes) -> Lane:
+        lane = self._lanes.get(key)
+        if lane is None:
+            lane = self._lanes[key] = Lane(key, tenant)
+        return lane
+
+    def _schedule(self, lane: Lane) -> None:
+        heappush(self._heap, (lane.due, lane.key))
+        if len(self._heap) > 2 * len(self._lanes) + 64:
+            self._heap = [(each.due, key) for key, each in self._lanes.items() if each.due < inf]
+            heapify(self._heap)
+
+    # Turns
+
+    def next_time(self, now: float, *, urgent: bool) -> float:
+        """When there is next something to read; with `urgent`, of urgent lanes alone.
+
+        Seconds since the epoch, 0 for now.
+        """
+        self._ripen(now)
+        if self._turns.of(0) or any(self._paths[path].of(0) for path in self._open):
+            return 0.0
+        if (self._turns or self._open) and not urgent:
+            return 0.0
+        soonest = self._heap[0][0] if self._heap else inf
+        return min(soonest, self._next_look) if self._blocked and not urgent else soonest
+
+    def take(self, now: float, *, urgent: bool) -> list[Look]:
+        """The lanes whose turn it is, to be read; each comes back through `read` or `give_back`."""
+        self._ripen(now)
+        last = 0 if urgent else 2
+        looks = [] if urgent else self._look_through(now)
+        self._release(now, last)
+        return looks + self._take_turns(now, last)
+
+    def _take_turns(self, now: float, last: int) -> list[Look]:
+        """As many turns as there are to be in one transaction; a lane may have several of them.
+
+        So a tenant with few lanes gets as much as one with many.
+        """
+        looks: dict[bytes, Look] = {}
+        turns = 0
+        while turns < self._width and (lane := self._turns.take(last)):
+            lane.is_queued = False
+            if look := looks.get(lane.key):
+                look.count += TURN
+            elif self._may_be_read(lane, now):
+                look = looks[lane.key] = self._begin(Look(lane, lane.position, TURN, is_turn=True))
+            else:
+                continue
+            turns += 1
+            if look.count < MOST:
+                self._queue(lane)
+        return list(looks.values())
+
+    def read(self, look: Look, position: bytes, soonest: float, tenant: bytes, now: float) -> None:
+        """The rows up to `position` are out now, and the next one is due at `soonest`."""
+        lane = look.lane
+        lane.is_read = False
+        if look.is_turn:
+            lane.position = min(lane.position, position)
+            lane.due = min(lane.noted, soonest)
+            lane.tenant = tenant or lane.tenant
+        else:
+            lane.position = min(lane.position, look.start)
+            if soonest <= now:
+                lane.onward = position
+            else:  # that was the last: its next turn begins with the first
+                self._unblock(lane)
+        self._place(lane, now)
+
+    def has_read(self, asked: int, reached: int) -> None:
+        """So many lanes were read of those that were taken, until there were enough envelopes."""
+        least, most = WIDTH
+        self._width = min(most, self._width * 2) if reached == asked else max(least, reached)
+
+    def give_back(self, looks: list[Look]) -> None:
+        """Nothing was read of these; their turn is still to come."""
+        for look in reversed(looks):
+            lane = look.lane
+            lane.is_read = False
+            lane.position = min(lane.position, look.start)
+            if not lane.is_blocked and not lane.is_queued:
+                lane.is_queued = True
+                self._turns.put_first(lane.priority, lane.tenant, lane)
+
+    def _begin(self, look: Look) -> Look:
+        lane = look.lane
+        lane.is_read, lane.position, lane.noted = True, END, inf
+        return look
+
+    def _may_be_read(self, lane: Lane, now: float) -> bool:
+        """It may have changed since it was queued; then it is where it belongs, or goes there."""
+        if lane.is_read or lane.is_blocked or self._lanes.get(lane.key) is not lane:
+            return False
+        if lane.due > now:  # the clock went back
+            self._place(lane, now)
+            return False
+        return True
+
+    def _ripen(self, now: float) -> None:
+        """Queue what has fallen due."""
+        for _ in range(SOME):
+            if not self._heap or self._heap[0][0] > now:
+                break
+            lane = self._lanes.get(heappop(self._heap)[1])
+            if lane is not None and lane.due <= now:
+                self._place(lane, now)
+
+    def _place(self, lane: Lane, now: float) -> None:
+        """To where it waits for what comes next."""
+        if lane.is_read or lane.is_blocked or lane.is_queued:
+            return
+        if lane.due == inf:
+            if self._lanes.get(lane.key) is lane:
+                del self._lanes[lane.key]
+        elif lane.due <= now:
+            self._queue(lane)
+        else:
+            self._schedule(lane)
+
+    def _queue(self, lane: Lane) -> None:
+        lane.is_queued = True
+        self._turns.put(lane.priority, lane.tenant, lane)
+
+    # Paths without room
+
+    def block(self, key: bytes, tenant: bytes, path: str) -> None:
+        """This lane waits for a path that has no room."""
+        lane = self._lane(key, tenant)
+        self._open.pop(path, None)
+        if not lane.is_blocked:
+            lane.is_blocked, lane.onward = True, b""
+            self._blocked[key] = lane
+        if path not in lane.paths and (path in self._paths or len(self._paths) < PATHS):
+            lane.paths.add(path)
+            self._paths.setdefault(path, Turns()).put(lane.priority, lane.tenant, lane)
+
+    def room(self, path: str) -> bool:
+        """The path has room again, or is gone; False where no lane waits for it."""
+        if path not in self._paths:
+            return False
+        self._open[path] = None
+        return True
+
+    def _unblock(self, lane: Lane) -> None:
+        lane.is_blocked = False
+        self._blocked.pop(lane.key, None)
+
+    def _release(self, now: float, last: int) -> None:
+        """Some lanes at a time, or all would be read for the few that the path can take."""
+        for path in list(islice(self._open, SOME // RELEASE)):
+            waiting = self._paths[path]
+            for _ in range(RELEASE):
+                if (lane := waiting.take(last)) is None:
+                    break
+                lane.paths.discard(path)
+                if self._lanes.get(lane.key) is lane:
+                    self._unblock(lane)
+                    self._place(lane, now)
+            del self._open[path]
+            if waiting:
+                self._open[path] = None  # after the others
+            else:
+                del self._paths[path]
+
+    def _look_through(self, now: float) -> list[Look]:
+        if self._blocked and now < self._next_look <= now + LOOK_INTERVAL:
+            return []
+        self._next_look = now + LOOK_INTERVAL
+        looks = []
+        for key in list(islice(self._blocked, LOOKS)):
+            lane = self._blocked[key] = self._blocked.pop(key)
+            if lane.is_read:
+                continue
+            if lane.due <= now:
+                position = lane.onward or lane.position
+                looks.append(self._begin(Look(lane, position, LOOK, is_turn=False)))
+            elif lane.due == inf:  # nothing waits in it any more
+                self._unblock(lane)
+                self._place(lane, now)
+        return looks

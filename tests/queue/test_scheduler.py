@@ -1,0 +1,235 @@
+"""From the spool to the ready queues: look-ups, full paths, orders, and what is urgent."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastmta.log import DispositionLog
+from fastmta.mail.disposition import Disposition
+from fastmta.mail.envelope import Envelope, Priority
+from fastmta.mail.reply import Reply
+from fastmta.queue import scheduler
+from fastmta.queue.expiry import Expiry
+from fastmta.queue.ready import Job, ReadyQueue
+from fastmta.queue.scheduler import Scheduler
+from fastmta.queue.settlement import Settlement
+from fastmta.store import lanes, spool
+from fastmta.store.spool import Spool
+from tests.store.backlog import fill, waiting
+from tests.store.test_spool import accept, arrival
+from tests.support import run, until
+
+PAST = 1_700_000_000.0
+OK = Reply(250, "2.0.0", "taken")
+
+
+class Place:
+    """A site."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+class Policy:
+    first, max_interval, give_up_after = 300.0, 4 * 3600.0, 1e9
+
+
+class Engine:
+    """A shard with a scheduler, and a path for each site that delivers when told to."""
+
+    def __init__(self, folder: Path, ready: int = 100, orders: Any = None) -> None:
+        self.spool = Spool(folder, 0, min_free=0)
+        journal = DispositionLog("-")
+        journal.write = lambda event: None  # type: ignore[assignment,method-assign]
+        self.settlement = Settlement(self.spool, Policy(), "me.test", journal)
+        expiry = Expiry(self.spool, self.settlement, lambda _: Policy(), lambda: 1e9)
+        self.known: dict[str, Place] = {}
+        self.looking_up: list[str] = []
+        self.answer = asyncio.Event()
+        self.answer.set()
+        self.scheduler = Scheduler(
+            self.spool, self.settlement, self.known.get, self.resolve, self.submit, expiry, orders
+        )
+        self.ready = ready
+        self.paths: dict[str, ReadyQueue] = {}
+        self.delivered: list[Envelope] = []
+
+    async def __aenter__(self) -> "Engine":
+        await self.spool.start(self.scheduler.admit)
+        self.running = asyncio.ensure_future(self.scheduler.run())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.running.cancel()
+        await asyncio.wait([self.running])
+        await self.scheduler.stop()
+        await self.settlement.finish()
+        await self.spool.close()
+
+    async def resolve(self, domain: str) -> Place | Reply:
+        self.looking_up.append(domain)
+        await self.answer.wait()
+        self.looking_up.remove(domain)
+        self.known[domain] = Place(domain)
+        return self.known[domain]
+
+    def submit(self, site: Place, job: Job) -> str:
+        queue = self.paths.setdefault(site.name, ReadyQueue(self.ready))
+        return "" if queue.put(job) else site.name
+
+    def deliver(self, count: int, only: str = "") -> int:
+        """So many from each path; how many there were."""
+        done = 0
+        for name, queue in self.paths.items():
+            for _ in range(count if only in ("", name) else 0):
+                if (job := queue.take()) is None:
+                    break
+                done += 1
+                self.delivered.append(job.envelope)
+                end = Disposition.of_reply(OK, "mx.test", time.time())
+                self.settlement.settle(job, name, [end] * len(job.envelope.recipients))
+            if queue.has_refused and queue.has_regained():
+                self.spool.room(name)
+        return done
+
+    async def until_delivered(self, count: int) -> None:
+        def enough() -> bool:
+            self.deliver(50)
+            return len(self.delivered) >= count
+
+        await until(enough)
+
+
+def test_everything_gets_out_through_full_paths_in_the_order_of_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lanes, "LOOK_INTERVAL", 1e6)  # a look may find what is behind others
+    fill(tmp_path, (waiting(n, f"d{n % 3}.test", PAST + n) for n in range(1, 3001)))
+
+    async def scenario() -> None:
+        async with Engine(tmp_path) as engine:
+            # What waits for a look-up would leave behind what is read after it.
+            engine.known.update((name, Place(name)) for name in ("d0.test", "d1.test", "d2.test"))
+            await engine.until_delivered(3000)
+            for domain in ("d0.test", "d1.test", "d2.test"):
+                times = [e.due for e in engine.delivered if e.domain == domain]
+                assert len(times) == 1000
+                assert times == sorted(times)
+            await until(lambda: engine.spool.statistics().envelopes == 0)
+
+    run(scenario())
+
+
+def test_a_full_path_does_not_hold_up_the_others(tmp_path: Path) -> None:
+    many = [waiting(n, "slow.test", PAST) for n in range(1, 5001)]
+    fill(tmp_path, [*many, *(waiting(n, "fast.test", PAST + 1) for n in range(6000, 8000))])
+
+    async def scenario() -> None:
+        async with Engine(tmp_path) as engine:
+
+            def enough() -> bool:
+                engine.deliver(50, "fast.test")
+                return len(engine.delivered) >= 2000
+
+            await until(enough)
+            assert {envelope.domain for envelope in engine.delivered} == {"fast.test"}
+            # What waits for the slow one is not out but for its ready queue.
+            await until(lambda: len(engine.spool._out) == 100)
+            await engine.until_delivered(7000)
+
+    run(scenario())
+
+
+def test_an_urgent_message_gets_through_100_000_of_bulk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the same site, whose ready queue is full, and through a window that is full."""
+    monkeypatch.setattr(spool, "WINDOW", 2000)
+    domains = [f"d{n}.test" for n in range(100)]
+    fill(
+        tmp_path,
+        (waiting(n, domains[n % 100], PAST, priority=Priority.BULK) for n in range(1, 100_001)),
+    )
+
+    async def scenario() -> None:
+        async with Engine(tmp_path) as engine:
+            await until(lambda: len(engine.spool._out) >= 1900)
+            await engine.until_delivered(1000)
+            await until(lambda: len(engine.spool._out) >= 1900)
+            now = arrival(engine.spool, "now@d7.test")
+            now.priority = Priority.URGENT
+            await accept(engine.spool, now)
+            # From its path it leaves as the first, though not before its domain is looked up.
+            path = engine.paths.setdefault("d7.test", ReadyQueue(engine.ready))
+            await until(lambda: path._waiting(Priority.URGENT))
+            engine.deliver(1, "d7.test")
+            assert engine.delivered[-1].message == now.message
+
+    run(scenario())
+
+
+def test_so_many_domains_are_looked_up_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheduler, "LOOK_UPS", 20)
+    fill(tmp_path, (waiting(n, f"d{n % 500}.test", PAST) for n in range(1, 1001)))
+
+    async def scenario() -> None:
+        async with Engine(tmp_path) as engine:
+            engine.answer.clear()
+            await until(lambda: len(engine.spool._out) == 1000)
+            assert len(engine.looking_up) == len(set(engine.looking_up)) == 20
+            engine.answer.set()
+            await engine.until_delivered(1000)
+
+    run(scenario())
+
+
+def test_a_new_message_whose_path_is_full_waits_on_the_disk_and_keeps_its_order(
+    tmp_path: Path,
+) -> None:
+    async def scenario() -> None:
+        async with Engine(tmp_path, ready=10) as engine:
+            sent = [arrival(engine.spool, f"u{n}@to.test") for n in range(100)]
+            for each in sent:
+                await accept(engine.spool, each)
+            await until(lambda: len(engine.spool._out) == 10)
+            await engine.until_delivered(100)
+            assert [e.message for e in engine.delivered[:10]] == [e.message for e in sent[:10]]
+            assert {e.message for e in engine.delivered} == {e.message for e in sent}
+            assert {e.attempts for e in engine.delivered} == {0}
+
+    run(scenario())
+
+
+class Order:
+    """Takes what is for one site."""
+
+    def __init__(self, site: str) -> None:
+        self.any = False
+        self.site = site
+        self.taken: list[Job] = []
+
+    def find(self, envelope: Envelope, site: str) -> Callable[[Job], None] | None:
+        return self.taken.append if site == self.site else None
+
+
+def test_an_order_is_asked_before_a_job_is_submitted(tmp_path: Path) -> None:
+    order = Order("stopped.test")
+    fill(tmp_path, [waiting(n, "stopped.test", PAST) for n in (1, 2)])
+
+    async def scenario() -> None:
+        async with Engine(tmp_path, orders=order) as engine:
+            await engine.until_delivered(2)
+            order.any = True
+            await accept(engine.spool, arrival(engine.spool, "a@stopped.test"))
+            await accept(engine.spool, arrival(engine.spool, "a@other.test"))
+            await engine.until_delivered(3)
+            assert [job.envelope.domain for job in order.taken] == ["stopped.test"]
+            assert engine.delivered[-1].domain == "other.test"
+
+    run(scenario())
