@@ -11,6 +11,7 @@ import msgspec
 from rich.console import Console
 
 import bench.codec
+import bench.head_of_line
 import bench.parse
 import bench.queue_depth
 import bench.relay
@@ -36,6 +37,7 @@ def main() -> None:
 
 
 main.add_command(bench.codec.main, "codec")
+main.add_command(bench.head_of_line.main, "head-of-line")
 main.add_command(bench.parse.main, "parse")
 main.add_command(bench.queue_depth.main, "queue-depth")
 

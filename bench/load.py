@@ -74,6 +74,9 @@ class Load:
         fields = (number, number, NUMBER, number, SUM, self._checksum, TIME, time.monotonic())
         return self._head % fields + self._body
 
+    def envelope(self, number: int) -> bytes:
+        return ENVELOPE % (number % RECIPIENTS)
+
     async def run(self, endpoint: Endpoint, clients: int) -> Result:
         """Send everything; at the end every client has left or was cut off."""
         loop = asyncio.get_running_loop()
@@ -136,7 +139,7 @@ class Client(asyncio.Protocol):
         self._number = next(self._load.numbers, 0)
         if self._number:
             self._expect(3, self._on_envelope)
-            self._write(ENVELOPE % (self._number % RECIPIENTS))
+            self._write(self._load.envelope(self._number))
         elif not self.left.done():
             self.left.set_result(None)
             self._write(b"QUIT\r\n")

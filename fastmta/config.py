@@ -14,11 +14,13 @@ from typing import Annotated, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType, structs
 
 from fastmta.config_reader import (
+    Address,
     ConfigError,
     DomainName,
     DomainPattern,
     Duration,
     Endpoint,
+    Name,
     Network,
     Problem,
     Reader,
@@ -27,6 +29,7 @@ from fastmta.config_reader import (
 from fastmta.config_rules import RULES
 
 __all__ = [
+    "Address",
     "Config",
     "ConfigError",
     "Delivery",
@@ -38,13 +41,17 @@ __all__ = [
     "Headers",
     "Listener",
     "Log",
+    "MailSource",
+    "Name",
     "Network",
+    "Pool",
     "Problem",
     "Retry",
     "Route",
     "Smtp",
     "Source",
     "Spool",
+    "Tenant",
     "Tls",
     "TlsMode",
     "changes",
@@ -62,6 +69,7 @@ TlsMode = Literal["none", "starttls", "implicit"]
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 Octets = Annotated[int, Meta(ge=1, le=1 << 40)]
+Weight = Annotated[int, Meta(ge=1, le=1000)]
 
 
 class Listener(Table, frozen=True, kw_only=True):
@@ -116,6 +124,24 @@ class Route(Table, frozen=True, kw_only=True):
     next_hop: tuple[Endpoint, ...]
 
 
+class MailSource(Table, frozen=True, kw_only=True):
+    name: Name
+    addresses: tuple[Address, ...]  # of this machine, at most one of each family
+    hostname: DomainName | None = None  # None: that of the top
+
+
+class Pool(Table, frozen=True, kw_only=True):
+    name: Name
+    sources: dict[str, Weight]  # name of a source -> its share
+    tenants: tuple[str, ...] = ()
+    senders: tuple[DomainPattern, ...] = ()  # domains of the reverse-path
+
+
+class Tenant(Table, frozen=True, kw_only=True):
+    weight: Weight = 1  # its share where several have mail for one path
+    priority: Literal["urgent", "normal", "bulk"] = "normal"
+
+
 class Retry(Table, frozen=True, kw_only=True):
     first: Annotated[Duration, Meta(gt=0, le=30 * DAY)] = Duration(5 * 60)
     max_interval: Annotated[Duration, Meta(gt=0, le=30 * DAY)] = Duration(4 * HOUR)
@@ -140,6 +166,9 @@ class Config(Table, frozen=True, kw_only=True):
     dns: Dns = Dns()
     delivery: Delivery = Delivery()
     route: tuple[Route, ...] = ()
+    source: tuple[MailSource, ...] = ()
+    pool: tuple[Pool, ...] = ()
+    tenants: dict[str, Tenant] = {}
     retry: Retry = Retry()
     log: Log = Log()
 

@@ -32,6 +32,11 @@ _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 
 Network = IPv4Network | IPv6Network
+# An address of this machine that mail may leave from; a plain string at run time.
+Address = NewType("Address", str)
+# What a source or pool is called: in path names, in the log and on the command line.
+Name = NewType("Name", str)
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
 
 
 class Problem(NamedTuple):
@@ -136,6 +141,24 @@ def parse_pattern(text: str) -> DomainPattern:
     return DomainPattern(below + parse_domain(text.removeprefix(below)))
 
 
+def parse_address(text: str) -> Address:
+    try:
+        address = ip_address(text)
+    except ValueError:
+        address = None
+    if address is None or "%" in text:
+        raise ValueError(f'{_show(text)} is no address; write "192.0.2.10" or "2001:db8::10"')
+    if address.is_unspecified or address.is_multicast:
+        raise ValueError(f"{_show(text)}: no mail can leave from this address")
+    return Address(str(address))
+
+
+def parse_name(text: str) -> Name:
+    if not _NAME.fullmatch(text):
+        raise ValueError(f'{_show(text)} is no name; write letters and digits, as in "bulk-1"')
+    return Name(text)
+
+
 def covers(one: DomainPattern, other: DomainPattern) -> bool:
     """Whether `one` matches each domain that `other` matches."""
     return one in ("*", other) or (one.startswith("*.") and other.endswith(one[1:]))
@@ -169,6 +192,8 @@ _READERS: dict[Any, Callable[[str, Path], Any]] = {
     Endpoint: lambda text, _: Endpoint.parse(text),
     DomainName: lambda text, _: parse_domain(text),
     DomainPattern: lambda text, _: parse_pattern(text),
+    Address: lambda text, _: parse_address(text),
+    Name: lambda text, _: parse_name(text),
     Network: lambda text, _: ip_network(text),
     Path: _path,
 }
@@ -180,6 +205,8 @@ _EXAMPLES: dict[Any, str] = {
     Endpoint: 'a string such as "127.0.0.1:2525"',
     DomainName: 'a domain name such as "mail.example.test"',
     DomainPattern: 'a domain such as "example.test", "*.example.test" or "*"',
+    Address: 'an address such as "192.0.2.10"',
+    Name: 'a name such as "bulk-1"',
     Network: 'a network such as "192.0.2.0/24"',
     Path: 'a path such as "/var/lib/fastmta"',
 }
@@ -220,6 +247,8 @@ class Reader:
         kind, meta = _unwrap(kind)
         if get_origin(kind) is tuple:
             return self._array(get_args(kind)[0], raw, path)
+        if get_origin(kind) is dict:
+            return self._named(get_args(kind)[1], raw, path)
         if get_origin(kind) is Literal:
             return self._choice(get_args(kind), raw, path)
         if _is_table(kind):
@@ -235,6 +264,13 @@ class Reader:
             self._add(path, f"is {_kind_of(raw)}, but must be a list: write {hint}")
             return None
         return tuple(self._value(kind, item, f"{path}[{i}]") for i, item in enumerate(raw))
+
+    def _named(self, kind: Any, raw: object, path: str) -> dict[str, Any] | None:
+        """A table whose keys are names that the operator gives."""
+        if not isinstance(raw, dict):
+            self._add(path, f"is {_kind_of(raw)}, but must be a table: write [{path}]")
+            return None
+        return {name: self._value(kind, item, _join(path, name)) for name, item in raw.items()}
 
     def _choice(self, choices: tuple[str, ...], raw: object, path: str) -> object:
         if isinstance(raw, str) and raw in choices:
@@ -263,7 +299,9 @@ class Reader:
         if later := self._later.get(_join(path, key)):
             return later
         own = [field.name for field in structs.fields(kind)]
-        homes = {name: place for place, names in _tables(self._root) for name in names}
+        homes: dict[str, str] = {}
+        for place, names in _tables(self._root):
+            homes |= {name: place for name in names if name not in homes}
         if key in homes:
             return f"unknown key; it belongs {homes[key]}"
         if near := _near(key, own):
@@ -310,8 +348,9 @@ def _tables(kind: type[Table], place: str = _TOP) -> Iterator[tuple[str, list[st
     yield place, [field.name for field in fields]
     for field in fields:
         if inner := table_of(field.type):
+            named = f"{field.name}.NAME" if get_origin(field.type) is dict else field.name
             repeated = get_origin(field.type) is tuple
-            yield from _tables(inner, f"in [[{field.name}]]" if repeated else f"in [{field.name}]")
+            yield from _tables(inner, f"in [[{named}]]" if repeated else f"in [{named}]")
 
 
 def table_of(kind: Any) -> type[Table] | None:
@@ -319,6 +358,8 @@ def table_of(kind: Any) -> type[Table] | None:
     kind, _ = _unwrap(kind)
     if get_origin(kind) is tuple:
         kind = get_args(kind)[0]
+    elif get_origin(kind) is dict:
+        kind = get_args(kind)[1]
     return kind if _is_table(kind) else None
 
 
@@ -331,6 +372,8 @@ def _example(kind: Any, path: str) -> str:
     if get_origin(kind) is tuple:
         (inner, _) = get_args(kind)
         return f"[[{path}]]" if _is_table(inner) else f"a list in [...] with {_EXAMPLES[inner]}"
+    if get_origin(kind) is dict:
+        return f"[{path}]"
     if get_origin(kind) is Literal:
         return " or ".join(map(json.dumps, get_args(kind)))
     return _EXAMPLES[kind]

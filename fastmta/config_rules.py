@@ -97,6 +97,50 @@ def _check_routes(config: "Config") -> Iterator[Problem]:
                 break
 
 
+def _check_sources(config: "Config") -> Iterator[Problem]:
+    used = {name for pool in config.pool for name in pool.sources}
+    for i, source in enumerate(config.source):
+        key = f"source[{i}]"
+        if source.name in [earlier.name for earlier in config.source[:i]]:
+            yield Problem(f"{key}.name", f'another source is called "{source.name}"')
+        elif source.name not in used:
+            text = f'"{source.name}" is in no pool; name it in the sources of a [[pool]]'
+            yield Problem(f"{key}.name", text)
+        families = [":" in address for address in source.addresses]
+        if not families:
+            yield Problem(f"{key}.addresses", 'is empty; write ["192.0.2.10"]')
+        elif len(families) != len(set(families)):
+            text = "has several of one family; write a [[source]] for each, and a pool of them"
+            yield Problem(f"{key}.addresses", text)
+
+
+def _check_pools(config: "Config") -> Iterator[Problem]:
+    known = [source.name for source in config.source]
+    taken: dict[tuple[str, str], str] = {}  # what chooses a pool -> where that is said
+    for i, pool in enumerate(config.pool):
+        key = f"pool[{i}]"
+        if not pool.sources:
+            yield Problem(f"{key}.sources", "is empty; write { NAME = 1 } with names of [[source]]")
+        for name in pool.sources:
+            if name not in known:
+                yield Problem(f"{key}.sources.{name}", "no [[source]] is called so")
+        chosen_by: list[tuple[str, str]] = [("name", pool.name)]
+        chosen_by += [("tenants", name) for name in pool.tenants]
+        chosen_by += [("senders", pattern) for pattern in pool.senders]
+        for what, name in chosen_by:
+            if taken.setdefault((what, name), f"{key}.{what}") != f"{key}.{what}":
+                yield Problem(f"{key}.{what}", f'"{name}" is in {taken[what, name]} too')
+
+
+def _check_tenants(config: "Config") -> Iterator[Problem]:
+    for name, tenant in config.tenants.items():
+        if not name:
+            yield Problem('tenants.""', "is no name of a tenant")
+        elif tenant == type(tenant)():
+            text = "is without effect, these are the defaults; set weight or priority"
+            yield Problem(f"tenants.{name}", text)
+
+
 def _check_retry(config: "Config") -> Iterator[Problem]:
     retry = config.retry
     if retry.first > retry.max_interval:
@@ -134,6 +178,9 @@ RULES = (
     _check_tls,
     _check_nameservers,
     _check_routes,
+    _check_sources,
+    _check_pools,
+    _check_tenants,
     _check_retry,
     _check_files,
 )

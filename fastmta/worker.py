@@ -18,10 +18,12 @@ from msgspec import Raw, msgpack
 
 from fastmta import control, log, metrics, worker_main
 from fastmta.config import Config, fingerprint
+from fastmta.delivery.dispatcher import Dispatcher
 from fastmta.delivery.dns import Resolver
+from fastmta.delivery.hosts import Hosts
 from fastmta.delivery.router import Router
 from fastmta.delivery.site import RoutingError, Site
-from fastmta.delivery.smtp import Dispatcher
+from fastmta.delivery.source import Sources
 from fastmta.mail.arrival import Arrival
 from fastmta.mail.disposition import Disposition
 from fastmta.mail.envelope import format_id
@@ -31,6 +33,7 @@ from fastmta.queue.expiry import Expiry
 from fastmta.queue.ready import Job
 from fastmta.queue.scheduler import Scheduler
 from fastmta.queue.settlement import Settlement
+from fastmta.queue.unshared import Unshared, default_shape
 from fastmta.server.smtp import SmtpService
 from fastmta.store.spool import Spool
 
@@ -122,7 +125,15 @@ class Worker:
         self._began = time.monotonic()
         self.journal = log.DispositionLog(config.disposition_log)
         self._router = Router(config, Resolver(config.dns))
-        self._dispatcher = Dispatcher(config.hostname, self._settle, self._read, room=self._room)
+        self._dispatcher = Dispatcher(
+            self._settle,
+            self._read,
+            sources=Sources(config, time.monotonic),
+            shape=lambda source, site, domain: default_shape(source, site.name),
+            permits=Unshared(),
+            hosts=Hosts(time.monotonic, config.retry.first),
+            room=self._room,
+        )
         self._shards: dict[int, Shard] = {}
         self._journal_timer: asyncio.TimerHandle | None = None
 
@@ -171,8 +182,8 @@ class Worker:
     def _shard_of(self, message: int) -> Shard:
         return self._shards[message & 0xFF]  # see Spool.new_id
 
-    def _settle(self, job: Job, site: str, ends: list[Disposition]) -> None:
-        self._shard_of(job.envelope.message).settlement.settle(job, site, ends)
+    def _settle(self, job: Job, site: str, source: str, ends: list[Disposition]) -> None:
+        self._shard_of(job.envelope.message).settlement.settle(job, site, source, ends)
 
     async def _read(self, message: int, first: int) -> list[bytes]:
         return await self._shard_of(message).spool.read(message, first)
@@ -192,7 +203,7 @@ class Worker:
         problem = self.journal.reopen(config.disposition_log)
         self._router.retire()
         self._router = Router(config, Resolver(config.dns))
-        self._dispatcher.configure(config.hostname)
+        self._dispatcher.sources = Sources(config, time.monotonic)
         for shard in self._shards.values():
             shard.reload(config)
         problems = await self._smtp.reload(config, tls)

@@ -44,6 +44,20 @@ max_interval = "1h30m"
 """
 
 
+SOURCE = """
+[[source]]
+name = "out1"
+addresses = ["192.0.2.10", "2001:db8::10"]
+"""
+POOL = """
+[[pool]]
+name = "bulk"
+sources = { out1 = 2 }
+tenants = ["newsletter"]
+senders = ["*.Example.net"]
+"""
+
+
 def problems(text: str, folder: Path = Path("/tmp")) -> dict[str, str]:
     with pytest.raises(ConfigError) as caught:
         parse(text, folder)
@@ -64,6 +78,16 @@ def test_a_whole_configuration_is_read_as_written(tmp_path: Path) -> None:
     assert (config.retry.first, config.retry.max_interval) == (1.0, 5400.0)
     assert config.disposition_log == str(tmp_path / "data" / "dispositions.jsonl")
     assert not (tmp_path / "data").exists()
+
+
+def test_sources_pools_and_tenants_are_read_as_written(tmp_path: Path) -> None:
+    text = GOOD + SOURCE + POOL + '[tenants."a b"]\nweight = 3\npriority = "urgent"\n'
+    config = parse(text, tmp_path)
+    assert config.source[0].addresses == ("192.0.2.10", "2001:db8::10")
+    assert config.source[0].hostname is None
+    assert config.pool[0].sources == {"out1": 2}
+    assert config.pool[0].senders == ("*.example.net",)
+    assert (config.tenants["a b"].weight, config.tenants["a b"].priority) == (3, "urgent")
 
 
 def edit(old: str, new: str) -> str:
@@ -196,6 +220,76 @@ BROKEN = {
         "route[0].domain",
         "domain name",
     ),
+    "a source in no pool": (GOOD + SOURCE, "source[0].name", "no pool"),
+    "a source twice": (GOOD + SOURCE + SOURCE + POOL, "source[1].name", "another source"),
+    "a source without addresses": (
+        GOOD + SOURCE.replace('"192.0.2.10", "2001:db8::10"', "") + POOL,
+        "source[0].addresses",
+        "is empty",
+    ),
+    "two addresses of one family": (
+        GOOD + SOURCE.replace("2001:db8::10", "192.0.2.11") + POOL,
+        "source[0].addresses",
+        "several of one family",
+    ),
+    "a source with an address of none": (
+        GOOD + SOURCE.replace("192.0.2.10", "0.0.0.0") + POOL,
+        "source[0].addresses[0]",
+        "no mail can leave",
+    ),
+    "a source with a name for an address": (
+        GOOD + SOURCE.replace("192.0.2.10", "out.example.org") + POOL,
+        "source[0].addresses[0]",
+        "is no address",
+    ),
+    "a source with a name of several words": (
+        GOOD + SOURCE.replace("out1", "out 1") + POOL,
+        "source[0].name",
+        "is no name",
+    ),
+    "a pool with an unknown source": (
+        GOOD + SOURCE + POOL.replace("out1 = 2", "out1 = 2, out2 = 1"),
+        "pool[0].sources.out2",
+        "no [[source]]",
+    ),
+    "a pool without sources": (GOOD + POOL.replace("out1 = 2", ""), "pool[0].sources", "empty"),
+    "a pool with a list of sources": (
+        GOOD + SOURCE + POOL.replace("{ out1 = 2 }", '["out1"]'),
+        "pool[0].sources",
+        "must be a table",
+    ),
+    "a source without a share": (
+        GOOD + SOURCE + POOL.replace("out1 = 2", "out1 = 0"),
+        "pool[0].sources.out1",
+        "the least is 1",
+    ),
+    "a pool twice": (GOOD + SOURCE + POOL + POOL, "pool[1].name", "pool[0].name too"),
+    "two pools for a tenant": (
+        GOOD + SOURCE + POOL + POOL.replace('"bulk"', '"b"'),
+        "pool[1].tenants",
+        "pool[0].tenants too",
+    ),
+    "two pools for a sender": (
+        GOOD + SOURCE + POOL + POOL.replace('"bulk"', '"b"'),
+        "pool[1].senders",
+        "pool[0].senders too",
+    ),
+    "a tenant without effect": (
+        GOOD + "[tenants.x]\nweight = 1\n",
+        "tenants.x",
+        "without effect",
+    ),
+    "a tenant with an unknown key": (
+        GOOD + "[tenants.x]\nwieght = 2\n",
+        "tenants.x.wieght",
+        "mean weight",
+    ),
+    "a tenant with an unknown priority": (
+        GOOD + '[tenants.x]\npriority = "high"\n',
+        "tenants.x.priority",
+        '"urgent"',
+    ),
+    "a tenant that is no table": (GOOD + "[tenants]\nx = 1\n", "tenants.x", "must be a table"),
     "a first retry after the longest": (
         edit('"1s"', '"2h"'),
         "retry.first",

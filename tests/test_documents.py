@@ -6,7 +6,7 @@ import pkgutil
 import re
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 import pytest
 from msgspec import NODEFAULT, UNSET, structs
@@ -21,6 +21,7 @@ CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text()
 # Defaults that are a sentence, not a value.
 IN_WORDS = {
     "workers": "one for each CPU",
+    "source.hostname": "that of the top",
     "listener.tls": '`"starttls"` where `[tls]` is set, else `"none"`',
 }
 
@@ -45,7 +46,8 @@ def declared(kind: type[Table] = Config, path: str = "") -> dict[str, str]:
         name = f"{path}{field.name}"
         inner = table_of(field.type)
         if inner:
-            settings |= declared(inner, f"{name}.")
+            named = f"{name}.NAME" if get_origin(field.type) is dict else name
+            settings |= declared(inner, f"{named}.")
         else:
             settings[name] = IN_WORDS.get(name) or written(field)
     return settings

@@ -46,11 +46,13 @@ def _facts(config: Config) -> dict[str, Any]:
     ]
     if not any(route.domain == "*" for route in config.route):
         routes.append({"domain": "*", "next_hop": [f"MX hosts, port {config.delivery.port}"]})
+    pools = [{"name": pool.name, "sources": dict(pool.sources)} for pool in config.pool]
     return {
         "hostname": config.hostname,
         "listeners": listeners,
         "relay_networks": [str(network) for network in config.smtp.relay_networks],
         "routes": routes,
+        "pools": pools,
         "data_dir": str(config.data_dir),
         "workers": config.workers,
     }
@@ -63,6 +65,11 @@ def _print_table(facts: dict[str, Any]) -> None:
     ]
     rows += [("relays for", ", ".join(facts["relay_networks"]) or "nobody")]
     rows += [(f"mail for {one['domain']}", ", ".join(one["next_hop"])) for one in facts["routes"]]
+    rows += [(f"pool {one['name']}", _shares(one["sources"])) for one in facts["pools"]]
     rows += [("data in", facts["data_dir"]), ("workers", facts["workers"])]
     for name, value in rows:
         click.echo(f"  {name:<16} {value}")
+
+
+def _shares(sources: dict[str, int]) -> str:
+    return ", ".join(f"{name} ({share})" for name, share in sources.items())

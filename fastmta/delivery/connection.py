@@ -61,6 +61,7 @@ class Connection(asyncio.Protocol):
     """
 
     def __init__(self, owner: Owner, terms: Terms, host: Host, address: str) -> None:
+        self.host, self.address = host, address
         self.label = f"{host.name} [{address}]"
         self.client = Client(terms.hostname)
         self.deadline = float("inf")

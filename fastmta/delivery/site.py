@@ -24,6 +24,10 @@ class Site(Struct, frozen=True):
     name: str
     tiers: tuple[tuple[Host, ...], ...]
 
+    @property
+    def host_names(self) -> tuple[str, ...]:
+        return tuple(host.name for tier in self.tiers for host in tier)
+
 
 class RoutingError(Exception):
     """No host to send to; the reply says why, and by its code whether to try again later."""

@@ -45,7 +45,7 @@ class Expiry:
         """Fail an envelope that is out."""
         EXPIRED.value += 1
         ends = [expired(envelope, now)] * len(envelope.recipients)
-        self._settlement.settle(Job(envelope), envelope.site, ends)
+        self._settlement.settle(Job(envelope), envelope.site, "", ends)
 
     async def run(self) -> None:
         """Sweep again and again, until cancelled."""

@@ -116,7 +116,7 @@ class Scheduler(Generic[Site]):
             return
         end = Disposition.of_reply(found, "", time.time())
         for job in jobs:
-            self._settlement.settle(job, "", [end] * len(job.envelope.recipients))
+            self._settlement.settle(job, "", "", [end] * len(job.envelope.recipients))
 
     async def run(self) -> None:
         """Take what falls due, until cancelled."""

@@ -41,40 +41,43 @@ class Settlement:
         """What counts for all that is settled from now on."""
         self._policy, self._hostname = policy, hostname
 
-    def settle(self, job: Job, site: str, ends: list[Disposition]) -> None:
+    def settle(self, job: Job, site: str, source: str, ends: list[Disposition]) -> None:
         """`ends` has one disposition for each of the job's recipients, in their order."""
         envelope = job.envelope
         result = outcome(envelope, ends, self._policy)
+        if result.remaining is not None and site:
+            result.remaining.site = site
         for recipient, end in zip(envelope.recipients, ends, strict=True):
             if end.kind is Kind.DELIVERED:
-                self._delivered(envelope, recipient, end, site)
+                self._delivered(envelope, recipient, end, site, source)
             elif end.kind is Kind.DEFERRED and result.remaining is not None:
-                self._deferred(result.remaining, recipient, end, site)
+                self._deferred(result.remaining, recipient, end, site, source)
         if result.failed:
-            report = self._fail(job, site, result.remaining, result.failed)
+            report = self._fail(job, site, source, result.remaining, result.failed)
             self._reports.add(task := asyncio.ensure_future(report))
             task.add_done_callback(self._reported)
         else:
             self._spool.settle(envelope, result.remaining)
 
     def _delivered(
-        self, envelope: Envelope, recipient: Recipient, end: Disposition, site: str
+        self, envelope: Envelope, recipient: Recipient, end: Disposition, site: str, source: str
     ) -> None:
         DELIVERED.value += 1
         DELIVERY_SECONDS.observe(end.time - envelope.received)
-        self._journal.write(events.Delivered(**_attempt(envelope, recipient, end, site)))
+        self._journal.write(events.Delivered(**_attempt(envelope, recipient, end, site, source)))
 
     def _deferred(
-        self, remaining: Envelope, recipient: Recipient, end: Disposition, site: str
+        self, remaining: Envelope, recipient: Recipient, end: Disposition, site: str, source: str
     ) -> None:
         DEFERRED.value += 1
-        event = _attempt(remaining, recipient, end, site)
+        event = _attempt(remaining, recipient, end, site, source)
         self._journal.write(events.Deferred(**event, due=remaining.due))
 
     async def _fail(
         self,
         job: Job,
         site: str,
+        source: str,
         remaining: Envelope | None,
         failed: list[tuple[Recipient, Disposition]],
     ) -> None:
@@ -86,7 +89,7 @@ class Settlement:
         for recipient, end in failed:
             BOUNCED.value += 1
             told = dsn if wants_failure(recipient) else ""
-            event = _attempt(envelope, recipient, end, site)
+            event = _attempt(envelope, recipient, end, site, source)
             self._journal.write(events.Bounced(**event, dsn=told))
         self._spool.settle(envelope, remaining, report)
 
@@ -122,7 +125,7 @@ class Settlement:
 
 
 def _attempt(
-    envelope: Envelope, recipient: Recipient, end: Disposition, site: str
+    envelope: Envelope, recipient: Recipient, end: Disposition, site: str, source: str
 ) -> dict[str, Any]:
     return {
         "time": end.time,
@@ -131,6 +134,7 @@ def _attempt(
         "recipient": recipient.address,
         "domain": envelope.domain,
         "site": site,
+        "source": source,
         "host": end.host,
         "code": end.reply.code,
         "enhanced": end.reply.enhanced,

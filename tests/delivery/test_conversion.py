@@ -4,11 +4,12 @@ import pytest
 
 from fastmta.delivery import conversion
 from fastmta.delivery.connection import JOINED_SIZE
-from fastmta.delivery.smtp import Limits
+from fastmta.delivery.dispatcher import Bounds
 from fastmta.mail.disposition import Kind
 from fastmta.mail.message import parse
+from fastmta.queue.limits import Limits
 from tests.delivery.mx import DROP, SILENCE, Mx, Session
-from tests.delivery.test_smtp import Relay, saying, site
+from tests.delivery.relay import Relay, saying, site
 from tests.support import run, until
 
 HEAD = "MIME-Version: 1.0\r\nContent-Type: text/plain; charset=utf-8\r\n\r\n"
@@ -109,8 +110,8 @@ def test_no_more_large_ones_are_in_memory_than_allowed() -> None:
 
     async def scenario() -> None:
         async with Mx(answer, extensions=()) as mx:
-            relay = Relay(limits=Limits(connections=2, conversions=1))
-            turns = relay.dispatcher.terms.conversions
+            relay = Relay(limits=Limits(connections=2), bounds=Bounds(conversions=1))
+            turns = relay.dispatcher.terms(relay.dispatcher.sources.system).conversions
             assert relay.submit(site(mx.host), content=LARGE, eight_bit=True)
             await until(lambda: mx.sessions and len(mx.sessions[0].commands) == 2)
             assert relay.submit(site(mx.host), content=LARGE, eight_bit=True)
@@ -128,8 +129,8 @@ def test_no_more_large_ones_are_in_memory_than_allowed() -> None:
 def test_a_lost_connection_ends_the_wait_for_a_turn() -> None:
     async def scenario() -> None:
         async with Mx(saying({"MAIL": SILENCE}), extensions=()) as mx:
-            relay = Relay(limits=Limits(connections=2, conversions=1))
-            turns = relay.dispatcher.terms.conversions
+            relay = Relay(limits=Limits(connections=2), bounds=Bounds(conversions=1))
+            turns = relay.dispatcher.terms(relay.dispatcher.sources.system).conversions
             for count in (1, 2):
                 assert relay.submit(site(mx.host), content=LARGE, eight_bit=True)
                 await until(lambda count=count: len(mx.sessions) == count and turns.locked())

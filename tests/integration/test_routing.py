@@ -76,7 +76,7 @@ ENDS = {
     "us.test": End("bounced", 554, "5.4.6"),
     FAILING: End("deferred", 451, "4.4.3"),  # SERVFAIL
     "refused.example": End("deferred", 451, "4.4.3"),  # REFUSED
-    "dead.test": End("deferred", 451, "4.4.1"),
+    "dead.test": End("deferred", 451, "4.4.1", "mx.dead.test"),
 }
 
 
@@ -292,4 +292,4 @@ def test_mail_that_is_too_old_bounces(tmp_path: Path) -> None:
         report = read_report(senders.mail_for("alice@sender.test").content)
         assert bounced["time"] >= bounced["received"] + 2
         assert (bounced["enhanced"], report.recipient["Status"]) == ("5.4.7", "5.4.7")
-        assert "cannot connect" in report.text  # the last answer
+        assert "connection refused by" in report.text  # the last answer

@@ -91,7 +91,7 @@ class Engine:
                 done += 1
                 self.delivered.append(job.envelope)
                 end = Disposition.of_reply(OK, "mx.test", time.time())
-                self.settlement.settle(job, name, [end] * len(job.envelope.recipients))
+                self.settlement.settle(job, name, "", [end] * len(job.envelope.recipients))
             if queue.has_refused and queue.has_regained():
                 self.spool.room(name)
         return done
