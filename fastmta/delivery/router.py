@@ -19,6 +19,7 @@ from fastmta.mail.reply import Reply
 V = TypeVar("V")
 
 CACHE_SIZE = 10_000  # domains, and sites
+_ANY = DomainPattern("*")
 MAX_HOSTS = 20  # of one domain, lowest preferences first; the others are never looked up
 
 # A host name, as the records of a stranger may give one: whatever else they hold, an address
@@ -64,7 +65,8 @@ class Router:
         return survey.outcome
 
     async def survey(self, domain: str) -> Survey:
-        """What is to be known of a domain; never from this router's own cache."""
+        """What is to be known of a domain, or of a next hop that an operator chose; never from
+        this router's own cache."""
         self._surveys += 1
         try:
             return await self._survey_now(domain)
@@ -82,6 +84,8 @@ class Router:
             self._resolver.close()
 
     async def _survey_now(self, domain: str) -> Survey:
+        if next_hop := _next_hop(domain):
+            return await self._by_route(domain, Route(domain=_ANY, next_hop=(next_hop,)))
         for route in self._routes:
             if covers(route.domain, DomainPattern(domain)):
                 return await self._by_route(domain, route)
@@ -198,6 +202,11 @@ def _remember(table: OrderedDict[str, V], key: str, value: V) -> None:
     table.move_to_end(key)
     if len(table) > CACHE_SIZE:
         table.popitem(last=False)
+
+
+def _next_hop(text: str) -> Endpoint | None:
+    """ "192.0.2.1:25", which no domain and no address literal looks like."""
+    return Endpoint.parse(text) if ":" in text and not text.endswith("]") else None
 
 
 def _is_address(host: str) -> bool:

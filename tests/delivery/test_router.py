@@ -510,6 +510,22 @@ def test_whatever_is_found_no_worse_exchange_than_we_are_and_no_refused_address_
         assert hosts == sorted(each.host for each in usable)
 
 
+@pytest.mark.parametrize("hop", ["127.0.0.1:2525", "[::1]:2525"])
+def test_a_next_hop_that_an_operator_chose_is_exempt_from_the_local_check(
+    server: DnsServer, hop: str
+) -> None:
+    found = site(server, hop, route=(route("*", "192.0.2.7:25"),))
+    host, _, port = hop.rpartition(":")
+    assert (found.name, found.tiers[0][0].addresses) == (hop, (host.strip("[]"),))
+    assert found.tiers[0][0].port == int(port)
+
+
+def test_a_next_hop_by_its_name_is_looked_up(server: DnsServer) -> None:
+    assert site(server, "mx2.example.test:26").tiers[0][0].addresses == ("198.51.100.2",)
+    # A slip must bounce nothing.
+    assert refusal(server, "mx2.exampl.test:26").startswith("451 4.4.4 next hop mx2.exampl.test")
+
+
 def test_a_router_that_another_follows_answers_what_it_was_asked() -> None:
     async def scenario() -> None:
         with DnsServer(dict(ZONE)) as server:
