@@ -30,12 +30,15 @@ from fastmta.mail.envelope import format_id
 from fastmta.mail.reply import Reply
 from fastmta.queue import retry
 from fastmta.queue.expiry import Expiry
+from fastmta.queue.orders import Order, Orders
 from fastmta.queue.ready import Job
+from fastmta.queue.requests import ToWorker
 from fastmta.queue.scheduler import Scheduler
 from fastmta.queue.settlement import Settlement
 from fastmta.queue.unshared import Unshared, default_shape
 from fastmta.server.smtp import SmtpService
 from fastmta.store.spool import Spool
+from fastmta.worker_desk import WorkerDesk
 
 JOURNAL_INTERVAL = 0.1  # seconds between writes of the disposition log
 
@@ -113,7 +116,7 @@ def shards_of(folder: Path, index: int, workers: int) -> list[int]:
 
 
 # What an operator may ask for.
-_decode_request = msgpack.Decoder(control.Status).decode
+_decode_request = msgpack.Decoder(control.Status | ToWorker).decode
 
 
 class Worker:
@@ -135,7 +138,15 @@ class Worker:
             room=self._room,
         )
         self._shards: dict[int, Shard] = {}
+        self._orders = Orders()
+        self._desk = WorkerDesk(
+            index, self._orders, self._shards, self._dispatcher, self._resolve, self._policy_for
+        )
         self._journal_timer: asyncio.TimerHandle | None = None
+
+    def stand(self, holds: list[Order]) -> None:
+        """These holds stand, before anything leaves."""
+        self._desk.stand(holds)
 
     async def start(self) -> None:
         folder = self._config.data_dir / "spool"
@@ -153,10 +164,18 @@ class Worker:
 
     def _open(self, folder: Path, number: int) -> Shard:
         spool = Spool(folder, number, self._config.spool.min_free_space)
-        settlement = Settlement(spool, self._config.retry, self._config.hostname, self.journal)
+        settlement = Settlement(
+            spool, self._config.retry, self._config.hostname, self.journal, self._orders
+        )
         expiry = Expiry(spool, settlement, self._policy_for, self._shortest)
         scheduler = Scheduler(
-            spool, settlement, self._cached, self._resolve, self._dispatcher.submit, expiry
+            spool,
+            settlement,
+            self._cached,
+            self._resolve,
+            self._dispatcher.submit,
+            expiry,
+            self._orders,
         )
         return Shard(spool, settlement, expiry, scheduler)
 
@@ -217,6 +236,9 @@ class Worker:
         match _decode_request(request):
             case control.Status():
                 yield self._status()
+            case asked:
+                async for page in self._desk.answer(asked):
+                    yield page
 
     def _status(self) -> control.WorkerStatus:
         return control.WorkerStatus(
