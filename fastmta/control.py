@@ -22,6 +22,7 @@ from msgspec import Raw, Struct, msgpack
 
 from fastmta.config import Source
 from fastmta.metrics import Sample
+from fastmta.queue.orders import Order
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +46,7 @@ class Start(Message, frozen=True):
 
     source: Source
     index: int
+    holds: list[Order]  # that stand
 
 
 class Ask(Message, frozen=True):

@@ -10,11 +10,13 @@ from pathlib import Path
 import msgspec
 
 from fastmta import control
+from fastmta.order_desk import Case, OrderDesk, Refused
 from fastmta.worker_process import CommandMessage, WorkerProcess
 
 logger = logging.getLogger(__name__)
 
 MAX_CLIENTS = 16
+SUPERVISOR = -1  # instead of a worker's index, where the supervisor itself answers
 IDLE_SECONDS = 60.0  # without a request
 
 _decoder = msgspec.msgpack.Decoder(control.Request)
@@ -23,8 +25,8 @@ _decoder = msgspec.msgpack.Decoder(control.Request)
 class ControlServer:
     """Listens in the data directory, for whoever may write there: its owner."""
 
-    def __init__(self, data_dir: Path, workers: list[WorkerProcess]) -> None:
-        self.workers = workers
+    def __init__(self, data_dir: Path, workers: list[WorkerProcess], desk: OrderDesk) -> None:
+        self.workers, self.desk = workers, desk
         self._data_dir = data_dir
         self._server: asyncio.AbstractServer | None = None
         self._clients: set[Client] = set()
@@ -69,6 +71,8 @@ class Client(control.Channel[control.Request]):
         super().__init__(_decoder, self._ask, self._gone)
         self._server = server
         self._running: dict[WorkerProcess, int] = {}  # and the command's number there
+        self._case: Case | None = None  # where that is about orders
+        self._is_well = True  # no worker has failed
         self._unpaid: list[tuple[WorkerProcess, int]] = []  # that may go on when there is room
         self._paying: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -99,19 +103,34 @@ class Client(control.Channel[control.Request]):
             workers = [one for one in workers if one.index == request.worker]
         if not workers:
             return self._done(f"there is no worker {request.worker}")
+        try:
+            self._case = self._server.desk.open(request.payload)
+        except Refused as refused:
+            return self._done(str(refused))
+        payload, self._is_well = request.payload, True
+        if self._case is not None:
+            payload = self._case.request
+            self.send(control.Relayed(SUPERVISOR, control.Answer(0, self._case.first)))
         self._running = dict.fromkeys(workers, 0)
         for worker in workers:
-            number = worker.command(request.payload, self._receive)
+            number = worker.command(payload, self._receive)
             if worker in self._running:  # it has not refused
                 self._running[worker] = number
         return None
+
+    def _close_case(self, is_done: bool) -> None:
+        case, self._case = self._case, None
+        if case is not None:
+            case.close(is_done)
 
     def _receive(self, worker: WorkerProcess, message: CommandMessage) -> None:
         """Pass on what a worker says; it sends more when there is room for it."""
         self.send(control.Relayed(worker.index, message))
         if isinstance(message, control.Ended):
             del self._running[worker]
+            self._is_well = self._is_well and not message.error
             if not self._running:
+                self._close_case(self._is_well)
                 self._done()
         elif self.has_room:
             worker.more(message.number)
@@ -136,6 +155,7 @@ class Client(control.Channel[control.Request]):
         for worker, number in self._running.items():
             worker.cancel(number)
         self._running.clear()
+        self._close_case(False)
         if self._timer is not None:
             self._timer.cancel()
         self._server.remove(self)

@@ -136,6 +136,52 @@ class ReportUnknown(Event, tag="report-unknown", kw_only=True):
     size: int
 
 
+class Ordered(Event, kw_only=True):
+    """An operator moved an envelope; which command, whose, and why."""
+
+    domain: str
+    order: int
+    by: str
+    reason: str
+
+
+class Held(Ordered, tag="held", kw_only=True):
+    """It waits until it is released."""
+
+    recipients: list[str]
+
+
+class Released(Ordered, tag="released", kw_only=True):
+    """It is due now."""
+
+    recipients: list[str]
+
+
+class Retried(Ordered, tag="retried", kw_only=True):
+    """It is due now."""
+
+    recipients: list[str]
+
+
+class Rerouted(Ordered, tag="rerouted", kw_only=True):
+    """It is due now, elsewhere."""
+
+    recipients: list[str]
+    next_hop: str  # "" is by MX or [[route]] again
+
+
+class Returned(Ordered, tag="returned", kw_only=True):
+    """It goes back; a line for each recipient follows."""
+
+    recipients: list[str]
+
+
+class Deleted(Ordered, tag="deleted", kw_only=True):
+    """One recipient is gone, and nobody is told."""
+
+    recipient: str
+
+
 class DispositionLog:
     """Lines are gathered in memory and appended whole; workers share the file.
 

@@ -15,9 +15,11 @@ from fastmta import control
 from fastmta.config import Config, ConfigError, Endpoint, Source, changes, read
 from fastmta.control_server import ControlServer
 from fastmta.metrics import Sample
+from fastmta.order_desk import OrderDesk
 from fastmta.queue.arbiter import Arbiter
 from fastmta.queue.limits import Answer, Request
 from fastmta.queue.permits import Desk
+from fastmta.queue.standing import CannotStand
 from fastmta.server.http import HttpServer
 from fastmta.store.env import OWNER_LOCK, Locked, own
 from fastmta.store.view import shard_folders
@@ -45,7 +47,6 @@ class Supervisor:
         self._limits = Desk(Arbiter(time.monotonic), self._tell, asyncio.get_running_loop())
         self._ending = asyncio.Event()
         self._hang_up = asyncio.Event()  # SIGHUP came
-        self._control = ControlServer(config.data_dir, self._workers)
         self._http = HttpServer(admin_app(self._collect, self._health))
 
     async def run(self) -> bool:
@@ -54,6 +55,8 @@ class Supervisor:
         CannotStart or OSError if something is in the way at the start.
         """
         lock = _take(self._config.data_dir)
+        self._desk = _open_desk(self._config.data_dir, self._workers)
+        self._control = ControlServer(self._config.data_dir, self._workers, self._desk)
         await _await_orphans(shard_folders(self._config.data_dir))
         for listener in self._config.listener:
             _check_free(listener.bind)
@@ -65,6 +68,7 @@ class Supervisor:
             await self._start()
             return await self._keep()
         finally:
+            self._desk.stop()
             self._control.close()
             await self._http.close()
             self._limits.close()
@@ -77,6 +81,7 @@ class Supervisor:
         try:
             if errors := [one for one in started if one is not None]:
                 raise errors[0]
+            self._desk.start()
             await self._control.start()
             for endpoint in _admin(self._config):
                 await self._http.listen(endpoint)
@@ -88,8 +93,9 @@ class Supervisor:
         logger.info("ready: %s; workers: %d", where, len(self._workers))
 
     async def _start_one(self, worker: WorkerProcess) -> None:
-        source = self._source
-        await worker.start(source)
+        source, holds = self._source, self._desk.holds
+        await worker.start(source, holds)
+        self._desk.tell(worker, holds)  # what has changed meanwhile, as below
         if source is not self._source:  # there was a reload that it could not hear
             await worker.reload(self._source)
 
@@ -100,6 +106,7 @@ class Supervisor:
         await self._ending.wait()
         reloading.cancel()
         self._control.close()
+        self._desk.stop()
         self._signal(signal.SIGTERM)
         try:
             codes = await asyncio.wait_for(asyncio.gather(*keepers), DRAIN_SECONDS)
@@ -233,6 +240,13 @@ def _take(folder: Path) -> int:
         return own(folder / "lock")
     except Locked:
         raise CannotStart(f"another fastmta is running with data_dir {folder}") from None
+
+
+def _open_desk(folder: Path, workers: list[WorkerProcess]) -> OrderDesk:
+    try:
+        return OrderDesk(folder, workers)
+    except CannotStand as error:
+        raise CannotStart(str(error)) from None
 
 
 async def _await_orphans(shards: list[Path]) -> None:

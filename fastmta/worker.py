@@ -32,8 +32,10 @@ from fastmta.mail.reply import Reply
 from fastmta.queue.adapt import SlowDownRules
 from fastmta.queue.expiry import Expiry
 from fastmta.queue.limits import Answer
+from fastmta.queue.orders import Order, Orders
 from fastmta.queue.permits import SharedPermits, local_permits
 from fastmta.queue.ready import Job, ReadyQueue
+from fastmta.queue.requests import ToWorker
 from fastmta.queue.retry import Policy, policies
 from fastmta.queue.scheduler import Scheduler
 from fastmta.queue.settlement import Settlement
@@ -43,6 +45,7 @@ from fastmta.server.desk import Desk
 from fastmta.server.smtp import SmtpService
 from fastmta.store.spool import Spool
 from fastmta.store.suppression import SuppressionList
+from fastmta.worker_desk import WorkerDesk
 
 CLEAN_INTERVAL = 10.0  # seconds between two looks at some rows of the suppression list
 JOURNAL_INTERVAL = 0.1  # seconds between writes of the disposition log
@@ -121,7 +124,7 @@ def shards_of(folder: Path, index: int, workers: int) -> list[int]:
 
 
 # What an operator may ask for.
-_decode_request = msgpack.Decoder(control.Status).decode
+_decode_request = msgpack.Decoder(control.Status | ToWorker).decode
 
 
 _decode_answer = msgpack.Decoder(Answer).decode
@@ -142,7 +145,7 @@ class Worker:
             self._list = SuppressionList(config.data_dir / "suppression")
             self._suppressor = Suppressor(config.suppression, self._list)
         self.journal = self._open_journal()
-        self._desk: Desk | None = None
+        self._reception: Desk | None = None
         self._cleaned = 0.0
         self._router = Router(config, Resolver(config.dns))
         self._dispatcher = Dispatcher(
@@ -157,7 +160,15 @@ class Worker:
             tls=Tls(config.delivery.ca_file),
         )
         self._shards: dict[int, Shard] = {}
+        self._orders = Orders()
+        self._desk = WorkerDesk(
+            index, self._orders, self._shards, self._dispatcher, self._resolve, self._policy_for
+        )
         self._journal_timer: asyncio.TimerHandle | None = None
+
+    def stand(self, holds: list[Order]) -> None:
+        """These holds stand, before anything leaves."""
+        self._desk.stand(holds)
 
     async def start(self) -> None:
         folder = self._config.data_dir / "spool"
@@ -182,7 +193,7 @@ class Worker:
         if not (config.suppression or config.bounces):
             return SmtpService(config, intake, tls)
         drops = bool(config.suppression and config.suppression.on_match == "drop")
-        self._desk = Desk(
+        self._reception = Desk(
             intake,
             self.journal,
             self._suppressor,
@@ -190,7 +201,7 @@ class Worker:
             bounces=config.bounces,
             feeds=config.reports_suppress,
         )
-        return SmtpService(config, self._desk, tls, self._desk.vet)
+        return SmtpService(config, self._reception, tls, self._reception.vet)
 
     def _open(self, folder: Path, number: int) -> Shard:
         spool = Spool(folder, number, self._config.spool.min_free_space)
@@ -200,10 +211,17 @@ class Worker:
             self._config.reports,
             self._config.hostname,
             self.journal,
+            self._orders,
         )
         expiry = Expiry(spool, settlement, self._policy_for, self._shortest)
         scheduler = Scheduler(
-            spool, settlement, self._cached, self._resolve, self._dispatcher.submit, expiry
+            spool,
+            settlement,
+            self._cached,
+            self._resolve,
+            self._dispatcher.submit,
+            expiry,
+            self._orders,
         )
         return Shard(spool, settlement, expiry, scheduler)
 
@@ -284,6 +302,9 @@ class Worker:
         match _decode_request(request):
             case control.Status():
                 yield self._status()
+            case asked:
+                async for page in self._desk.answer(asked):
+                    yield page
 
     def _status(self) -> control.WorkerStatus:
         return control.WorkerStatus(
@@ -308,8 +329,8 @@ class Worker:
         await self._dispatcher.drain(seconds)
         for shard in self._shards.values():
             await shard.close()
-        if self._desk is not None:
-            self._desk.close()
+        if self._reception is not None:
+            self._reception.close()
         if self._list is not None:
             await self._list.close()
         if self._journal_timer is not None:

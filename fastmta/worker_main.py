@@ -20,6 +20,7 @@ from msgspec import Raw, structs
 
 from fastmta import control, log, metrics
 from fastmta.config import Config, ConfigError
+from fastmta.queue.orders import Order
 from fastmta.store.env import Locked
 
 logger = logging.getLogger(__name__)
@@ -30,6 +31,9 @@ ORPHAN_SECONDS = 3.0  # the same when the supervisor has died: a new one waits f
 
 class Worker(Protocol):
     """What a worker's process runs."""
+
+    def stand(self, holds: list[Order]) -> None:
+        """These are the holds that stand; before the start."""
 
     async def start(self) -> None: ...
 
@@ -78,6 +82,7 @@ class WorkerMain:
         config = start.source.parse()
         log.set_up(config.log.level, f"worker-{start.index}")
         self._worker = worker = self._make(config, start.index, self._tell_arbiter)
+        worker.stand(start.holds)
         await worker.start()
         self._is_ready = True
         self._channel.send(control.Ready())

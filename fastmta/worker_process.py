@@ -13,6 +13,7 @@ from msgspec import Raw
 from fastmta import control
 from fastmta.config import Source
 from fastmta.metrics import Sample
+from fastmta.queue.orders import Order
 
 ANSWER_SECONDS = 2.0  # for a snapshot; a worker that is slower counts as not well
 RELOAD_SECONDS = 30.0
@@ -50,7 +51,7 @@ class WorkerProcess:
         self._commands: dict[int, Receive] = {}
         self._last_command = 0
 
-    async def start(self, source: Source) -> None:
+    async def start(self, source: Source, holds: list[Order]) -> None:
         """Start the process and return when it is ready; CannotStart if it ends before."""
         loop = asyncio.get_running_loop()
         self._started = loop.create_future()
@@ -67,7 +68,7 @@ class WorkerProcess:
         self._channel = control.Channel(_decoder, self._received, self._lost)
         channel = self._channel
         await loop.create_unix_connection(lambda: channel, sock=ours)
-        channel.send(control.Start(source, self.index))
+        channel.send(control.Start(source, self.index, holds))
         if not await self._started:
             code = await self._process.wait()
             raise CannotStart(f"worker {self.index} ended with {code} at its start")

@@ -36,7 +36,7 @@ from fastmta.metrics import Sample
 from tests.support import run, until
 
 TO_WORKER = [
-    Start(Source("hostname = 1", "/etc"), 3),
+    Start(Source("hostname = 1", "/etc"), 3, []),
     Ask(),
     Reload(Source("hostname = 2", "/etc", "/data", 2)),
     Command(1, pack({"what": ["ever"]})),

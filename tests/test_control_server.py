@@ -14,6 +14,7 @@ import pytest
 from fastmta import control
 from fastmta.control import Answer, Done, Ended, Progress, Relayed, Request, pack
 from fastmta.control_server import MAX_CLIENTS, ControlServer
+from fastmta.order_desk import OrderDesk
 from tests.support import run, until
 from tests.test_control import End, listening
 
@@ -48,7 +49,7 @@ class Worker:
 @asynccontextmanager
 async def serving(folder: Path, workers: int = 2) -> AsyncIterator[tuple[ControlServer, Any]]:
     players: Any = [Worker(index) for index in range(workers)]
-    server = ControlServer(folder, players)
+    server = ControlServer(folder, players, OrderDesk(folder, players))
     await server.start()
     try:
         yield server, players

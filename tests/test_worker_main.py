@@ -14,6 +14,7 @@ from msgspec import Raw, Struct, msgpack
 from fastmta import control
 from fastmta.config import Config, Source
 from fastmta.control import Answer, Command, Ended, More, Permit, Progress, pack
+from fastmta.queue.orders import Order
 from fastmta.worker_main import WorkerMain
 from tests.support import run, until
 from tests.test_control import End, listening
@@ -46,6 +47,9 @@ class Player:
         self.drained: float | None = None
         self.wait = asyncio.Event()
         self.wait.set()
+
+    def stand(self, holds: list[Order]) -> None:
+        self.holds = holds
 
     async def start(self) -> None:
         pass
@@ -89,7 +93,7 @@ async def worker(folder: Path) -> AsyncIterator[tuple[Player, End]]:
     ours, theirs = socket.socketpair()
     ending = asyncio.ensure_future(WorkerMain(make).run(theirs.detach()))
     async with listening(ours, control.ToSupervisor) as end:
-        end.channel.send(control.Start(Source(TEXT.format(name="first"), str(folder)), 3))
+        end.channel.send(control.Start(Source(TEXT.format(name="first"), str(folder)), 3, []))
         await until(lambda: end.received)
         assert end.received.pop(0) == control.Ready()
         yield players[0], end

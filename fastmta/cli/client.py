@@ -15,6 +15,17 @@ _decoder: msgpack.Decoder[control.ToOperator] = msgpack.Decoder(control.ToOperat
 _HEADER = 4  # octets of a frame's length
 
 
+def is_running(data_dir: Path) -> bool:
+    """Whether a server answers there, for commands that can do without."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            with control.socket_path(data_dir) as path:
+                probe.connect(path)
+        except OSError:
+            return False
+        return True
+
+
 class ControlClient:
     """A connection to the server of a data directory; where there is none, the command ends."""
 

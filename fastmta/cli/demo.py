@@ -18,7 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from fastmta.cli.common import refuse
-from fastmta.cli.queue import size
+from fastmta.cli.words import size
 
 CONFIGURATION = """\
 # Made by `fastmta demo`; try `fastmta check -c` on it, or change it and `fastmta serve -c` it.

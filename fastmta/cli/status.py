@@ -11,7 +11,7 @@ from rich.table import Table
 from fastmta import control
 from fastmta.cli.client import ControlClient
 from fastmta.cli.common import config_option, json_option, load_or_refuse, print_json
-from fastmta.cli.queue import span
+from fastmta.cli.words import span
 
 
 @click.command

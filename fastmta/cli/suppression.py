@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from fastmta.cli.common import config_option, json_option, load_or_refuse, print_json, refuse
-from fastmta.cli.queue import moment
+from fastmta.cli.words import moment
 from fastmta.config import Duration
 from fastmta.store.suppression import BATCH, REASONS, Entry, Reason, SuppressionFile, key_of
 

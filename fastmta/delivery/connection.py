@@ -97,6 +97,11 @@ class Connection(asyncio.Protocol):
         self._task: asyncio.Task[None] | None = None  # reads or sends a message
         self._resumed: asyncio.Future[None] | None = None  # set while the peer takes no more
 
+    @property
+    def job(self) -> Job | None:
+        """What is being sent."""
+        return self._job
+
     # What the owner does.
 
     @property

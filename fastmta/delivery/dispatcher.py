@@ -132,6 +132,19 @@ class Dispatcher:
     def paths(self) -> list[PathNumbers]:
         return [path.numbers() for path in self._paths.values()]
 
+    def shape_of(self, path: str) -> Shape | None:
+        """What a path may do; None where it is gone."""
+        found = self._paths.get(path)
+        return found.shape if found is not None else None
+
+    def jobs(self) -> Iterator[tuple[Job, Path, bool]]:
+        """What was submitted and is not settled, with its path, and whether it has been begun."""
+        for path in self._paths.values():
+            for job in path.waiting():
+                yield job, path, False
+            for job in path.begun():
+                yield job, path, True
+
     def withdraw(self, matches: Callable[[Job, str], bool]) -> list[Job]:
         """Give back, unsettled, what waits and matches: `matches(job, site_name)`.
 

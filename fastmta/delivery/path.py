@@ -86,6 +86,16 @@ class Path:
         self._told[name] = None
         return name
 
+    def waiting(self) -> list[Job]:
+        """Jobs that have not been begun."""
+        return [*self._ready.jobs(), *(one for one in self._again if not isinstance(one, Portion))]
+
+    def begun(self) -> list[Job]:
+        """Jobs of which something has been sent, or may have been."""
+        sent = [connection.job for connection in self._open]
+        left = [*self._portions, *(one for one in self._again if isinstance(one, Portion))]
+        return [job for job in sent if job is not None] + left
+
     def withdraw(self, matches: Callable[[Job, str], bool]) -> list[Job]:
         def chosen(job: Job) -> bool:
             return matches(job, self.site.name)

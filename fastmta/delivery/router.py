@@ -18,7 +18,6 @@ from fastmta.mail.reply import Reply
 
 V = TypeVar("V")
 
-_HOP = "next hop "  # before a next hop, among what is known: no domain begins like this
 
 CACHE_SIZE = 10_000  # domains, and sites
 MAX_HOSTS = 20  # of one domain, lowest preferences first; the others are never looked up
@@ -65,26 +64,9 @@ class Router:
         _remember(self._known, domain, (survey.expires, survey.outcome))
         return survey.outcome
 
-    def cached_hop(self, text: str) -> Site | None:
-        """As `cached`, for a next hop as `parse_hop` reads it."""
-        return self.cached(_HOP + text)
-
-    async def hop(self, text: str) -> Site:
-        """As `site`, for mail that is to go to this next hop whatever its domain is."""
-        if site := self.cached_hop(text):
-            return site
-        try:
-            protocol, next_hop = parse_hop(text)
-        except ValueError as error:
-            raise RoutingError(Reply(451, "4.4.4", f"next hop: {error}")) from None
-        survey = await self._by_hops(text, "an operator's order", protocol, (next_hop,))
-        if isinstance(survey.outcome, Reply):
-            raise RoutingError(survey.outcome)
-        _remember(self._known, _HOP + text, (survey.expires, survey.outcome))
-        return survey.outcome
-
     async def survey(self, domain: str) -> Survey:
-        """What is to be known of a domain; never from this router's own cache."""
+        """What is to be known of a domain, or of a next hop that an operator chose; never from
+        this router's own cache."""
         self._surveys += 1
         try:
             return await self._survey_now(domain)
@@ -102,6 +84,8 @@ class Router:
             self._resolver.close()
 
     async def _survey_now(self, domain: str) -> Survey:
+        if _is_hop(domain):
+            return await self._by_order(domain)
         for route in self._routes:
             if covers(route.domain, DomainPattern(domain)):
                 what = f"route {route.domain}"
@@ -114,6 +98,15 @@ class Router:
         if literal is not None:
             return self._by_literal(domain, literal)
         return await self._by_dns(domain)
+
+    async def _by_order(self, text: str) -> Survey:
+        """The next hop that an operator chose for some mail, as `parse_hop` reads it."""
+        origin = "an operator's order"
+        try:
+            protocol, hop = parse_hop(text)
+        except ValueError as error:
+            return Survey(text, origin, (), inf, Reply(451, "4.4.4", f"next hop: {error}"))
+        return await self._by_hops(text, origin, protocol, (hop,))
 
     async def _by_hops(
         self, domain: str, origin: str, protocol: HopProtocol, hops: Sequence[NextHop]
@@ -231,6 +224,11 @@ def _remember(table: OrderedDict[str, V], key: str, value: V) -> None:
     table.move_to_end(key)
     if len(table) > CACHE_SIZE:
         table.popitem(last=False)
+
+
+def _is_hop(text: str) -> bool:
+    """No domain and no address literal looks like this."""
+    return ":" in text and not text.endswith("]")
 
 
 def _is_address(host: str) -> bool:

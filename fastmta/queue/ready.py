@@ -61,12 +61,16 @@ class ReadyQueue:
             self._turns = None
         return job
 
+    def jobs(self) -> list[Job]:
+        """What waits, for whoever wants to look."""
+        return list(self._jobs) if self._turns is None else [job for _, _, job in self._turns]
+
     def take_all(self) -> list[Job]:
         return self.take_matching(lambda _: True)
 
     def take_matching(self, matches: Callable[[Job], bool]) -> list[Job]:
         """Remove the jobs that match, for an operator's order; the others keep their order."""
-        jobs = list(self._jobs) if self._turns is None else [job for _, _, job in self._turns]
+        jobs = self.jobs()
         self._jobs.clear()
         self._turns = None
         taken = []

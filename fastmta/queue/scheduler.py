@@ -12,6 +12,7 @@ from fastmta.mail.disposition import Disposition
 from fastmta.mail.envelope import Envelope
 from fastmta.mail.reply import Reply
 from fastmta.queue.expiry import Expiry
+from fastmta.queue.orders import Orders
 from fastmta.queue.ready import Job
 from fastmta.queue.settlement import Settlement
 from fastmta.store.spool import Spool
@@ -37,17 +38,6 @@ LOOK_UPS = 200  # domains that are looked up at a time
 FAILED = Reply(451, "4.3.0", "Internal error while the destination was looked up")
 
 
-class Orders(Protocol):
-    """What an operator wants done with envelopes, asked before each goes out."""
-
-    @property
-    def any(self) -> bool:
-        """Whether there are orders at all."""
-
-    def find(self, envelope: Envelope, site: str) -> Callable[[Job], None] | None:
-        """What takes the envelope instead, and settles it; None: it goes its way."""
-
-
 class Scheduler(Generic[Site]):
     """Takes each envelope that the spool hands over to the queue of its site."""
 
@@ -59,9 +49,10 @@ class Scheduler(Generic[Site]):
         resolve: Callable[[str], Awaitable[Site | Reply]],
         submit: Callable[[Site, Job], str],
         expiry: Expiry,
-        orders: Orders | None = None,
+        orders: Orders,
     ) -> None:
-        """`cached` answers at once or not at all; `resolve` gives the site or says why none;
+        """`cached` answers at once or not at all; `resolve` gives the site or says why none,
+        both of a domain or of the next hop that an operator chose;
         `submit` takes the job and says "", or names the path that has no room for it."""
         self._spool, self._settlement = spool, settlement
         self._cached, self._resolve, self._submit = cached, resolve, submit
@@ -76,7 +67,7 @@ class Scheduler(Generic[Site]):
         if envelope.due and self._expiry.applies(envelope, time.time()):
             return self._expiry.end(envelope)
         job = Job(envelope, parts)
-        domain = envelope.domain
+        domain = envelope.next_hop or envelope.domain
         site = self._cached(domain)
         if site is not None:
             self._enqueue(site, job)
@@ -92,12 +83,21 @@ class Scheduler(Generic[Site]):
 
     def _enqueue(self, site: Site, job: Job) -> None:
         orders = self._orders
-        if orders is not None and orders.any and (taker := orders.find(job.envelope, site.name)):
-            return taker(job)
+        if orders.any and (order := orders.find(job.envelope, site.name)):
+            return self._settlement.obey(order, job, site.name)
         if path := self._submit(site, job):
             POSTPONED.value += 1
             self._spool.put_back(job.envelope, path)
         return None
+
+    def withdraw(self, meant: Callable[[Job, str], bool]) -> list[Job]:
+        """Take back what waits for DNS; `meant` gets a job and the site of its last attempt."""
+        found: list[Job] = []
+        for domain, jobs in self._waiting.items():
+            chosen = [job for job in jobs if meant(job, job.envelope.site)]
+            self._waiting[domain] = [job for job in jobs if job not in chosen]
+            found += chosen
+        return found
 
     async def _look_up_all(self) -> None:
         while self._unknown:

@@ -3,16 +3,19 @@
 import asyncio
 import logging
 import time
-from typing import Protocol
+from collections.abc import Sequence
+from contextlib import suppress
 
 from msgspec.structs import replace
 
 from fastmta.config import Reports
-from fastmta.log import DispositionLog
+from fastmta.log import DispositionLog, Event
 from fastmta.mail.delivery_status import Action
 from fastmta.mail.disposition import Disposition
 from fastmta.mail.envelope import Envelope, format_id
-from fastmta.queue.outcome import End, Notice, Outcome, expired, notices, outcome
+from fastmta.queue.execution import Execution, execute
+from fastmta.queue.orders import Order, Orders
+from fastmta.queue.outcome import Notice, Outcome, expired, notices, outcome
 from fastmta.queue.ready import Job
 from fastmta.queue.record import Dsns, Record
 from fastmta.queue.reporting import Reporter
@@ -22,22 +25,6 @@ from fastmta.store.spool import Spool
 log = logging.getLogger(__name__)
 
 FINISH_SECONDS = 10.0  # for reports under way at the end; what is not made is made again
-
-
-class Order(Protocol):
-    """What an operator wants of an envelope."""
-
-    def apply(self, remaining: Envelope) -> tuple[Envelope | None, list[End]]:
-        """The envelope as it waits from now on, if it does, and whom the operator gave up."""
-
-
-class Orders(Protocol):
-    """What operators want of envelopes that match; `any` is False where there is nothing."""
-
-    @property
-    def any(self) -> bool: ...
-
-    def find(self, envelope: Envelope, site: str) -> Order | None: ...
 
 
 class Settlement:
@@ -50,12 +37,11 @@ class Settlement:
         wishes: Reports,
         hostname: str,
         journal: DispositionLog,
-        *,
-        orders: Orders | None = None,
+        orders: Orders,
     ) -> None:
         self._spool, self._policy_for = spool, policy_for
         self._orders = orders
-        self._record = Record(journal)
+        self._journal, self._record = journal, Record(journal)
         self.configure(wishes, hostname)
         self._reports: set[asyncio.Task[None]] = set()
 
@@ -69,26 +55,38 @@ class Settlement:
         envelope = job.envelope
         result = outcome(envelope, ends, self._policy_for(envelope.domain), site)
         waiting = result.remaining
-        if waiting and self._orders and self._orders.any:
-            result = self._ordered(self._orders.find(waiting, site), waiting, result)
-        self._end(job, site, source, result, waiting)
+        if waiting and self._orders.any and (order := self._orders.find(waiting, waiting.site)):
+            done = self._carry_out(order, waiting)
+            left = result._replace(remaining=done.remaining, failed=result.failed + done.failed)
+            return self._end(job, site, source, left, waiting, done.events)
+        return self._end(job, site, source, result, waiting)
 
     def expire(self, envelope: Envelope, parts: list[bytes] | None = None) -> None:
         """Its time is over, whatever it waits for: all its recipients fail, and are reported."""
         ends = [expired(envelope, time.time())] * len(envelope.recipients)
         self.settle(Job(envelope, parts), envelope.site, "", ends)
 
-    def _ordered(self, order: Order | None, waiting: Envelope, result: Outcome) -> Outcome:
-        """What becomes of the envelope where an operator wants something else of it."""
-        if order is None:
-            return result
-        remaining, given_up = order.apply(waiting)
-        return result._replace(remaining=remaining, failed=result.failed + given_up)
+    def obey(self, order: Order, job: Job, site: str) -> None:
+        """Do with an envelope that is out, or was claimed, what the order says."""
+        done = self._carry_out(order, job.envelope)
+        self._end(job, site, "", Outcome(done.remaining, done.failed, [], []), None, done.events)
+
+    def _carry_out(self, order: Order, envelope: Envelope) -> Execution:
+        done = execute(order, envelope, time.time())
+        self._orders.count(order, envelope)
+        return done
 
     def _end(
-        self, job: Job, site: str, source: str, result: Outcome, waiting: Envelope | None
+        self,
+        job: Job,
+        site: str,
+        source: str,
+        result: Outcome,
+        waiting: Envelope | None,
+        ordered: Sequence[Event] = (),
     ) -> None:
-        """Write down how it ended, as it was `waiting`, and give the envelope to the spool."""
+        """Write down how it ended, as it was `waiting`, and then what was `ordered`; and give the
+        envelope to the spool."""
         envelope = job.envelope
         told = notices(envelope, result, self._policy_for, self._wishes, time.time())
         numbers = [self._spool.new_id() for _ in told]
@@ -96,6 +94,8 @@ class Settlement:
         self._record.delivered(envelope, result.delivered, site, source, dsns)
         if waiting:
             self._record.deferred(waiting, result.deferred, site, source, dsns)
+        for event in ordered:
+            self._journal.write(event)
         if result.failed:
             self._record.failed(envelope, result.failed, site, source, dsns)
         if not told:
@@ -110,10 +110,17 @@ class Settlement:
             # The envelope stays out: it is tried again after the next start, and not lost.
             log.error("a report could not be made", exc_info=error)
 
-    async def finish(self) -> None:
-        """Return when every report that was begun is with the spool, or cannot be."""
+    async def begun(self) -> None:
+        """Return when every report that has begun by now is with the spool."""
         if self._reports:
-            await asyncio.wait(self._reports, timeout=FINISH_SECONDS)
+            await asyncio.wait(set(self._reports))
+
+    async def finish(self) -> None:
+        """Return when every report is with the spool, also those that begin meanwhile."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FINISH_SECONDS):
+                while self._reports:
+                    await asyncio.wait(self._reports)
 
 
 def _dsns(told: list[Notice], numbers: list[int]) -> Dsns:

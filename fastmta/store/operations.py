@@ -4,6 +4,7 @@ Whatever failed is made again, also where its commit came through after all: so 
 a `Settle` or `Delivered` changes nothing.
 """
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -124,6 +125,22 @@ class Settle:
             self.spool.note_waiting(self.remaining)
         for report in self.reports:
             report.finished(None)
+
+
+class Barrier:
+    """Changes nothing; ends after all that was submitted before it."""
+
+    __slots__ = ("passed",)
+
+    def __init__(self, passed: asyncio.Future[None]) -> None:
+        self.passed = passed
+
+    def apply(self, txn: Transaction, db: Databases) -> None:
+        pass
+
+    def finished(self, error: Exception | None) -> None:
+        if not self.passed.done():  # or nobody waits any longer
+            self.passed.set_result(None)
 
 
 class Delivered:

@@ -29,7 +29,7 @@ from fastmta.mail.reply import Reply
 from fastmta.store import records, rows, segment
 from fastmta.store.env import Databases, Environment, Operation, Transaction
 from fastmta.store.lanes import Lanes
-from fastmta.store.operations import Accept, Delivered, Done, Settle, apply, number_of
+from fastmta.store.operations import Accept, Barrier, Delivered, Done, Settle, apply, number_of
 from fastmta.store.segment import Segment
 from fastmta.store.upgrade import upgrade
 
@@ -196,6 +196,11 @@ class Spool:
             return self._delivered(envelope)
         acceptances = [self._acceptance(report, done or _ignore) for report in reports]
         return self._settle(Settle(self, envelope, remaining, acceptances))
+
+    async def written(self) -> None:
+        """Return when all that was settled by now has been written, or could not be."""
+        self._env.submit(barrier := Barrier(self._loop.create_future()))
+        await barrier.passed
 
     def settle_later(self, operation: Operation) -> None:
         """Try once more what could not be written."""

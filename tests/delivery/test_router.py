@@ -479,13 +479,11 @@ def test_what_speaks_lmtp_is_another_site(server: DnsServer) -> None:
 def hop(server: DnsServer, text: str) -> Site | Reply:
     async def scenario() -> Site | Reply:
         async with routing(server) as router:
-            assert router.cached_hop(text) is None
             try:
-                found = await router.hop(text)
+                found = await router.site(text)
             except RoutingError as error:
                 return error.reply
-            assert router.cached_hop(text) is found is await router.hop(text)
-            assert router.cached(text) is None  # it is no domain
+            assert router.cached(text) is found is await router.site(text)
             return found
 
     return run(scenario())
@@ -518,7 +516,6 @@ def test_a_next_hop_by_itself(server: DnsServer, text: str, name: str, host: Hos
         ("nowhere.test:25", "451 4.4.4 next hop nowhere.test of an operator's order: no such name"),
         ("broken.test:25", "451 4.4.3 next hop broken.test of an operator's order: "),
         ("unix:/run/lmtp", '451 4.4.4 next hop: "unix:/run/lmtp": a unix socket speaks LMTP'),
-        ("somewhere", '451 4.4.4 next hop: "somewhere" is no "host:port"'),
         ("lmtp:unix:run", '451 4.4.4 next hop: "unix:run" is no socket'),
     ],
 )
@@ -639,6 +636,22 @@ def test_whatever_is_found_no_worse_exchange_than_we_are_and_no_refused_address_
     if isinstance(decided, Site):
         hosts = sorted(host.name for tier in decided.tiers for host in tier)
         assert hosts == sorted(each.host for each in usable)
+
+
+@pytest.mark.parametrize("hop", ["127.0.0.1:2525", "[::1]:2525"])
+def test_a_next_hop_that_an_operator_chose_is_exempt_from_the_local_check(
+    server: DnsServer, hop: str
+) -> None:
+    found = site(server, hop, route=(route("*", "192.0.2.7:25"),))
+    host, _, port = hop.rpartition(":")
+    assert (found.name, found.tiers[0][0].addresses) == (hop, (host.strip("[]"),))
+    assert found.tiers[0][0].port == int(port)
+
+
+def test_a_next_hop_by_its_name_is_looked_up(server: DnsServer) -> None:
+    assert site(server, "mx2.example.test:26").tiers[0][0].addresses == ("198.51.100.2",)
+    # A slip must bounce nothing.
+    assert refusal(server, "mx2.exampl.test:26").startswith("451 4.4.4 next hop mx2.exampl.test")
 
 
 def test_a_router_that_another_follows_answers_what_it_was_asked() -> None:

@@ -16,6 +16,7 @@ from fastmta.mail.envelope import Envelope
 from fastmta.mail.reply import Reply
 from fastmta.queue import expiry, retry
 from fastmta.queue.expiry import Expiry
+from fastmta.queue.orders import Orders
 from fastmta.queue.outcome import expired
 from fastmta.queue.settlement import Settlement
 from fastmta.store.spool import Spool
@@ -86,7 +87,7 @@ class Journal:
 @asynccontextmanager
 async def started(folder: Path) -> AsyncIterator[tuple[Spool, Box, Expiry, Journal]]:
     one, box, journal = Spool(folder, 0, min_free=0), Box(), Journal()
-    settlement = Settlement(one, lambda _: Policy(), Reports(), "me.test", journal)
+    settlement = Settlement(one, lambda _: Policy(), Reports(), "me.test", journal, Orders())
     await one.start(box.deliver)
     policies = {"hasty.test": Hasty()}
     sweeper = Expiry(one, settlement, lambda d: policies.get(d, Policy()), lambda: 3600.0)

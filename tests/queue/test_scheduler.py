@@ -2,10 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import pytest
 
 from fastmta.config import Reports
@@ -15,8 +14,10 @@ from fastmta.mail.envelope import Envelope, Priority
 from fastmta.mail.reply import Reply
 from fastmta.queue import scheduler
 from fastmta.queue.expiry import Expiry
+from fastmta.queue.orders import Action, Order, Orders
 from fastmta.queue.ready import Job, ReadyQueue
 from fastmta.queue.scheduler import Scheduler
+from fastmta.queue.selector import Selector
 from fastmta.queue.settlement import Settlement
 from fastmta.store import lanes, spool
 from fastmta.store.spool import Spool
@@ -42,18 +43,26 @@ class Policy:
 class Engine:
     """A shard with a scheduler, and a path for each site that delivers when told to."""
 
-    def __init__(self, folder: Path, ready: int = 100, orders: Any = None) -> None:
-        self.spool = Spool(folder, 0, min_free=0)
+    def __init__(self, folder: Path, ready: int = 100) -> None:
+        self.spool, self.orders = Spool(folder, 0, min_free=0), Orders()
         journal = DispositionLog("-")
         journal.write = lambda event: None  # type: ignore[assignment,method-assign]
-        self.settlement = Settlement(self.spool, lambda _: Policy(), Reports(), "me.test", journal)
+        self.settlement = Settlement(
+            self.spool, lambda _: Policy(), Reports(), "me.test", journal, self.orders
+        )
         expiry = Expiry(self.spool, self.settlement, lambda _: Policy(), lambda: 1e9)
         self.known: dict[str, Place] = {}
         self.looking_up: list[str] = []
         self.answer = asyncio.Event()
         self.answer.set()
         self.scheduler = Scheduler(
-            self.spool, self.settlement, self.known.get, self.resolve, self.submit, expiry, orders
+            self.spool,
+            self.settlement,
+            self.known.get,
+            self.resolve,
+            self.submit,
+            expiry,
+            self.orders,
         )
         self.ready = ready
         self.paths: dict[str, ReadyQueue] = {}
@@ -207,30 +216,49 @@ def test_a_new_message_whose_path_is_full_waits_on_the_disk_and_keeps_its_order(
     run(scenario())
 
 
-class Order:
-    """Takes what is for one site."""
-
-    def __init__(self, site: str) -> None:
-        self.any = False
-        self.site = site
-        self.taken: list[Job] = []
-
-    def find(self, envelope: Envelope, site: str) -> Callable[[Job], None] | None:
-        return self.taken.append if site == self.site else None
-
-
 def test_an_order_is_asked_before_a_job_is_submitted(tmp_path: Path) -> None:
-    order = Order("stopped.test")
+    hold = Order(action=Action.HOLD, selector=Selector(site=("stopped.test",)), number=3)
     fill(tmp_path, [waiting(n, "stopped.test", PAST) for n in (1, 2)])
 
     async def scenario() -> None:
-        async with Engine(tmp_path, orders=order) as engine:
+        async with Engine(tmp_path) as engine:
             await engine.until_delivered(2)
-            order.any = True
+            engine.orders.stand([hold])
             await accept(engine.spool, arrival(engine.spool, "a@stopped.test"))
             await accept(engine.spool, arrival(engine.spool, "a@other.test"))
             await engine.until_delivered(3)
-            assert [job.envelope.domain for job in order.taken] == ["stopped.test"]
+            await engine.spool.written()
             assert engine.delivered[-1].domain == "other.test"
+            (held,), _ = await engine.spool.scan(b"", 10)
+            assert (held.domain, held.held) == ("stopped.test", "3")
+
+    run(scenario())
+
+
+def test_what_waits_for_dns_is_withdrawn(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with Engine(tmp_path) as engine:
+            engine.answer.clear()
+            for address in ("a@a.test", "b@a.test", "c@c.test"):
+                await accept(engine.spool, arrival(engine.spool, address))
+            await until(lambda: len(engine.looking_up) == 2)
+            taken = engine.scheduler.withdraw(lambda job, _: job.envelope.domain == "a.test")
+            assert len(taken) == 2
+            engine.answer.set()
+            await engine.until_delivered(1)
+            assert [each.domain for each in engine.delivered] == ["c.test"]
+            for job in taken:
+                engine.spool.settle(job.envelope, None)
+
+    run(scenario())
+
+
+def test_mail_goes_to_the_next_hop_that_an_operator_chose(tmp_path: Path) -> None:
+    fill(tmp_path, [msgspec.structs.replace(waiting(1, "a.test", PAST), next_hop="127.0.0.1:26")])
+
+    async def scenario() -> None:
+        async with Engine(tmp_path) as engine:
+            await engine.until_delivered(1)
+            assert list(engine.paths) == ["127.0.0.1:26"]
 
     run(scenario())

@@ -21,10 +21,10 @@ from fastmta.mail.dsn import Notification, parse_report
 from fastmta.mail.envelope import Envelope
 from fastmta.mail.message import parse
 from fastmta.mail.reply import Reply
-from fastmta.queue import reporting
-from fastmta.queue.outcome import End
+from fastmta.queue import orders, reporting
 from fastmta.queue.ready import Job
 from fastmta.queue.retry import policies
+from fastmta.queue.selector import Selector
 from fastmta.queue.settlement import Settlement
 from fastmta.store.spool import Spool
 from fastmta.store.view import SpoolView
@@ -44,9 +44,9 @@ class Office:
         self.spool, self.box = spool, box
         self._path = folder / "dispositions.jsonl"
         self.journal = DispositionLog(str(self._path))
-        reports = options.pop("reports", Reports())
+        reports, self.orders = options.pop("reports", Reports()), orders.Orders()
         self.settlement = Settlement(
-            spool, policies(Retry()), reports, "relay.test", self.journal, **options
+            spool, policies(Retry()), reports, "relay.test", self.journal, self.orders
         )
 
     async def take(self, *addresses: str, content: bytes = LONG, **changes: Any) -> Envelope:
@@ -194,29 +194,18 @@ def test_failures_have_the_category_of_their_reply(tmp_path: Path) -> None:
     run(scenario())
 
 
-class Hold:
-    """Orders that hold whatever is asked about."""
-
-    any = True
-
-    def find(self, envelope: Envelope, site: str) -> "Hold":
-        assert site == "site"
-        return self
-
-    def apply(self, remaining: Envelope) -> tuple[Envelope | None, list[End]]:
-        return replace(remaining, held="an order"), []
-
-
 def test_what_remains_obeys_orders(tmp_path: Path) -> None:
     async def scenario() -> None:
-        async with office(tmp_path, orders=Hold()) as here:
+        hold = orders.Order(action=orders.Action.HOLD, selector=Selector(site=("site",)), number=3)
+        async with office(tmp_path) as here:
+            here.orders.stand([hold])
             envelope = await here.take("a@to.test")
             here.settle(envelope, BUSY)
             await until(lambda: not here.spool.unsettled)
         async with opened(tmp_path / "spool") as (one, _):
             assert one.statistics().envelopes == 1
         view = SpoolView(tmp_path / "spool")
-        assert [envelope.held for envelope in view.envelopes()] == ["an order"]
+        assert [envelope.held for envelope in view.envelopes()] == ["3"]
         view.close()
 
     run(scenario())

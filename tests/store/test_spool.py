@@ -694,3 +694,18 @@ def test_what_could_not_be_written_at_first_is_written_before_the_end(
         assert rows_in(tmp_path)["waiting"] == 1
 
     run(scenario())
+
+
+def test_written_waits_for_what_was_settled_before(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with opened(tmp_path) as (one, box):
+            for address in ("a@a.test", "b@b.test"):
+                one.accept(arrival(one, address), lambda reply: None)
+            for envelope in await box.wait(2):
+                one.settle(envelope, msgspec.structs.replace(envelope, due=4e9))
+            await one.written()
+            found, _ = await one.scan(b"", 10)
+            assert sorted(each.domain for each in found) == ["a.test", "b.test"]
+            assert not any(map(one.is_out, found))
+
+    run(scenario())

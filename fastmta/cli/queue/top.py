@@ -1,0 +1,169 @@
+"""`fastmta queue top`: the busiest sites, drawn anew each second."""
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from msgspec import Struct
+
+from fastmta.cli.client import ControlClient
+from fastmta.cli.common import config_option, json_option, load_or_refuse, print_json
+from fastmta.cli.queue.orders import answers
+from fastmta.cli.words import many
+from fastmta.queue import requests
+from fastmta.queue.requests import PathNow, Top
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+
+class Line(Struct, frozen=True):
+    """One path, of all workers."""
+
+    site: str
+    source: str
+    waiting: int
+    busy: int
+    idle: int
+    delivered: float  # transactions a second
+    deferred: float
+    limit: str  # of connections
+    slowed_by: str
+    last: str
+
+
+class Picture(Struct, frozen=True):
+    """All of it at one moment."""
+
+    envelopes: int
+    held: int
+    out: int  # ready to leave or being sent
+    delivered: float
+    deferred: float
+    paths: list[Line]
+
+
+KEYS: dict[str, Callable[[Line], Any]] = {
+    "busy": lambda line: (-line.busy, -line.waiting),
+    "waiting": lambda line: -line.waiting,
+    "delivered": lambda line: -line.delivered,
+    "deferred": lambda line: -line.deferred,
+    "site": lambda line: 0,
+}
+
+
+@click.command()
+@config_option
+@click.option("--once", is_flag=True, help="Print it once and end.")
+@click.option(
+    "--sort", type=click.Choice(list(KEYS)), default="busy", show_default=True, help="First line."
+)
+@click.option("--interval", type=click.FloatRange(0.2, 60), default=1.0, help="Seconds.")
+@json_option
+def top(path: Path, once: bool, sort: str, interval: float, as_json: bool) -> None:
+    """Show the busiest sites, drawn anew until Ctrl-C.
+
+    Where the output is no terminal, or with --once, it is one table; with --json one object.
+
+    \b
+    fastmta queue top -c FILE --sort deferred
+    """
+    with ControlClient(load_or_refuse(path).data_dir) as client:
+        if as_json:
+            print_json(look(client, sort))
+        elif once or not sys.stdout.isatty():
+            _print(look(client, sort))
+        else:
+            _watch(client, sort, interval)
+
+
+def look(client: ControlClient, sort: str) -> Picture:
+    return picture(list(answers(client, Top(), requests.Paths)), sort)
+
+
+def picture(workers: list[requests.Paths], sort: str) -> Picture:
+    """What the workers say, as one."""
+    paths: dict[tuple[str, str], list[PathNow]] = {}
+    for worker in workers:
+        for path in worker.paths:
+            paths.setdefault((path.name, path.source), []).append(path)
+    lines = [_line(parts) for parts in paths.values()]
+    lines.sort(key=lambda line: (KEYS[sort](line), line.site, line.source))
+    return Picture(
+        envelopes=sum(worker.envelopes for worker in workers),
+        held=sum(worker.held for worker in workers),
+        out=sum(worker.out for worker in workers),
+        delivered=sum(line.delivered for line in lines),
+        deferred=sum(line.deferred for line in lines),
+        paths=lines,
+    )
+
+
+def _line(parts: list[PathNow]) -> Line:
+    latest = max(parts, key=lambda part: part.last_time)
+    slowed = {part.slowed_by or _obstacle(part) for part in parts} - {""}
+    return Line(
+        site=latest.site,
+        source=latest.source,
+        waiting=sum(part.waiting for part in parts),
+        busy=sum(part.busy for part in parts),
+        idle=sum(part.idle for part in parts),
+        delivered=round(sum(part.delivered for part in parts), 1),
+        deferred=round(sum(part.deferred for part in parts), 1),
+        limit=latest.limits.get("connections", ""),
+        slowed_by=", ".join(sorted(slowed)),
+        last=latest.last,
+    )
+
+
+def _obstacle(path: PathNow) -> str:
+    return "" if path.waits_for == "ready" else path.waits_for
+
+
+def _print(now: Picture) -> None:
+    from rich.console import Console
+
+    # A pipe has no width: as wide as it takes.
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    console.print(_drawn(now, len(now.paths)))
+
+
+def _watch(client: ControlClient, sort: str, interval: float) -> None:
+    from rich.console import Console
+    from rich.live import Live
+
+    console = Console()
+    try:
+        with Live(console=console, screen=True, auto_refresh=False) as live:
+            while True:
+                rows = max(1, console.height - 5)
+                live.update(_drawn(look(client, sort), rows), refresh=True)
+                time.sleep(interval)
+    except KeyboardInterrupt:
+        pass
+
+
+def _drawn(now: Picture, rows: int) -> "RenderableType":
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    head = Text(
+        f"{many(now.envelopes, 'envelope')} in the queue, {now.held:,} held, "
+        f"{now.out:,} on the way; {now.delivered:,.1f}/s delivered, {now.deferred:,.1f}/s deferred"
+    )
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("site", "source", "waiting", "busy", "idle", "deliv/s", "defer/s", "limit"):
+        right = name not in ("site", "source")
+        table.add_column(name, justify="right" if right else "left", no_wrap=True)
+    table.add_column("slowed by", no_wrap=True)
+    table.add_column("last reply", no_wrap=True, overflow="ellipsis", ratio=1)
+    for line in now.paths[:rows]:
+        numbers = f"{line.waiting:,}", str(line.busy), str(line.idle)
+        rates = f"{line.delivered:,.1f}", f"{line.deferred:,.1f}"
+        cells = line.site, line.source, *numbers, *rates, line.limit, line.slowed_by, line.last
+        table.add_row(*(Text(cell) for cell in cells))
+    return Group(head, Text(), table)

@@ -1,0 +1,97 @@
+"""What an order does to one envelope: pure, so that a test can print it."""
+
+from typing import Any, NamedTuple
+
+from msgspec.structs import replace
+
+from fastmta import log as events
+from fastmta.mail.disposition import Disposition, Kind
+from fastmta.mail.envelope import Envelope, Recipient
+from fastmta.mail.reply import Reply
+from fastmta.queue.orders import Action, Order
+
+
+class Execution(NamedTuple):
+    remaining: Envelope | None  # what stays in the queue
+    failed: list[tuple[Recipient, Disposition]]  # whom the operator gave up
+    events: list[events.Event]  # for the disposition log, but for what it says of `failed`
+
+
+def execute(order: Order, envelope: Envelope, now: float) -> Execution:
+    """An envelope that the order matches and changes (`Order.changes`)."""
+    match order.action:
+        case Action.HOLD:
+            held = replace(envelope, held=order.label(), due=envelope.due or now)
+            return Execution(held, [], [events.Held(**_told(order, envelope, now))])
+        case Action.RELEASE:
+            free = replace(envelope, held="", due=now)
+            return Execution(free, [], [events.Released(**_told(order, envelope, now))])
+        case Action.RETRY:
+            due = replace(envelope, due=now)
+            return Execution(due, [], [events.Retried(**_told(order, envelope, now))])
+        case Action.REROUTE:
+            return _reroute(order, envelope, now)
+        case Action.BOUNCE:
+            end = Disposition(Kind.FAILED, parse_reply(order.argument), "", now)
+            failed = [(_heard(order, each), end) for each in envelope.recipients]
+            return Execution(None, failed, [events.Returned(**_told(order, envelope, now))])
+        case Action.DELETE:
+            return Execution(None, [], [*_deletions(order, envelope, now)])
+
+
+def _heard(order: Order, recipient: Recipient) -> Recipient:
+    """As if the sender had asked for silence, where the operator does (RFC 3461 section 4.1)."""
+    return recipient if order.report else replace(recipient, notify="NEVER")
+
+
+def _reroute(order: Order, envelope: Envelope, now: float) -> Execution:
+    """What is held stays held: only a release ends that."""
+    moved = replace(envelope, next_hop=order.argument, due=now)
+    told = _told(order, envelope, now)
+    return Execution(moved, [], [events.Rerouted(**told, next_hop=order.argument)])
+
+
+def _deletions(order: Order, envelope: Envelope, now: float) -> list[events.Event]:
+    told = _told(order, envelope, now)
+    del told["recipients"]
+    return [events.Deleted(**told, recipient=each.address) for each in envelope.recipients]
+
+
+def _told(order: Order, envelope: Envelope, now: float) -> dict[str, Any]:
+    return {
+        "time": now,
+        "id": envelope.id,
+        "sender": envelope.sender,
+        "recipients": [recipient.address for recipient in envelope.recipients],
+        "domain": envelope.domain,
+        "order": order.number,
+        "by": order.by,
+        "reason": order.reason,
+    }
+
+
+RETURNED = "550 5.7.1 returned by the operator"
+
+
+def parse_reply(text: str) -> Reply:
+    """A reply for mail that is returned: "550 5.7.1 text", or the text alone; ValueError where it
+    would not end the mail (RFC 5321 section 4.2.1)."""
+    first, _, rest = text.strip().partition(" ")
+    if not (first.isascii() and first.isdigit() and len(first) == 3):
+        return Reply(550, "5.7.1", text.strip() or RETURNED[10:])
+    if first[0] != "5":
+        raise ValueError(f"mail is returned with a reply of 500 to 599, not {first}")
+    enhanced, _, words = rest.strip().partition(" ")
+    if _is_enhanced(enhanced):
+        return Reply(int(first), enhanced, words.strip() or RETURNED[10:])
+    return Reply(int(first), "5.0.0", rest.strip() or RETURNED[10:])
+
+
+def _is_enhanced(word: str) -> bool:
+    """RFC 3463 section 2, of a permanent failure."""
+    parts = word.split(".")
+    return (
+        len(parts) == 3
+        and parts[0] == "5"
+        and all(part.isascii() and part.isdigit() and len(part) <= 3 for part in parts)
+    )

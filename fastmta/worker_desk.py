@@ -1,0 +1,188 @@
+"""A worker's part in what operators order and ask."""
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any, Protocol
+
+from msgspec import structs
+
+from fastmta import control
+from fastmta.delivery.dispatcher import Dispatcher
+from fastmta.delivery.numbers import PathNumbers
+from fastmta.delivery.site import Site
+from fastmta.mail.reply import Reply
+from fastmta.queue import retry, steward
+from fastmta.queue.census import count_held, count_waiting
+from fastmta.queue.orders import Order, Orders
+from fastmta.queue.ready import Job
+from fastmta.queue.requests import (
+    Carry,
+    Holds,
+    HostPause,
+    PathNow,
+    Paths,
+    Place,
+    Places,
+    Show,
+    Stand,
+    Top,
+    ToWorker,
+    Waiting,
+    Why,
+)
+from fastmta.queue.scheduler import Scheduler
+from fastmta.queue.steward import Steward
+
+MAX_PATHS = 500  # of an answer; the busiest first
+Resolve = Callable[[str], Awaitable[Site | Reply]]
+
+
+class Shard(steward.Shard, Protocol):
+    @property
+    def scheduler(self) -> Scheduler[Site]: ...
+
+
+class WorkerDesk:
+    """Speaks for all shards and paths of the worker."""
+
+    def __init__(
+        self,
+        worker: int,
+        orders: Orders,
+        shards: Mapping[int, Shard],
+        dispatcher: Dispatcher,
+        resolve: Resolve,
+        policy_for: Callable[[str], retry.Policy],
+    ) -> None:
+        self._worker, self._orders, self._shards = worker, orders, shards
+        self._dispatcher, self._resolve, self._policy_for = dispatcher, resolve, policy_for
+        memory = Memory(shards, dispatcher)
+        self._steward = Steward(worker, orders, shards, memory, self._site_name)
+
+    def stand(self, holds: list[Order]) -> None:
+        self._orders.stand([hold for hold in holds if hold.concerns(self._worker)])
+
+    async def answer(self, request: ToWorker) -> AsyncIterator[Any]:
+        """See worker_main.Worker.command."""
+        match request:
+            case Carry(order, holds):
+                self.stand(holds)
+                async for each in self._steward.carry_out(order):
+                    yield each if isinstance(each, steward.Result) else _progress(each)
+            case Stand(holds):
+                self.stand(holds)
+            case Holds():
+                yield await count_held(self._worker, self._shards.values())
+            case Why(domain):
+                yield await self._why(domain)
+            case Top():
+                yield self._top()
+            case Show(message, sites):
+                yield self._places(message, sites)
+
+    async def _site_name(self, domain: str) -> str:
+        found = await self._resolve(domain)
+        return "" if isinstance(found, Reply) else found.name
+
+    async def _why(self, domain: str) -> Waiting:
+        found = await self._resolve(domain)
+        name, problem = ("", str(found)) if isinstance(found, Reply) else (found.name, "")
+        start = Waiting(
+            self._worker,
+            name,
+            problem,
+            paths=[self._path(each) for each in self._dispatcher.paths() if each.site == name],
+            pauses=self._pauses(name),
+            # What has waited before is met in the spool.
+            out=sum(
+                job.envelope.domain == domain and not job.envelope.due
+                for job, _, _ in self._dispatcher.jobs()
+            ),
+        )
+        shards, policy = self._shards.values(), self._policy_for(domain)
+        return await count_waiting(start, shards, domain, policy, time.time())
+
+    def _pauses(self, site: str) -> list[HostPause]:
+        """The hosts that a site has met, and that are left alone."""
+        past = time.time() - time.monotonic()
+        return [
+            HostPause(trouble.host, past + trouble.until, str(trouble.reply))
+            for trouble in self._dispatcher.hosts.paused()
+            if site in trouble.sites
+        ]
+
+    def _top(self) -> Paths:
+        numbers = sorted(
+            self._dispatcher.paths(),
+            key=lambda each: (each.busy + each.waiting + each.delivered, each.name),
+            reverse=True,
+        )
+        spools = [shard.spool.statistics() for shard in self._shards.values()]
+        return Paths(
+            self._worker,
+            envelopes=sum(each.envelopes for each in spools),
+            held=sum(each.held for each in spools),
+            out=self._dispatcher.active_jobs(),
+            paths=[self._path(each) for each in numbers[:MAX_PATHS]],
+        )
+
+    def _places(self, message: int, sites: tuple[str, ...]) -> Places:
+        """Where those envelopes of a message are that are not simply waiting."""
+        places = [
+            Place(job.envelope.index, "sending" if is_begun else "ready", path.name)
+            for job, path, is_begun in self._dispatcher.jobs()
+            if job.envelope.message == message
+        ]
+        names = {place.path for place in places}
+        paths = [
+            self._path(each)
+            for each in self._dispatcher.paths()
+            if each.name in names or each.site in sites
+        ]
+        return Places(self._worker, places, paths)
+
+    def _path(self, numbers: PathNumbers) -> PathNow:
+        shape = self._dispatcher.shape_of(numbers.name)
+        limits = structs.asdict(shape.limits) if shape is not None else {}
+        return PathNow(
+            name=numbers.name,
+            site=numbers.site,
+            source=numbers.source,
+            waiting=numbers.waiting,
+            busy=numbers.busy,
+            idle=numbers.idle,
+            opening=numbers.opening,
+            capacity=numbers.capacity,
+            delivered=round(numbers.delivered, 2),
+            deferred=round(numbers.deferred, 2),
+            last=str(numbers.last) if numbers.last is not None else "",
+            last_time=numbers.last_time,
+            waits_for=numbers.waits_for,
+            until=numbers.until,
+            limits={name: str(value) for name, value in limits.items() if value is not None},
+            origins=shape.origins if shape is not None else {},
+        )
+
+
+class Memory:
+    """The jobs in memory, as the steward sees them."""
+
+    def __init__(self, shards: Mapping[int, Shard], dispatcher: Dispatcher) -> None:
+        self._shards, self._dispatcher = shards, dispatcher
+        self.retry_now = dispatcher.retry_now
+
+    def withdraw(self, meant: steward.Meant) -> list[Job]:
+        jobs = self._dispatcher.withdraw(meant)
+        for shard in self._shards.values():
+            jobs += shard.scheduler.withdraw(meant)
+        return jobs
+
+    def under_way(self, meant: steward.Meant) -> int:
+        return sum(
+            is_begun and meant(job, path.site.name)
+            for job, path, is_begun in self._dispatcher.jobs()
+        )
+
+
+def _progress(step: steward.Step) -> control.Progress:
+    return control.Progress(0, step.seen, step.total)
