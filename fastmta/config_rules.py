@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from msgspec import UNSET
 
 from fastmta.config_reader import DomainPattern, Endpoint, Problem, covers
-from fastmta.config_shaping import check_shaping
+from fastmta.config_shaping import check_shaping, uses_verified
 from fastmta.mail.address import is_domain, is_mailbox
 
 if TYPE_CHECKING:
@@ -125,6 +125,9 @@ def _check_pools(config: "Config") -> Iterator[Problem]:
         for name in pool.sources:
             if name not in known:
                 yield Problem(f"{key}.sources.{name}", "no [[source]] is called so")
+        if pool.tenants and not config.headers.tenant:
+            text = "is without effect: nothing says whose mail it is; set headers.tenant"
+            yield Problem(f"{key}.tenants", text)
         chosen_by: list[tuple[str, str]] = [("name", pool.name)]
         chosen_by += [("tenants", name) for name in pool.tenants]
         chosen_by += [("senders", pattern) for pattern in pool.senders]
@@ -140,10 +143,18 @@ def _check_tenants(config: "Config") -> Iterator[Problem]:
         elif tenant == type(tenant)():
             text = "is without effect, these are the defaults; set weight or priority"
             yield Problem(f"tenants.{name}", text)
+        elif not config.headers.tenant:
+            text = "is without effect: nothing says whose mail it is; set headers.tenant"
+            yield Problem(f"tenants.{name}", text)
 
 
 def _check_shaping(config: "Config") -> Iterator[Problem]:
     yield from check_shaping(config.shaping)
+    known = [source.name for source in config.source]
+    for i, block in enumerate(config.shaping.source):
+        if block.source not in known:
+            text = f'"{block.source}" is no name of a [[source]]'
+            yield Problem(f"shaping.source[{i}].source", text)
 
 
 def _check_ca_file(config: "Config") -> Iterator[Problem]:
@@ -154,6 +165,9 @@ def _check_ca_file(config: "Config") -> Iterator[Problem]:
     try:
         if not problems:
             ssl.create_default_context(cafile=path)
+            if not uses_verified(config.shaping):
+                text = 'is without effect: no tls in [shaping] is "verified"'
+                problems = [Problem("delivery.ca_file", text)]
     except ssl.SSLError as error:
         reason = error.reason or "no certificate in PEM form"
         problems = [Problem("delivery.ca_file", f"{path} cannot be loaded: {reason}")]

@@ -153,6 +153,12 @@ def shipped_slow_down_rules() -> tuple[SlowDownRule, ...]:
 # What is to be true of the table, called by config_rules.
 
 
+def uses_verified(shaping: Shaping) -> bool:
+    """Whether some path wants certificates verified."""
+    blocks = (shaping, *shaping.providers, *shaping.domain, *shaping.source)
+    return any(block.tls == "verified" for block in blocks)
+
+
 def check_shaping(shaping: Shaping) -> Iterator[Problem]:
     yield from _check_providers(shaping)
     yield from _check_domains(shaping)

@@ -11,7 +11,7 @@ from typing import Any
 
 from msgspec import Raw, msgpack, structs
 
-from fastmta import control
+from fastmta import control, metrics
 from fastmta.config import Config, ConfigError, Endpoint, Source, changes, read
 from fastmta.control_server import ControlServer
 from fastmta.metrics import Sample
@@ -47,7 +47,7 @@ class Supervisor:
         self._limits = Desk(Arbiter(time.monotonic), self._tell, asyncio.get_running_loop())
         self._ending = asyncio.Event()
         self._hang_up = asyncio.Event()  # SIGHUP came
-        self._http = HttpServer(admin_app(self._collect, self._health))
+        self._http = HttpServer(admin_app(self._samples, self._health))
 
     async def run(self) -> bool:
         """Return after SIGTERM or SIGINT, True if every worker ended well.
@@ -219,6 +219,10 @@ class Supervisor:
 
     def _tell(self, index: int, answer: Answer) -> None:
         self._workers[index].permit(control.pack(answer))
+
+    async def _samples(self) -> list[list[Sample]]:
+        """Of all processes: what paths share is counted here."""
+        return [*await self._collect(), metrics.snapshot()]
 
     async def _collect(self) -> list[list[Sample]]:
         return await asyncio.gather(*(worker.snapshot() for worker in self._workers))

@@ -107,6 +107,13 @@ def _keywords(value: str) -> frozenset[str]:
     metavar="N",
     help="Answer 421 to connections over so many.",
 )
+@click.option(
+    "--max-recipients",
+    type=click.IntRange(0),
+    default=0,
+    metavar="N",
+    help="Answer 452 to recipients over so many in a transaction.",
+)
 @click.option("--max-size", type=click.IntRange(1), default=1 << 30, metavar="OCTETS")
 @click.option(
     "--without",

@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol, cast
 from fastmta import metrics
 from fastmta.config import Config, Endpoint, Listener
 from fastmta.mail.arrival import Arrival
-from fastmta.mail.envelope import format_id
+from fastmta.mail.envelope import Priority, format_id
 from fastmta.mail.reply import Reply
 from fastmta.mail.trace import address_literal, protocol_name, received_field
 from fastmta.protocol import smtp_replies as reply
@@ -454,5 +454,6 @@ def _most_held(config: Config) -> int:
 
 def _labels(config: Config) -> Labels | None:
     """None where there is nothing to read."""
-    labels = Labels(config.headers, (), {})
+    usual = {name: Priority[tenant.priority.upper()] for name, tenant in config.tenants.items()}
+    labels = Labels(config.headers, {pool.name for pool in config.pool}, usual)
     return labels if labels else None

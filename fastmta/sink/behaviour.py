@@ -30,6 +30,7 @@ class Behaviour(Struct, frozen=True, kw_only=True):
     slow: float = 5.0  # before the reply to RCPT TO:<slow@...>
     close_after: int = 0  # 421 after so many messages on one connection; 0: never
     max_connections: int = 0  # 0: no limit
+    max_recipients: int = 0  # 452 to the RCPTs over so many in a transaction; 0: no limit
     max_size: int = 1 << 30  # octets
     without: frozenset[str] = frozenset()  # of KEYWORDS
 

@@ -273,6 +273,8 @@ class Session(asyncio.Protocol):
             return self._say(b"550 5.1.1 No such user\r\n")
         if fate == "421":
             return self._say_and_close(b"421 4.3.2 Closing\r\n")
+        if 0 < self._behaviour.max_recipients <= len(self._recipients):
+            return self._say(b"452 4.5.3 Too many recipients\r\n")
         if fate == "slow":
             self._owed += self._behaviour.slow
         self._recipients.append(address)

@@ -186,6 +186,18 @@ class Destination:
         assert mail is not None, f"nothing arrived for {recipient}"
         return mail
 
+    def behave(self, **behaviour: Any) -> None:
+        """Towards connections that come from now on."""
+        self._sink.behaviour = Behaviour(**behaviour)
+
+    def hang_up(self) -> None:
+        """Close the connections that are open, without a word."""
+        self.loop.call_soon_threadsafe(lambda: [each.close() for each in list(self._sink.sessions)])
+
+    @property
+    def connections(self) -> int:
+        return len(self._sink.sessions)
+
     async def run(self, host: str, port: int, started: threading.Event) -> None:
         self.loop, self.stopped = asyncio.get_running_loop(), asyncio.Event()
         await self._sink.start(host, port)
