@@ -1,13 +1,14 @@
 """What is to be true of a configuration as a whole: each rule gives the problems that it finds."""
 
 import os
+import re
 import ssl
 from collections.abc import Callable, Iterator, Sequence
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from msgspec import UNSET
+from msgspec import UNSET, structs
 
 from fastmta.config_reader import DomainPattern, Endpoint, Problem, covers
 from fastmta.config_shaping import check_shaping, uses_verified
@@ -15,6 +16,14 @@ from fastmta.mail.address import is_domain, is_mailbox
 
 if TYPE_CHECKING:
     from fastmta.config import Config, Listener, Retry, RetryDomain, Tls
+
+_FIELD_NAME = re.compile(r"[!-9;-~]{1,76}")  # RFC 5322 section 2.2
+# What readers or the way of a message depend on: never to be taken out.
+_FIELDS_OF_READERS = {
+    *("from", "sender", "reply-to", "to", "cc", "date", "message-id", "subject", "received"),
+    *("in-reply-to", "references", "mime-version", "content-type", "content-transfer-encoding"),
+    *("dkim-signature", "return-path"),
+}
 
 
 def _check_listeners(config: "Config") -> Iterator[Problem]:
@@ -80,6 +89,22 @@ def _check_pair(tls: "Tls") -> Iterator[Problem]:
         else:
             reason = error.reason or "no certificate or key in PEM form"
             yield Problem("tls", f"{tls.certificate} and {tls.key} cannot be loaded: {reason}")
+
+
+def _check_headers(config: "Config") -> Iterator[Problem]:
+    seen: dict[str, str] = {}
+    for key, name in structs.asdict(config.headers).items():
+        if not name:
+            continue
+        if not _FIELD_NAME.fullmatch(name):
+            yield Problem(f"headers.{key}", f'"{name}" is no name of a header field')
+        elif name.lower() in _FIELDS_OF_READERS:
+            yield Problem(f"headers.{key}", f'"{name}" is for the reader; write "X-Tenant"')
+        elif first := seen.get(name.lower()):
+            yield Problem(f"headers.{key}", f'"{name}" is headers.{first} too')
+        seen.setdefault(name.lower(), key)
+    if config.headers.pool and not config.pool:
+        yield Problem("headers.pool", "is without effect: there is no [[pool]]")
 
 
 def _check_nameservers(config: "Config") -> Iterator[Problem]:
@@ -288,6 +313,7 @@ RULES = (
     _check_tls,
     _check_nameservers,
     _check_routes,
+    _check_headers,
     _check_sources,
     _check_pools,
     _check_tenants,

@@ -155,8 +155,8 @@ def shipped_slow_down_rules() -> tuple[SlowDownRule, ...]:
 
 def uses_verified(shaping: Shaping) -> bool:
     """Whether some path wants certificates verified."""
-    blocks = (shaping, *shaping.providers, *shaping.domain, *shaping.source)
-    return any(block.tls == "verified" for block in blocks)
+    blocks: list[Limited] = [*shaping.providers, *shaping.domain, *shaping.source]
+    return "verified" in (shaping.tls, *(block.tls for block in blocks))
 
 
 def check_shaping(shaping: Shaping) -> Iterator[Problem]:

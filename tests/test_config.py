@@ -81,7 +81,13 @@ def test_a_whole_configuration_is_read_as_written(tmp_path: Path) -> None:
 
 
 def test_sources_pools_and_tenants_are_read_as_written(tmp_path: Path) -> None:
-    text = GOOD + SOURCE + POOL + '[tenants."a b"]\nweight = 3\npriority = "urgent"\n'
+    text = (
+        GOOD
+        + '[headers]\ntenant = "X-Tenant"\n'
+        + SOURCE
+        + POOL
+        + '[tenants."a b"]\nweight = 3\npriority = "urgent"\n'
+    )
     config = parse(text, tmp_path)
     assert config.source[0].addresses == ("192.0.2.10", "2001:db8::10")
     assert config.source[0].hostname is None
@@ -411,6 +417,36 @@ BROKEN = {
         "reports.postmaster",
         "no mail address",
     ),
+    "a header field with a space": (
+        GOOD + '[headers]\ntenant = "X Tenant"',
+        "headers.tenant",
+        "no name of a header field",
+    ),
+    "a header field that readers need": (
+        GOOD + '[headers]\ncampaign = "Subject"',
+        "headers.campaign",
+        "for the reader",
+    ),
+    "a header field twice": (
+        GOOD + '[headers]\ntenant = "X-A"\npriority = "x-a"',
+        "headers.priority",
+        "headers.tenant too",
+    ),
+    "a pool that nobody can name": (
+        GOOD + '[headers]\npool = "X-Pool"',
+        "headers.pool",
+        "[[pool]]",
+    ),
+    "a tenant that nobody can name": (
+        GOOD + "[tenants.a]\nweight = 2",
+        "tenants.a",
+        "set headers.tenant",
+    ),
+    "limits of an unknown source": (
+        GOOD + '[[shaping.source]]\nsource = "out1"\nconnections = 1',
+        "shaping.source[0].source",
+        "no name of a [[source]]",
+    ),
     "a data folder that is a file": (edit('"data"', '"/dev/null/x"'), "data_dir", "/dev/null"),
     "a path with a NUL": (edit('"data"', '"a\\u0000"'), "data_dir", "no path"),
     "a path that is too long": (edit('"data"', f'"{"a" * 300}"'), "data_dir", "too long"),
@@ -528,6 +564,8 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class TestTls:
     def test_the_authorities_are_certificates(self, certificates: Path) -> None:
         text = edit("port = 2600", 'port = 2600\nca_file = "one.pem"')
+        assert "without effect" in problems(text, certificates)["delivery.ca_file"]
+        text += '[shaping]\ntls = "verified"\n'
         assert parse(text, certificates).delivery.ca_file == certificates / "one.pem"
         found = problems(text.replace("one.pem", "one.key"), certificates)
         assert "cannot be loaded" in found["delivery.ca_file"]

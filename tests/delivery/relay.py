@@ -29,6 +29,9 @@ data_dir = "/tmp"
 [[listener]]
 service = "smtp"
 bind = "127.0.0.1:25"
+
+[headers]
+tenant = "X-Tenant"
 """
 
 
