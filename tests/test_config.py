@@ -645,10 +645,8 @@ _scalars = st.one_of(
     st.text(max_size=20),
     st.sampled_from(["127.0.0.1:25", "smtp", "5m", "a.test", "[::1]:25", "*", "/tmp"]),
 )
-_values = st.recursive(
-    _scalars,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_keys, inner, max_size=4),
-    max_leaves=10,
+_values: st.SearchStrategy[object] = st.deferred(
+    lambda: _scalars | st.lists(_values, max_size=3) | st.dictionaries(_keys, _values, max_size=4)
 )
 
 

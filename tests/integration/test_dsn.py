@@ -186,7 +186,7 @@ def test_a_failure_gives_back_what_ret_asks_for(tmp_path: Path) -> None:
                 "permfail+never@to.test": "NOTIFY=NEVER",
                 "permfail+success@to.test": "NOTIFY=SUCCESS",
             }
-            sender = f"{ret.lower()}@sender.test"
+            sender = f"wants.{ret.lower()}@sender.test"
             send(running, wishes, f"RET={ret}", f"ENVID={ret}", sender=sender)
             report = told(senders.mail_for(sender))
             assert report.actions == {"permfail@to.test": Action.FAILED}

@@ -209,7 +209,7 @@ def test_a_reload_that_changes_it_is_told(tmp_path: Path) -> None:
         configuration = tmp_path / "fastmta.toml"
         configuration.write_text(configuration.read_text() + 'on_match = "drop"\n')
         one.process.send_signal(signal.SIGHUP)
-        told = "reload: suppression takes effect at the next start"
+        told = "reload: worker 0: suppression takes effect at the next start"
         wait_until(lambda: told in (tmp_path / "stderr").read_text())
         assert rcpt(one, "bob@dest.test")[0] == 550
 

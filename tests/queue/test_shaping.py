@@ -28,6 +28,18 @@ data_dir = "data"
 service = "smtp"
 bind = "127.0.0.1:2525"
 
+[[source]]
+name = "new"
+addresses = ["192.0.2.10"]
+
+[[source]]
+name = "old"
+addresses = ["192.0.2.11"]
+
+[[pool]]
+name = "default"
+sources = { new = 1, old = 1 }
+
 """
 MERGED = """
 [shaping]
