@@ -1,8 +1,8 @@
 """The operator's hand on the queue of a running server, with selectors, while mail flows."""
 
-import re
 import json
 import os
+import re
 import signal
 import subprocess
 import threading

@@ -232,13 +232,13 @@ BAD = {
         "shaping.domain[1].domain",
     ),
     "a domain without limits": ('domain = [{domain = "a.test"}]', "shaping.domain[0]"),
-    "a source without limits": ('source = [{source = "a"}]', "shaping.source[0]"),
+    "a source without limits": ('source = [{source = "new"}]', "shaping.source[0]"),
     "a source twice": (
-        'source = [{source = "a", ready = 1}, {source = "a", ready = 2}]',
+        'source = [{source = "new", ready = 1}, {source = "new", ready = 2}]',
         "shaping.source[1].source",
     ),
     "a source at a provider that is not known": (
-        'source = [{source = "a", provider = "b", ready = 1}]',
+        'source = [{source = "new", provider = "b", ready = 1}]',
         "shaping.source[0].provider",
     ),
     "a rule that fits all": ("slow_down = [{}]", "shaping.slow_down[0]"),
