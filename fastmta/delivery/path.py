@@ -43,7 +43,7 @@ class Path:
         self.loop = asyncio.get_running_loop()
         self._dispatcher = dispatcher
         self._permits = dispatcher.permits
-        self._ready = dispatcher.queue(min(UNPROVEN, shape.limits.ready))
+        self._ready = dispatcher.queue(shape.limits.ready)
         self._told: dict[str, None] = {}  # the names by which others wait for room here
         self._again: deque[Job] = deque()  # met a dead connection: for fresh ones alone
         self._portions: deque[Portion] = deque()  # of envelopes that have been begun
@@ -61,6 +61,7 @@ class Path:
         self._delivered_rate = self._deferred_rate = 0.0
         self._last: Reply | None = None
         self._last_time = 0.0
+        self._ready.limit = self._capacity()
 
     def submit(self, job: Job) -> bool:
         """False: no room."""
@@ -135,6 +136,8 @@ class Path:
     # How many may wait: few where mail does not move, so that dead sites do not fill the window.
 
     def _capacity(self) -> int:
+        if self._dispatcher.active_jobs() < self._dispatcher.bounds.plenty:
+            return self.shape.limits.ready
         pace = max(self._pace, self._delivered)
         if self._delivered >= FEW:  # do not wait for the second to end
             pace = max(pace, self._delivered / max(0.01, self.loop.time() - self._swept))

@@ -182,12 +182,26 @@ def test_permits_hear_what_hosts_say() -> None:
 # Room.
 
 
+def test_a_path_may_have_all_its_room_while_there_are_few_jobs() -> None:
+    async def scenario() -> None:
+        async with Mx(saying({"": SILENCE})) as mx:
+            relay = Relay(limits=Limits(ready=50), bounds=Bounds(plenty=100))
+            assert [relay.offer(site(mx.host)) for _ in range(51)] == [""] * 50 + ["b.test"]
+            other = [relay.offer(site(mx.host, name="other.test")) for _ in range(50)]
+            assert other == [""] * 50
+            third = [relay.offer(site(mx.host, name="third.test")) for _ in range(UNPROVEN + 1)]
+            assert third == [""] * UNPROVEN + ["third.test"]
+            await relay.dispatcher.drain(0)
+
+    run(scenario())
+
+
 def test_room_grows_with_what_is_delivered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fastmta.delivery.dispatcher.SWEEP_SECONDS", 60)
 
     async def scenario() -> None:
         async with Mx(saying({"": SILENCE})) as mx:
-            relay = Relay()
+            relay = Relay(bounds=Bounds(plenty=0))
             offers = [relay.offer(site(mx.host)) for _ in range(UNPROVEN + 1)]
             assert offers == [""] * UNPROVEN + ["b.test"]
             await until(lambda: bool(mx.sessions))
@@ -237,7 +251,7 @@ def test_fast_site_keeps_its_rate_beside_black_holes() -> None:
 
     async def scenario() -> None:
         async with Mx() as fast, Mx(saying({"": SILENCE})) as hole:
-            relay = Relay()
+            relay = Relay(bounds=Bounds(plenty=0))
             holes = [site(hole.host, name=f"hole{number}.test") for number in range(30)]
             refused = set()
             for _ in range(1000 // 30):
