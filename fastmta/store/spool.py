@@ -27,6 +27,7 @@ from fastmta.mail.arrival import Arrival
 from fastmta.mail.envelope import Envelope, Priority, Recipient
 from fastmta.mail.reply import Reply
 from fastmta.store import records, rows, segment
+from fastmta.store.bodies import Bodies
 from fastmta.store.env import Databases, Environment, Operation, Transaction
 from fastmta.store.lanes import Lanes
 from fastmta.store.operations import Accept, Barrier, Delivered, Done, Settle, apply, number_of
@@ -69,6 +70,7 @@ class Spool:
         `shard` is 0 to 255 and part of each id; `min_free` is in octets.
         """
         self._env = Environment(folder, records.DATABASES, apply, records.RETIRED)
+        self._bodies = Bodies(self._env)
         self._loop = asyncio.get_running_loop()
         self._shard, self._min_free = shard, min_free
         self._tick = self._env.read_now(rows.last_id) >> 8  # see also `start`
@@ -250,13 +252,7 @@ class Spool:
 
     async def read(self, message: int, first: int) -> list[bytes]:
         """Chunks of a message from number `first` on, about 1 MiB of them; [] at the end."""
-        if first == 0 and (inside := self.fresh.get(message)):
-            body = await self._env.read(
-                lambda txn, db: segment.find_body(txn, db, inside.key, message)
-            )
-            if body:
-                return [body]
-        return await self._env.read(partial(rows.read_chunks, message, first))
+        return await self._bodies.read(message, first, None if first else self.fresh.get(message))
 
     # Waiting
 
@@ -364,13 +360,6 @@ class Spool:
             self.take_back(envelope)
             if as_stored is not None:
                 self.note_waiting(as_stored)
-
-    async def change(self, envelope: Envelope, remaining: Envelope | None) -> bool:
-        """Settle an envelope that is not out; False: it is out, or was changed meanwhile."""
-        if not await self.claim([envelope]):
-            return False
-        self.settle(envelope, remaining)
-        return True
 
     async def start(self, deliver: Deliver) -> None:
         """Before the first accept: hand over what was out when the last process ended.

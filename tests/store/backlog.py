@@ -7,6 +7,7 @@ from pathlib import Path
 from fastmta.mail.envelope import Envelope, Priority, Recipient
 from fastmta.store import env as store_env
 from fastmta.store import records, rows
+from fastmta.store.spool import Spool
 
 BODY = b"Subject: x\r\n\r\nHi\r\n"
 
@@ -46,3 +47,11 @@ def fill(folder: Path, envelopes: Iterable[Envelope]) -> None:
         for envelope in envelopes:
             rows.put_envelope(txn, db, envelope)
             rows.put_body(txn, db, envelope.message, [BODY])
+
+
+async def change(one: Spool, envelope: Envelope, remaining: Envelope | None) -> bool:
+    """Settle an envelope that is not out; False: it is out, or was changed meanwhile."""
+    if not await one.claim([envelope]):
+        return False
+    one.settle(envelope, remaining)
+    return True

@@ -13,7 +13,7 @@ from fastmta.mail.envelope import Envelope, Priority
 from fastmta.store import env as store_env
 from fastmta.store import lanes, records, rows, spool
 from fastmta.store.spool import Spool
-from tests.store.backlog import fill, waiting
+from tests.store.backlog import change, fill, waiting
 from tests.store.test_spool import Box, accept, arrival, flushed, opened, rows_in
 from tests.support import run, until
 
@@ -213,13 +213,13 @@ def test_what_is_held_is_not_handed_over_until_it_is_released(tmp_path: Path) ->
             assert key is None or await one.scan(key, 2) == ([], None)
             assert held.held
             released = waiting(2, "to.test", PAST, received=held.received)
-            assert await one.change(held, released)
+            assert await change(one, held, released)
             await flushed(one)
             assert one.statistics().held == 0
             await one.lease()
             assert box.handed[1][0] == released
-            assert not await one.change(held, None)
-            assert not await one.change(released, None)  # it is out
+            assert not await change(one, held, None)
+            assert not await change(one, released, None)  # it is out
 
     run(scenario())
 
@@ -248,7 +248,7 @@ def test_a_claim_on_what_has_changed_meanwhile_leaves_it_to_its_lane(tmp_path: P
     async def scenario() -> None:
         async with opened(tmp_path) as (one, box):
             [seen], _ = await one.scan(b"", 100)
-            assert await one.change(seen, later := waiting(1, "to.test", PAST + 5, attempts=2))
+            assert await change(one, seen, later := waiting(1, "to.test", PAST + 5, attempts=2))
             await flushed(one)
             assert await one.claim([seen]) == []
             await one.lease()

@@ -40,6 +40,7 @@ from fastmta.store import env as store_env
 from fastmta.store import lanes, records, spool
 from fastmta.store.env import Databases, Operation, Transaction
 from fastmta.store.spool import Spool
+from tests.store.backlog import change
 from tests.store.spool_model import (
     CLOCK,
     PROGRAMS,
@@ -387,7 +388,7 @@ class SpoolMachine(RuleBasedStateMachine):
             msgspec.structs.replace(seen, held=held),
             msgspec.structs.replace(seen, due=spool.time.time(), priority=Priority(b % 3)),
         )[b % 3]
-        if not await self.spool.change(seen, remaining):
+        if not await change(self.spool, seen, remaining):
             if mail and mail.has_to_stay and mail.pending is None and not mail.is_out:
                 assert mail.envelope != seen, f"could not be changed: {seen}"
         elif mail is None or mail.is_out or mail.is_gone or mail.pending or mail.envelope != seen:
