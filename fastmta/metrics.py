@@ -52,6 +52,22 @@ class Gauge:
         self.read: Callable[[], float] | None = None
 
 
+Rows = list[tuple[tuple[str, ...], float]]  # values of the labels, and the number
+
+
+class Gauges:
+    """Numbers of things that come and go; `read` gives a bounded number of them when asked.
+
+    One process alone of all sets `read`.
+    """
+
+    __slots__ = ("help", "labels", "name", "read")
+
+    def __init__(self, name: str, help: str, labels: tuple[str, ...]) -> None:
+        self.name, self.help, self.labels = name, help, labels
+        self.read: Callable[[], Rows] | None = None
+
+
 class Histogram:
     """Observations counted by upper bound; the last count is for all above the last bound."""
 
@@ -79,11 +95,14 @@ class Sample(Struct, array_like=True):
     combine: Combine = "sum"  # of a gauge
     label: str = ""  # of counters, with its values
     values: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()  # of gauges, with their rows
+    rows: Rows = []
 
 
 _counters: list[Counter] = []
 _labelled: list[Counters] = []
 _gauges: list[Gauge] = []
+_families: list[Gauges] = []
 _histograms: list[Histogram] = []
 
 
@@ -100,6 +119,11 @@ def counters(name: str, help: str, label: str, values: tuple[str, ...]) -> Count
 
 def gauge(name: str, help: str, combine: Combine = "sum") -> Gauge:
     _gauges.append(metric := Gauge(name, help, combine))
+    return metric
+
+
+def gauges(name: str, help: str, labels: tuple[str, ...]) -> Gauges:
+    _families.append(metric := Gauges(name, help, labels))
     return metric
 
 
@@ -126,6 +150,10 @@ def snapshot() -> list[Sample]:
     samples += [
         Sample("gauge", g.name, g.help, g.read() if g.read else g.value, combine=g.combine)
         for g in _gauges
+    ]
+    samples += [
+        Sample("gauge", f.name, f.help, 0.0, labels=f.labels, rows=f.read() if f.read else [])
+        for f in _families
     ]
     samples += [
         Sample("histogram", h.name, h.help, h.total, h.bounds, tuple(h.counts)) for h in _histograms

@@ -4,8 +4,22 @@ import heapq
 from collections.abc import Callable
 from math import inf
 
+from fastmta import metrics
+from fastmta.metrics import Rows
 from fastmta.queue.limits import Answer, Request, Word
 from fastmta.queue.shared_path import PathReport, SharedPath, Words
+
+CONNECTIONS = metrics.gauges(
+    "fastmta_slowed_path_connections",
+    "Connections that a slowed path may have now, and the rule that set this",
+    ("path", "rule"),
+)
+RATE = metrics.gauges(
+    "fastmta_slowed_path_messages_per_second",
+    "Messages a second that a slowed path may begin now, and the rule that set this",
+    ("path", "rule"),
+)
+SHOWN = 100  # slowed paths whose values are exported, those slowed last
 
 PATHS = 50_000  # that are remembered; those that workers use are bounded by the workers
 SWEEP = 10.0  # seconds between looks for paths that are over
@@ -25,6 +39,8 @@ class Arbiter:
         self._due: dict[str, float] = {}  # when a path wants to be served
         self._times: list[tuple[float, str]] = []  # a heap of those, and of some that changed
         self._sweep = clock() + SWEEP
+        CONNECTIONS.read = lambda: self._slowed(lambda report: float(report.connections))
+        RATE.read = lambda: self._slowed(lambda report: report.rate)
 
     def handle(self, worker: int, request: Request) -> Answers:
         """What follows from what a worker says."""
@@ -71,6 +87,12 @@ class Arbiter:
         """How each path stands that is used, or slowed."""
         paths = self._paths.values()
         return [path.report() for path in paths if path.slowed or not path.is_unused()]
+
+    def _slowed(self, value: Callable[[PathReport], float | None]) -> Rows:
+        reports = [path.report() for path in self._paths.values() if path.slowed]
+        told = [(each.slowed, each.path, value(each)) for each in reports]
+        rows = [(by.time, (path, by.rule), n) for by, path, n in told if by and n is not None]
+        return [(labels, number) for _, labels, number in sorted(rows, reverse=True)[:SHOWN]]
 
     def _path(self, name: str, now: float) -> SharedPath:
         path = self._paths.get(name)

@@ -81,7 +81,8 @@ def _add(one: Sample, other: Sample) -> Sample:
     if one.combine == "max":
         return one if one.value >= other.value else other
     counts = tuple(map(sum, zip(one.counts, other.counts, strict=True)))
-    return structs.replace(one, value=one.value + other.value, counts=counts)
+    value, rows = one.value + other.value, [*one.rows, *other.rows]
+    return structs.replace(one, value=value, counts=counts, rows=rows)
 
 
 class Collected(Collector):
@@ -100,6 +101,11 @@ def _family(sample: Sample) -> Metric:
         for value, count in zip(sample.values, sample.counts, strict=True):
             family.add_metric([value], count)
         return family
+    if sample.labels:
+        gauges = GaugeMetricFamily(sample.name, sample.help, labels=sample.labels)
+        for values, number in sample.rows:
+            gauges.add_metric(values, number)
+        return gauges
     if sample.kind == "counter":
         return CounterMetricFamily(sample.name, sample.help, value=sample.value)
     if sample.kind == "gauge":

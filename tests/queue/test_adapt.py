@@ -16,6 +16,7 @@ from fastmta.config_shaping import (
 )
 from fastmta.mail.reply import Reply
 from fastmta.queue.adapt import HOLD, STEP, SlowDownRules, Slowed, recover, slow_down, step_time
+from fastmta.queue.arbiter import CONNECTIONS
 from fastmta.queue.limits import SharedLimits, SlowDown
 from fastmta.queue.shared_path import SLOW_DOWNS, SLOWED
 from tests.queue.exchange import Sender, Server, shape
@@ -230,6 +231,8 @@ def test_a_path_is_slowed_for_all_workers_and_recovers() -> None:
     assert (report.rate, report.configured_rate) == (5.0, 10.0)
     assert report.slowed is not None
     assert report.slowed.reply == str(BUSY)
+    assert CONNECTIONS.read is not None
+    assert CONNECTIONS.read() == [((report.path, report.slowed.rule), report.connections)]
     assert report.slowed.rule == "google: 4.7.28"
     assert (SLOW_DOWNS.value - slow_downs, SLOWED.value - slowed) == (1, 1)
     assert sum(each.open for each in made) == 4

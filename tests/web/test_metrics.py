@@ -15,7 +15,7 @@ from prometheus_client.openmetrics import parser as openmetrics_parser
 
 from fastmta import metrics
 from fastmta.config import Endpoint
-from fastmta.metrics import Counter, Counters, Gauge, Histogram, Sample
+from fastmta.metrics import Counter, Counters, Gauge, Gauges, Histogram, Sample
 from fastmta.server.http import HttpServer
 from fastmta.web.metrics import Health, admin_app, combine
 
@@ -49,6 +49,14 @@ TWO = [
         values=("spam", "full"),
     ),
     Sample("counter", "fastmta_late_total", "Only one worker has it", 1),
+    Sample(
+        "gauge",
+        "fastmta_slow",
+        "Slow ones",
+        0,
+        labels=("path", "rule"),
+        rows=[(("a>b", 'say "slow"'), 4.0), (("c", "d"), 0.5)],
+    ),
 ]
 
 
@@ -106,6 +114,8 @@ SUMMED = {
     "fastmta_by_kind_totalspam": 1,
     "fastmta_by_kind_totalfull": 6,
     "fastmta_late_total": 1,
+    'fastmta_slowa>bsay "slow"': 4,
+    "fastmta_slowcd": 0.5,
 }
 
 
@@ -186,6 +196,8 @@ def test_a_declared_metric_comes_out_as_a_sample() -> None:
         Gauge("c_seconds", "C", "max"),
         Histogram("d_seconds", "D", (0.5, 1.0)),
     )
+    slow = Gauges("e", "E", ("path",))
+    slow.read = lambda: [(("x",), 1.5)]
     received.value += 2
     kinds.count("full")
     size.value = 3
@@ -193,8 +205,9 @@ def test_a_declared_metric_comes_out_as_a_sample() -> None:
     for value in (0.5, 0.75, 7.0):
         seconds.observe(value)
     declared = [*metrics._counters], [*metrics._gauges], [*metrics._histograms]
-    labelled = [*metrics._labelled]
+    labelled, families = [*metrics._labelled], [*metrics._families]
     try:
+        metrics._families[:] = [slow]
         metrics._counters[:], metrics._gauges[:] = [received], [size, age]
         metrics._histograms[:], metrics._labelled[:] = [seconds], [kinds]
         assert metrics.snapshot() == [
@@ -204,11 +217,12 @@ def test_a_declared_metric_comes_out_as_a_sample() -> None:
             ),
             Sample("gauge", "b", "B", 3),
             Sample("gauge", "c_seconds", "C", 4, combine="max"),
+            Sample("gauge", "e", "E", 0, labels=("path",), rows=[(("x",), 1.5)]),
             Sample("histogram", "d_seconds", "D", 8.25, (0.5, 1.0), (1, 1, 1)),
         ]
     finally:
         metrics._counters[:], metrics._gauges[:], metrics._histograms[:] = declared
-        metrics._labelled[:] = labelled
+        metrics._labelled[:], metrics._families[:] = labelled, families
 
 
 def test_samples_survive_the_way_from_a_worker() -> None:
