@@ -4,13 +4,16 @@ import asyncio
 import logging
 import os
 import socket
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import msgspec
+from msgspec import Raw
 
 from fastmta import control
 from fastmta.order_desk import Case, OrderDesk, Refused
+from fastmta.queue.requests import Allowance, Allowances
 from fastmta.worker_process import CommandMessage, WorkerProcess
 
 logger = logging.getLogger(__name__)
@@ -20,13 +23,18 @@ SUPERVISOR = -1  # instead of a worker's index, where the supervisor itself answ
 IDLE_SECONDS = 60.0  # without a request
 
 _decoder = msgspec.msgpack.Decoder(control.Request)
+_allowance = msgspec.msgpack.Decoder(Allowance)
+Allow = Callable[[Allowance], Allowances]
 
 
 class ControlServer:
     """Listens in the data directory, for whoever may write there: its owner."""
 
-    def __init__(self, data_dir: Path, workers: list[WorkerProcess], desk: OrderDesk) -> None:
-        self.workers, self.desk = workers, desk
+    def __init__(
+        self, data_dir: Path, workers: list[WorkerProcess], desk: OrderDesk, allow: Allow
+    ) -> None:
+        """`allow` knows what paths may do now."""
+        self.workers, self.desk, self.allow = workers, desk, allow
         self._data_dir = data_dir
         self._server: asyncio.AbstractServer | None = None
         self._clients: set[Client] = set()
@@ -98,6 +106,9 @@ class Client(control.Channel[control.Request]):
             return self.end("a request is under way")
         if self._timer is not None:
             self._timer.cancel()
+        if (allowance := _about_paths(request.payload)) is not None:
+            self._answer(control.pack(self._server.allow(allowance)))
+            return self._done()
         workers = self._server.workers
         if request.worker is not None:
             workers = [one for one in workers if one.index == request.worker]
@@ -110,13 +121,16 @@ class Client(control.Channel[control.Request]):
         payload, self._is_well = request.payload, True
         if self._case is not None:
             payload = self._case.request
-            self.send(control.Relayed(SUPERVISOR, control.Answer(0, self._case.first)))
+            self._answer(self._case.first)
         self._running = dict.fromkeys(workers, 0)
         for worker in workers:
             number = worker.command(payload, self._receive)
             if worker in self._running:  # it has not refused
                 self._running[worker] = number
         return None
+
+    def _answer(self, payload: Raw) -> None:
+        self.send(control.Relayed(SUPERVISOR, control.Answer(0, payload)))
 
     def _close_case(self, is_done: bool) -> None:
         case, self._case = self._case, None
@@ -159,3 +173,11 @@ class Client(control.Channel[control.Request]):
         if self._timer is not None:
             self._timer.cancel()
         self._server.remove(self)
+
+
+def _about_paths(payload: Raw) -> Allowance | None:
+    """What the supervisor answers by itself; None for any other request."""
+    try:
+        return _allowance.decode(payload)
+    except msgspec.ValidationError:
+        return None

@@ -18,7 +18,7 @@ from fastmta.metrics import Sample
 from fastmta.order_desk import OrderDesk
 from fastmta.queue.arbiter import Arbiter
 from fastmta.queue.limits import Answer, Request
-from fastmta.queue.permits import Desk
+from fastmta.queue.permits import ArbiterLoop
 from fastmta.queue.standing import CannotStand
 from fastmta.server.http import HttpServer
 from fastmta.store.env import OWNER_LOCK, Locked, own
@@ -44,7 +44,7 @@ class Supervisor:
         self._path, self._config = path, config
         self._source = structs.replace(source, **self._staying())
         self._workers = [WorkerProcess(index, self) for index in range(config.workers)]
-        self._limits = Desk(Arbiter(time.monotonic), self._tell, asyncio.get_running_loop())
+        self._limits = ArbiterLoop(Arbiter(time.monotonic), self._tell, asyncio.get_running_loop())
         self._ending = asyncio.Event()
         self._hang_up = asyncio.Event()  # SIGHUP came
         self._http = HttpServer(admin_app(self._samples, self._health))
@@ -56,7 +56,9 @@ class Supervisor:
         """
         lock = _take(self._config.data_dir)
         self._desk = _open_desk(self._config.data_dir, self._workers)
-        self._control = ControlServer(self._config.data_dir, self._workers, self._desk)
+        self._control = ControlServer(
+            self._config.data_dir, self._workers, self._desk, self._limits.allow
+        )
         await _await_orphans(shard_folders(self._config.data_dir))
         for listener in self._config.listener:
             _check_free(listener.bind)

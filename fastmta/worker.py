@@ -36,16 +36,16 @@ from fastmta.queue.orders import Order, Orders
 from fastmta.queue.permits import SharedPermits, local_permits
 from fastmta.queue.ready import Job, ReadyQueue
 from fastmta.queue.requests import ToWorker
-from fastmta.queue.retry import Policy, policies
+from fastmta.queue.retry import Policy, policies, rule_of
 from fastmta.queue.scheduler import Scheduler
 from fastmta.queue.settlement import Settlement
 from fastmta.queue.shaping import Shaper
 from fastmta.queue.suppressor import FeedingLog, Suppressor
-from fastmta.server.desk import Desk
+from fastmta.server.reception import Reception
 from fastmta.server.smtp import SmtpService
 from fastmta.store.spool import Spool
 from fastmta.store.suppression import SuppressionList
-from fastmta.worker_desk import WorkerDesk
+from fastmta.worker_desk import Rules, WorkerDesk
 
 CLEAN_INTERVAL = 10.0  # seconds between two looks at some rows of the suppression list
 JOURNAL_INTERVAL = 0.1  # seconds between writes of the disposition log
@@ -145,7 +145,7 @@ class Worker:
             self._list = SuppressionList(config.data_dir / "suppression")
             self._suppressor = Suppressor(config.suppression, self._list)
         self.journal = self._open_journal()
-        self._reception: Desk | None = None
+        self._reception: Reception | None = None
         self._cleaned = 0.0
         self._router = Router(config, Resolver(config.dns))
         self._dispatcher = Dispatcher(
@@ -162,7 +162,7 @@ class Worker:
         self._shards: dict[int, Shard] = {}
         self._orders = Orders()
         self._desk = WorkerDesk(
-            index, self._orders, self._shards, self._dispatcher, self._resolve, self._policy_for
+            index, self._orders, self._shards, self._dispatcher, self._resolve, self._rules_for
         )
         self._journal_timer: asyncio.TimerHandle | None = None
 
@@ -193,7 +193,7 @@ class Worker:
         if not (config.suppression or config.bounces):
             return SmtpService(config, intake, tls)
         drops = bool(config.suppression and config.suppression.on_match == "drop")
-        self._reception = Desk(
+        self._reception = Reception(
             intake,
             self.journal,
             self._suppressor,
@@ -238,6 +238,10 @@ class Worker:
 
     def _policy_for(self, domain: str) -> Policy:
         return self._policies(domain)
+
+    def _rules_for(self, domain: str) -> Rules:
+        rule = rule_of(self._config.retry, domain)
+        return Rules(self._router.route(domain), rule, self._policy_for(domain))
 
     def _cached(self, domain: str) -> Site | None:
         return self._router.cached(domain)

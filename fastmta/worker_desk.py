@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from msgspec import structs
 
@@ -37,6 +37,14 @@ MAX_PATHS = 500  # of an answer; the busiest first
 Resolve = Callable[[str], Awaitable[Site | Reply]]
 
 
+class Rules(NamedTuple):
+    """What the configuration says of a domain, and where."""
+
+    route: str  # the [[route]], "" where DNS says where it goes
+    retry: str  # the [[retry.domain]], "" where [retry] applies
+    policy: retry.Policy
+
+
 class Shard(steward.Shard, Protocol):
     @property
     def scheduler(self) -> Scheduler[Site]: ...
@@ -52,10 +60,10 @@ class WorkerDesk:
         shards: Mapping[int, Shard],
         dispatcher: Dispatcher,
         resolve: Resolve,
-        policy_for: Callable[[str], retry.Policy],
+        rules_for: Callable[[str], Rules],
     ) -> None:
         self._worker, self._orders, self._shards = worker, orders, shards
-        self._dispatcher, self._resolve, self._policy_for = dispatcher, resolve, policy_for
+        self._dispatcher, self._resolve, self._rules_for = dispatcher, resolve, rules_for
         memory = Memory(shards, dispatcher)
         self._steward = Steward(worker, orders, shards, memory, self._site_name)
 
@@ -87,28 +95,33 @@ class WorkerDesk:
     async def _why(self, domain: str) -> Waiting:
         found = await self._resolve(domain)
         name, problem = ("", str(found)) if isinstance(found, Reply) else (found.name, "")
+        rules = self._rules_for(domain)
         start = Waiting(
             self._worker,
             name,
             problem,
-            paths=[self._path(each) for each in self._dispatcher.paths() if each.site == name],
-            pauses=self._pauses(name),
+            route=rules.route,
+            retry=rules.retry,
             # What has waited before is met in the spool.
             out=sum(
                 job.envelope.domain == domain and not job.envelope.due
                 for job, _, _ in self._dispatcher.jobs()
             ),
         )
-        shards, policy = self._shards.values(), self._policy_for(domain)
-        return await count_waiting(start, shards, domain, policy, time.time())
+        counted = await count_waiting(
+            start, self._shards.values(), domain, rules.policy, time.time()
+        )
+        sites = {name, *[await self._site_name(hop) for hop in counted.rerouted]} - {""}
+        paths = [self._path(each) for each in self._dispatcher.paths() if each.site in sites]
+        return structs.replace(counted, paths=paths[:MAX_PATHS], pauses=self._pauses(sites))
 
-    def _pauses(self, site: str) -> list[HostPause]:
-        """The hosts that a site has met, and that are left alone."""
+    def _pauses(self, sites: set[str]) -> list[HostPause]:
+        """The hosts that sites have met, and that are left alone."""
         past = time.time() - time.monotonic()
         return [
             HostPause(trouble.host, past + trouble.until, str(trouble.reply))
             for trouble in self._dispatcher.hosts.paused()
-            if site in trouble.sites
+            if not sites.isdisjoint(trouble.sites)
         ]
 
     def _top(self) -> Paths:

@@ -13,8 +13,10 @@ import pytest
 
 from fastmta import control
 from fastmta.control import Answer, Done, Ended, Progress, Relayed, Request, pack
-from fastmta.control_server import MAX_CLIENTS, ControlServer
+from fastmta.control_server import MAX_CLIENTS, SUPERVISOR, ControlServer
 from fastmta.order_desk import OrderDesk
+from fastmta.queue.requests import Allowance, Allowances
+from fastmta.queue.shared_path import SharedPath
 from tests.support import run, until
 from tests.test_control import End, listening
 
@@ -46,10 +48,14 @@ class Worker:
         self.cancelled.append(number)
 
 
+def allow(asked: Allowance) -> Allowances:
+    return Allowances([SharedPath(name, 0.0).report(0.0) for name in asked.paths])
+
+
 @asynccontextmanager
 async def serving(folder: Path, workers: int = 2) -> AsyncIterator[tuple[ControlServer, Any]]:
     players: Any = [Worker(index) for index in range(workers)]
-    server = ControlServer(folder, players, OrderDesk(folder, players))
+    server = ControlServer(folder, players, OrderDesk(folder, players), allow)
     await server.start()
     try:
         yield server, players
@@ -90,6 +96,20 @@ def test_what_workers_say_comes_marked_and_then_done(tmp_path: Path) -> None:
             end.channel.send(Request(pack("again"), worker=1))
             await until(lambda: len(other.requests) == 2)
             assert len(one.requests) == 1
+
+    run(scenario())
+
+
+def test_what_paths_may_do_the_supervisor_says_alone(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with serving(tmp_path) as (_, (one, other)), client(tmp_path) as end:
+            for name in ("a", "b"):
+                asked = Allowance(paths=(name,))
+                end.channel.send(Request(pack(asked)))
+                await until(lambda: end.received[-1:] == [Done()])
+                assert end.received == [Relayed(SUPERVISOR, Answer(0, pack(allow(asked)))), Done()]
+                end.received.clear()
+            assert one.requests == other.requests == []
 
     run(scenario())
 

@@ -35,3 +35,11 @@ def many(count: int, what: str) -> str:
 
 def is_are(count: int) -> str:
     return "is" if count == 1 else "are"
+
+
+def pace(events: float) -> str:
+    """So many a second, in the unit that gives a number above 1: "2.5/s", "30/m", "12/h"."""
+    for unit, length in (("s", 1), ("m", 60)):
+        if events * length >= 1 - 1e-6:
+            return f"{events * length:.3g}/{unit}"
+    return f"{events * 3600:.3g}/h"

@@ -8,7 +8,7 @@ from ipaddress import ip_address
 from math import inf
 from typing import TypeVar
 
-from fastmta.config import Config, DomainPattern, HopProtocol, NextHop
+from fastmta.config import Config, DomainPattern, HopProtocol, NextHop, Route
 from fastmta.config_reader import covers
 from fastmta.delivery import addresses
 from fastmta.delivery.dns import Answer, Exchange, Resolver, Status
@@ -74,6 +74,15 @@ class Router:
             self._surveys -= 1
             self._close_if_done()
 
+    def route(self, domain: str) -> str:
+        """The [[route]] that says where a domain's mail goes, for people; "" where DNS does."""
+        route = self._route_of(domain)
+        return _name(route) if route else ""
+
+    def _route_of(self, domain: str) -> Route | None:
+        name = DomainPattern(domain)
+        return next((route for route in self._routes if covers(route.domain, name)), None)
+
     def retire(self) -> None:
         """Answer what was asked, and let go of the resolver then: another router follows."""
         self._retired = True
@@ -86,10 +95,8 @@ class Router:
     async def _survey_now(self, domain: str) -> Survey:
         if _is_hop(domain):
             return await self._by_order(domain)
-        for route in self._routes:
-            if covers(route.domain, DomainPattern(domain)):
-                what = f"route {route.domain}"
-                return await self._by_hops(domain, what, route.protocol, route.next_hop)
+        if route := self._route_of(domain):
+            return await self._by_hops(domain, _name(route), route.protocol, route.next_hop)
         try:
             literal = addresses.parse_literal(domain)
         except ValueError:
@@ -209,6 +216,10 @@ def parse_hop(text: str) -> tuple[HopProtocol, NextHop]:
     if hop.path and protocol == "smtp":
         raise ValueError(f'"{text}": a unix socket speaks LMTP; write "lmtp:{text}"')
     return protocol, hop
+
+
+def _name(route: Route) -> str:
+    return f"route {route.domain}"
 
 
 def _first(exchanges: Iterable[Exchange]) -> list[Exchange]:

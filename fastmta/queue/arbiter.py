@@ -1,7 +1,8 @@
 """The truth about what workers share of each path; no I/O, the clock is given."""
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Container
+from itertools import islice
 from math import inf
 
 from fastmta import metrics
@@ -22,6 +23,7 @@ RATE = metrics.gauges(
 SHOWN = 100  # slowed paths whose values are exported, those slowed last
 
 PATHS = 50_000  # that are remembered; those that workers use are bounded by the workers
+REPORTED = 500  # paths that people are told of at a time
 SWEEP = 10.0  # seconds between looks for paths that are over
 
 Answers = list[tuple[int, Answer]]  # (worker, what it is told)
@@ -84,9 +86,21 @@ class Arbiter:
         return self._serve(paths, now)
 
     def report(self) -> list[PathReport]:
-        """How each path stands that is used, or slowed."""
+        """How paths stand that are used, or slowed; of too many those, and the busiest."""
+        paths = [path for path in self._paths.values() if path.slowed or not path.is_unused()]
+        now = self.now()
+        return [path.report(now) for path in heapq.nlargest(REPORTED, paths, SharedPath.weight)]
+
+    def report_of(self, names: Container[str], sites: Container[str]) -> list[PathReport]:
+        """How the paths of these names stand, and those to these sites; not more than REPORTED.
+
+        Nobody may use them now, as long as something of them counts.
+        """
+        now = self.now()
         paths = self._paths.values()
-        return [path.report() for path in paths if path.slowed or not path.is_unused()]
+        meant = (path for path in paths if path.name in names or path.site in sites)
+        known = (path for path in meant if not path.is_over(now))
+        return [path.report(now) for path in islice(known, REPORTED)]
 
     def _slowed(self, value: Callable[[PathReport], float | None]) -> Rows:
         reports = [path.report() for path in self._paths.values() if path.slowed]

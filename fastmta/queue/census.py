@@ -16,6 +16,7 @@ from fastmta.store.spool import Spool
 SECONDS = 2.0  # that an operator waits for a count
 BATCH = 500
 MAX_REPLIES = 1000  # different ones that are told apart
+MAX_HOPS = 20
 
 
 class Shard(Protocol):
@@ -70,6 +71,7 @@ class Tally:
         self._out = self._due = self._later = self._attempts = 0
         self._next = self._oldest = 0.0
         self._held, self._replies = Counter[int](), Counter[str]()
+        self._rerouted = Counter[str]()
         self._last, self._last_time = "", 0.0
 
     def add(self, envelope: Envelope, *, is_out: bool) -> None:
@@ -77,6 +79,10 @@ class Tally:
         self._oldest = min(self._oldest or envelope.received, envelope.received)
         if envelope.last is not None:
             self._hear(str(envelope.last.reply), envelope.last.time)
+        if envelope.next_hop and (
+            envelope.next_hop in self._rerouted or len(self._rerouted) < MAX_HOPS
+        ):
+            self._rerouted[envelope.next_hop] += 1
         if envelope.held:
             self._held[held_by(envelope)] += 1
         elif is_out:
@@ -107,6 +113,7 @@ class Tally:
             oldest=self._oldest,
             gives_up=self._oldest and float(self._oldest + self._policy.give_up_after),
             held=dict(self._held),
+            rerouted=dict(self._rerouted),
             replies=dict(self._replies.most_common(3)),
             last=self._last,
             last_time=self._last_time,

@@ -60,6 +60,8 @@ class Shape(Struct, frozen=True):
     limits: Limits
     origins: dict[str, str]  # name of a limit -> "default", "provider google", "domain x.test"
     provider: str = ""  # whose hosts these are: "google"
+    site: str = ""
+    source: str = ""
 
 
 class Holder(Protocol):
@@ -116,6 +118,8 @@ class News(Struct, kw_only=True, array_like=True):
 
     path: str
     visit: int  # grows each time that the path is new to the worker
+    site: str = ""  # at first
+    source: str = ""
     limits: SharedLimits | None = None  # at first, and when they have changed
     wants_connection: bool = False
     opened: Used | None = None  # ends the grant of a connection

@@ -18,6 +18,7 @@ from fastmta.queue.limits import (
     Used,
     Word,
 )
+from fastmta.queue.requests import Allowance, Allowances
 
 SWEEP = 1.0  # seconds
 MARKS = 10  # sweeps between two marks of what was delivered
@@ -99,6 +100,8 @@ class _Held:
         news = News(
             path=self.shape.path,
             visit=self.visit,
+            site="" if self.known else self.shape.site,
+            source="" if self.known else self.shape.source,
             limits=self.limits,
             wants_connection=self.asks_to_connect,
             opened=self.opened,
@@ -318,7 +321,7 @@ class SharedPermits:
             self._sweep_later()
 
 
-class Desk:
+class ArbiterLoop:
     """The arbiter on an event loop: it takes requests, delivers answers and keeps the time."""
 
     def __init__(
@@ -336,6 +339,12 @@ class Desk:
     def gone(self, worker: int) -> None:
         """The worker is dead: all that it had is free."""
         self._answer(self.arbiter.gone(worker))
+
+    def allow(self, asked: Allowance) -> Allowances:
+        """What paths may do now, for people."""
+        if asked.paths or asked.sites:
+            return Allowances(self.arbiter.report_of(set(asked.paths), set(asked.sites)))
+        return Allowances(self.arbiter.report())
 
     def close(self) -> None:
         if self._timer is not None:
@@ -368,6 +377,6 @@ def local_permits(
     rules: SlowDownRules | None = None,
 ) -> SharedPermits:
     """Permits with an arbiter of their own, where no supervisor is: in tests and the bench."""
-    desk = Desk(Arbiter(clock), lambda _, answer: permits.receive(answer), timers)
-    permits = SharedPermits(lambda request: desk.handle(0, request), timers, clock, rules)
+    loop = ArbiterLoop(Arbiter(clock), lambda _, answer: permits.receive(answer), timers)
+    permits = SharedPermits(lambda request: loop.handle(0, request), timers, clock, rules)
     return permits

@@ -3,6 +3,7 @@
 from msgspec import Struct
 
 from fastmta.queue.orders import Order
+from fastmta.queue.shared_path import PathReport
 
 
 class Request(Struct, frozen=True, tag=str.lower):
@@ -49,6 +50,20 @@ class Kept(Struct, frozen=True, tag="kept"):
     is_all: bool  # False: there was no time to count more
 
 
+class Allowance(Request, frozen=True):
+    """What paths may do now: those of these names and sites, or else the slowed and the busiest.
+
+    The supervisor alone answers, with Allowances.
+    """
+
+    paths: tuple[str, ...] = ()
+    sites: tuple[str, ...] = ()
+
+
+class Allowances(Struct, frozen=True, tag="allowances"):
+    paths: list[PathReport]
+
+
 class Why(Request, frozen=True):
     """What the mail for a domain waits for. Each worker answers with Waiting."""
 
@@ -78,7 +93,7 @@ class HostPause(Struct, frozen=True):
 
 
 class PathNow(Struct, frozen=True):
-    """One path of one worker."""
+    """One path of one worker, or of all together."""
 
     name: str
     site: str
@@ -94,9 +109,9 @@ class PathNow(Struct, frozen=True):
     last_time: float = 0.0  # seconds since the epoch
     waits_for: str = "ready"  # "connection limit", "message rate", "host paused", ...
     until: float = 0.0  # seconds since the epoch; 0 where that is not known
-    limits: dict[str, str] = {}  # name -> its present value
+    limits: dict[str, str] = {}  # name -> as the configuration sets it
     origins: dict[str, str] = {}  # name -> which rule set it
-    slowed_by: str = ""  # why less is done than the configuration allows
+    shared: PathReport | None = None  # of all workers: what the supervisor adds
 
 
 class Paths(Struct, frozen=True, tag="paths"):
@@ -115,6 +130,8 @@ class Waiting(Struct, frozen=True, tag="waiting"):
     worker: int
     site: str = ""
     problem: str = ""  # why there is no site
+    route: str = ""  # the [[route]] that names it: "route *.test"; "" is DNS
+    rerouted: dict[str, int] = {}  # next hop that an operator chose -> envelopes
     paths: list[PathNow] = []
     pauses: list[HostPause] = []
     is_all: bool = True  # False: there was no time to count more
@@ -122,6 +139,7 @@ class Waiting(Struct, frozen=True, tag="waiting"):
     due: int = 0  # that wait for room
     later: int = 0  # that wait for their next attempt
     next: float = 0.0  # when the first of those is due, seconds since the epoch
+    retry: str = ""  # the [[retry.domain]] that the next two come from; "" is [retry]
     first: float = 0.0  # seconds from the first failure to the next attempt, doubling
     longest: float = 0.0  # up to so many
     attempts: int = 0  # of the envelope that was tried most often

@@ -40,6 +40,12 @@ def policies(retry: Retry) -> PolicyFor:
     return policy_for
 
 
+def rule_of(retry: Retry, domain: str) -> str:
+    """The pattern of the [[retry.domain]] that a domain has its policy from; "": of none."""
+    name = DomainPattern(domain)
+    return next((str(rule.domain) for rule in retry.domain if covers(rule.domain, name)), "")
+
+
 def interval(policy: Policy, attempts: int) -> float:
     """Seconds to wait after the given number of attempts (1 or more): doubling, then steady.
 

@@ -54,15 +54,16 @@ class Shaper:
             path += f"#{block.domain}"
         shape = self._paths.get(path)
         if shape is None:
-            shape = self._merge(path, self._provider(site.hosts), block, source)
+            shape = self._merge(path, site, block, source)
             if len(self._paths) >= CACHE_SIZE:
                 self._paths.clear()
             self._paths[path] = shape
         return shape
 
     def _merge(
-        self, path: str, provider: Provider | None, domain: ShapedDomain | None, source: str
+        self, path: str, site: Destination, domain: ShapedDomain | None, source: str
     ) -> Shape:
+        provider = self._provider(site.hosts)
         limits = {name: getattr(self._shaping, name) for name in LIMITS}
         origins = dict.fromkeys(LIMITS, "default")
         for origin, block in self._blocks(provider, domain, source):
@@ -75,7 +76,8 @@ class Shaper:
             name: float(value) if isinstance(value, Duration) else value
             for name, value in limits.items()
         }
-        return Shape(path, Limits(**plain), origins, provider.name if provider else "")
+        name = provider.name if provider else ""
+        return Shape(path, Limits(**plain), origins, name, site.name, source)
 
     def _blocks(
         self, provider: Provider | None, domain: ShapedDomain | None, source: str

@@ -21,10 +21,23 @@ REMEMBER = 3600.0  # seconds for which a slow-down is remembered of a path that 
 Words = list[tuple[int, Word]]  # (worker, what it is told)
 
 
+class Cause(Struct, frozen=True):
+    """The reply that lowered a path's limits."""
+
+    time: float  # seconds since the epoch
+    reply: str
+    rule: str  # that took it for a wish to slow down
+
+
 class PathReport(Struct, frozen=True):
-    """How a path stands, for people; rates in messages a second, None where there is none."""
+    """How a path stands, for people; rates in messages a second, None where there is none.
+
+    Times are in seconds from now; 0: at once.
+    """
 
     path: str
+    site: str
+    source: str
     open: int  # connections, of all workers
     connections: int  # that may be open now
     configured_connections: int
@@ -32,7 +45,10 @@ class PathReport(Struct, frozen=True):
     configured_rate: float | None
     waiting_to_connect: int  # workers
     waiting_to_send: int
-    slowed: SlowDown | None  # what set the present values, where they are below the limits
+    next_connection: float  # when the connection rate lets one be opened
+    next_message: float  # when the rate lets a transaction begin
+    next_step: float  # when a slowed path may be raised, if it delivers
+    slowed: Cause | None  # what set the present values, where they are below the limits
 
 
 class _Share:
@@ -58,6 +74,7 @@ class SharedPath:
 
     def __init__(self, name: str, now: float) -> None:
         self.name = name
+        self.site = self.source = ""
         self.slowed: Slowed | None = None
         self._shares: dict[int, _Share] = {}
         self._connecting: dict[int, None] = {}  # workers that wait, the first longest
@@ -74,6 +91,8 @@ class SharedPath:
     def hear(self, worker: int, news: News, now: float) -> None:
         """Take in what a worker says; `serve` says what follows."""
         self._used = now
+        if news.site:
+            self.site, self.source = news.site, news.source
         self._close(self._opens, worker, news.opened)
         self._close(self._sends, worker, news.begun)
         share = self._share(worker, news)
@@ -287,13 +306,19 @@ class SharedPath:
             return False
         return all(meter is None or meter.is_clear(now) for meter in (self._opens, self._sends))
 
+    def weight(self) -> tuple[bool, int, int]:
+        """By which paths are sorted for people: the largest tells them most."""
+        return self.slowed is not None, self._held(), len(self._sending)
+
     def end(self) -> None:
         """It is forgotten."""
         SLOWED.value -= self.slowed is not None
 
-    def report(self) -> PathReport:
+    def report(self, now: float) -> PathReport:
         return PathReport(
             path=self.name,
+            site=self.site,
+            source=self.source,
             open=self._held(),
             connections=self.connections,
             configured_connections=self._limits.connections,
@@ -301,7 +326,10 @@ class SharedPath:
             configured_rate=configured_rate(self._limits),
             waiting_to_connect=len(self._connecting),
             waiting_to_send=len(self._sending),
-            slowed=self.slowed.cause if self.slowed else None,
+            next_connection=_left(self._opens.next_time(now) if self._opens else now, now),
+            next_message=_left(self._sends.next_time(now) if self._sends else now, now),
+            next_step=_left(step_time(self.slowed) if self.slowed else now, now),
+            slowed=_cause(self.slowed.cause) if self.slowed else None,
         )
 
 
@@ -311,6 +339,14 @@ def strictest(limits: list[SharedLimits]) -> SharedLimits:
         connection_rate=_lowest([each.connection_rate for each in limits]),
         message_rate=_lowest([each.message_rate for each in limits]),
     )
+
+
+def _cause(said: SlowDown) -> Cause:
+    return Cause(said.time, said.reply, said.rule)
+
+
+def _left(time: float, now: float) -> float:
+    return round(max(0.0, time - now), 3)
 
 
 def _lowest(rates: list[Rate | None]) -> Rate | None:

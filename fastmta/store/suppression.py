@@ -186,9 +186,16 @@ class SuppressionList:
 class SuppressionFile:
     """The list as a command has it open; a server may run or not. lmdb.Error where it fails."""
 
-    def __init__(self, folder: Path, clock: Callable[[], float] = time.time) -> None:
-        make_private(folder)
-        self._env, self._db = open_environment(folder, (DATABASE,))
+    def __init__(
+        self,
+        folder: Path,
+        clock: Callable[[], float] = time.time,
+        *,
+        readonly: bool = False,
+    ) -> None:
+        if not readonly:
+            make_private(folder)
+        self._env, self._db = open_environment(folder, (DATABASE,), readonly=readonly)
         self._clock = clock
 
     def entries(self, domain: str = "") -> Iterator[Entry]:

@@ -9,12 +9,18 @@ from click.testing import CliRunner
 from msgspec.structs import replace
 
 from fastmta.cli.queue.orders import sentences
+from fastmta.cli.queue.paths import about_path, obstacle
+from fastmta.cli.queue.paths import together as joined
+from fastmta.cli.queue.suppressed import Suppressed, about_suppressed
 from fastmta.cli.queue.top import Line, picture
 from fastmta.cli.queue.why import explain, together
+from fastmta.cli.words import pace
 from fastmta.queue.orders import Action, Order
 from fastmta.queue.requests import HostPause, PathNow, Paths, Waiting
 from fastmta.queue.selector import Selector
+from fastmta.queue.shared_path import Cause, PathReport
 from fastmta.queue.steward import Result
+from fastmta.store.suppression import Entry
 
 NOW = 1_000_000.0
 ACME = Selector(tenant=("acme",))
@@ -63,32 +69,161 @@ PATH = PathNow(name="mx.a.test", site="mx.a.test", waiting=4, busy=2, idle=1, de
         ({"is_all": False}, "at least 2 envelopes are in the queue"),
         ({"later": 0, "is_all": False}, "as far as was counted, nothing in the queue is for"),
         ({"paths": [PATH]}, "path mx.a.test: 4 envelopes ready to leave, 2 of 3 connections busy"),
-        (
-            {
-                "paths": [
-                    replace(
-                        PATH,
-                        waits_for="connection limit",
-                        limits={"connections": "3"},
-                        origins={"connections": "provider big"},
-                    )
-                ]
-            },
-            "it has as many connections as it may have: 3, by provider big",
-        ),
-        (
-            {"paths": [replace(PATH, waits_for="message rate", until=NOW + 60)]},
-            "it may send no more messages until 1970-01-12 13:47:40 UTC",
-        ),
-        ({"paths": [replace(PATH, waits_for="no slots")]}, "no connection left for it"),
-        ({"paths": [replace(PATH, slowed_by="421 4.7.28")]}, "it is slowed down: 421 4.7.28"),
         ({"pauses": [HostPause("mx1", NOW + 45, "451 gone")]}, "mx1 is left alone for 45s more"),
         ({"replies": {"450 later": 2, "451 x": 1}}, "    1 envelope got: 451 x"),
         ({"held": {3: 2}}, "hold 3 keeps 2 of them"),
+        ({"route": "route *.test"}, "it goes to the site mx.a.test by [[route]] *.test"),
+        ({"rerouted": {"mx9:25": 1}}, "1 goes to mx9:25 instead: rerouted by an operator"),
+        ({"retry": "*.test"}, "in 5m, then in twice that, up to 4h (by [[retry.domain]] *.test)"),
     ],
 )
 def test_each_reason_has_a_sentence(changes: dict[str, Any], sentence: str) -> None:
     assert sentence in said(replace(WAITING, **changes))
+
+
+REPORT = PathReport(
+    path="mx.a.test",
+    site="mx.a.test",
+    source="",
+    open=3,
+    connections=4,
+    configured_connections=32,
+    rate=None,
+    configured_rate=None,
+    waiting_to_connect=1,
+    waiting_to_send=0,
+    next_connection=0.0,
+    next_message=0.0,
+    next_step=0.0,
+    slowed=None,
+)
+BUSY = Cause(NOW - 90, "421 4.7.0 Too many connections", "4.7.0 /too many/")
+LIMITS = {"connections": "4", "connection_rate": "30/m", "message_rate": "5000/h"}
+ORIGINS = dict.fromkeys(LIMITS, "domain a.test")
+
+
+def about(waits_for: str, until: float = 0.0, **report: Any) -> list[str]:
+    """What is said of a path, its first line left out."""
+    path = replace(
+        PATH,
+        waits_for=waits_for,
+        until=until,
+        limits=LIMITS,
+        origins=ORIGINS,
+        shared=replace(REPORT, **report),
+    )
+    return [line.strip() for line in about_path(path, NOW)][1:]
+
+
+@pytest.mark.parametrize(
+    ("waits_for", "facts", "sentence"),
+    [
+        (
+            "connection limit",
+            {"open": 4, "configured_connections": 4},
+            "it has as many connections as it may have: 4 open of 4 (domain a.test)",
+        ),
+        (
+            "connection limit",
+            {"until": NOW + 60},
+            "its hosts take no more connections; another is tried in 1m (1970-01-12 13:47:40 UTC)",
+        ),
+        (
+            "connection rate",
+            {"next_connection": 2.0},
+            "connection rate 30/m (domain a.test): the next one may be opened "
+            "in 2s (1970-01-12 13:46:42 UTC)",
+        ),
+        (
+            "message rate",
+            {"next_message": 60.0},
+            "message rate 5000/h (domain a.test): the next one may begin "
+            "in 1m (1970-01-12 13:47:40 UTC)",
+        ),
+        (
+            "message rate",
+            {"next_message": 0.3},
+            "message rate 5000/h (domain a.test): the next one may begin within a second",
+        ),
+        (
+            "host paused",
+            {"until": NOW + 5},
+            "its hosts did not answer and are left alone; one is tried "
+            "in 5s (1970-01-12 13:46:45 UTC)",
+        ),
+        ("no slots", {}, "this worker has no connection left for it: other paths have them all"),
+    ],
+)
+def test_each_limit_says_what_when_and_whose(
+    waits_for: str, facts: dict[str, Any], sentence: str
+) -> None:
+    assert about(waits_for, **facts) == [sentence]
+
+
+def test_a_path_that_was_slowed_says_by_what_and_when_more_comes() -> None:
+    assert about("ready", slowed=BUSY, rate=2.5, configured_rate=5.0, next_step=43.0) == [
+        "slowed down: for now 4 of 32 connections and 2.5/s of 5/s, 3 open",
+        "asked for by 421 4.7.0 Too many connections (rule 4.7.0 /too many/), "
+        "1m 30s ago (1970-01-12 13:45:10 UTC)",
+        "a tenth comes back each minute in which it delivers, the next in 43s",
+    ]
+    lines = about("connection limit", open=4, slowed=BUSY)
+    assert lines[0] == "it has as many connections as it may have: 4 open of 4"
+    assert lines[1] == "slowed down: for now 4 of 32 connections, 4 open"
+    assert lines[3].endswith("the next with the next delivery")
+
+
+def test_a_rate_that_only_a_slow_down_has_set() -> None:
+    path = replace(PATH, waits_for="message rate", shared=replace(REPORT, rate=0.5, slowed=BUSY))
+    assert obstacle(path, NOW).startswith("message rate 30/m: the next one")
+
+
+def test_paths_of_all_workers_are_one() -> None:
+    stuck = replace(PATH, waiting=9, waits_for="message rate", last="250 ok", last_time=NOW)
+    remembered = replace(REPORT, path="out1>mx.b.test#c.test", site="mx.b.test", source="out1")
+    one, other = joined([PATH, stuck], [REPORT, remembered])
+    assert (one.waiting, one.busy, one.idle, one.delivered) == (13, 4, 2, 3.0)
+    assert (one.waits_for, one.last, one.shared) == ("message rate", "250 ok", REPORT)
+    assert (other.name, other.site, other.source) == (remembered.path, "mx.b.test", "out1")
+    assert next(about_path(other, NOW)) == (
+        "path out1>mx.b.test#c.test: nothing is ready to leave, no connection is open"
+    )
+
+
+@pytest.mark.parametrize(
+    ("events", "text"), [(100.0, "100/s"), (2.5, "2.5/s"), (1 / 60, "1/m"), (20 / 3600, "20/h")]
+)
+def test_rates_have_a_number_above_one(events: float, text: str) -> None:
+    assert pace(events) == text
+
+
+ENTRY = Entry("bob@a.test", "bounce", NOW - 60, NOW + 60, "bad-mailbox", "1M8", "550 5.1.1 who?")
+
+
+@pytest.mark.parametrize(
+    ("found", "lines"),
+    [
+        (None, []),
+        (
+            Suppressed(drops=False, entry=ENTRY, others=0),
+            [
+                "new mail for bob@a.test is refused: suppressed, bounce (bad-mailbox) since "
+                "1970-01-12 13:45:40 UTC until 1970-01-12 13:47:40 UTC: 550 5.1.1 who?"
+            ],
+        ),
+        (
+            Suppressed(drops=True, entry=Entry("@a.test", "manual", NOW), others=2),
+            [
+                "new mail for the whole domain a.test is left out in silence: suppressed, "
+                "manual since 1970-01-12 13:46:40 UTC",
+                "2 more recipients of the domain are suppressed: "
+                "see fastmta suppression list --domain a.test",
+            ],
+        ),
+    ],
+)
+def test_what_is_suppressed(found: Suppressed | None, lines: list[str]) -> None:
+    assert list(about_suppressed("a.test", found)) == lines
 
 
 def test_a_hold_says_whose_it_is() -> None:
@@ -117,17 +252,29 @@ def test_top_adds_up_what_workers_do_on_one_path() -> None:
     dead = PathNow(
         name="d", site="d", waiting=7, waits_for="host paused", limits={"connections": "2"}
     )
+    slowed = replace(REPORT, path="q", rate=0.5, slowed=BUSY)
+    limited = replace(
+        quick, name="q#a", waits_for="message rate", limits={"message_rate": "5000/h"}
+    )
     seen = picture(
         [
             Paths(0, envelopes=5, held=1, out=2, paths=[quick, dead]),
-            Paths(1, envelopes=5, held=0, out=1, paths=[replace(quick, last="421", last_time=6.0)]),
+            Paths(
+                1,
+                envelopes=5,
+                held=0,
+                out=1,
+                paths=[replace(quick, last="421", last_time=6.0), replace(limited, busy=0)],
+            ),
         ],
+        [slowed],
         "waiting",
     )
-    assert (seen.envelopes, seen.held, seen.out, seen.delivered) == (10, 1, 3, 18.0)
+    assert (seen.envelopes, seen.held, seen.out, seen.delivered) == (10, 1, 3, 27.0)
     assert seen.paths == [
-        Line("d", "", 7, 0, 0, 0.0, 0.0, "2", "host paused", ""),
-        Line("q", "", 0, 2, 0, 18.0, 0.0, "", "", "421"),
+        Line("d", "d", "", 7, 0, 0, 0.0, 0.0, "2", "host paused", ""),
+        Line("q", "q", "", 0, 2, 0, 18.0, 0.0, "4/32", "421 4.7.0: 30/m", "421"),
+        Line("q#a", "q", "", 0, 0, 0, 9.0, 0.0, "", "message rate 5000/h", "250 ok"),
     ]
 
 

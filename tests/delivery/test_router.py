@@ -407,6 +407,16 @@ def test_the_first_route_that_matches_wins(server: DnsServer) -> None:
     assert {name for name, _ in server.queries} <= set(ZONE)
 
 
+def test_people_are_told_which_route_it_is(server: DnsServer) -> None:
+    async def scenario() -> None:
+        routes = route("a.test", "127.0.0.1:1"), route("*.test", "127.0.0.1:2")
+        async with routing(server, route=routes) as router:
+            found = [router.route(domain) for domain in ("a.test", "b.test", "example.org")]
+            assert found == ["route a.test", "route *.test", ""]
+
+    run(scenario())
+
+
 def test_threat_13_a_route_may_name_any_address(server: DnsServer) -> None:
     found = site(server, "a.test", route=(route("*", "127.0.0.1:2700", "[::1]:2700"),))
     assert found == Site(

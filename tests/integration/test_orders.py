@@ -344,6 +344,54 @@ def test_why_show_and_top(tmp_path: Path) -> None:
         assert queue(running, "top").text.startswith("3 envelopes in the queue, 1 held")
 
 
+TOO_MANY = b"421 4.7.0 Error: too many connections\r\n"
+
+
+def test_why_show_and_top_say_who_slowed_a_path_down(tmp_path: Path) -> None:
+    """Of two workers, of which neither has the path any more."""
+    with (
+        rude_host(TOO_MANY) as port,
+        relay(tmp_path, route(port, "a.test"), SLOW_RETRY, FIELDS, workers=2) as running,
+    ):
+        send(running, "x", "a@a.test")
+        (event,) = running.wait_for(1, event="deferred")
+        cause = "asked for by 421 4.7.0 Error: too many connections (rule /too many"
+        why = queue(running, "why", "a.test").text
+        assert "slowed down: for now 16 of 32 connections, 0 open" in why and cause in why
+        shown = queue(running, "show", event["id"]).text
+        assert "slowed down: for now 16 of 32 connections" in shown and cause in shown
+        (path,) = queue(running, "why", "a.test", "--json").json["paths"]
+        assert path["shared"]["slowed"]["reply"] == "421 4.7.0 Error: too many connections"
+        (line,) = queue(running, "top", "--json").json["paths"]
+        assert (line["limit"], line["slowed_by"]) == ("16/32", "421 4.7.0")
+
+
+def test_why_names_the_limit_the_rule_and_when_next(tmp_path: Path) -> None:
+    limits = '[[shaping.domain]]\ndomain = "a.test"\nmessage_rate = "1/h"\n'
+    retry = '[[retry.domain]]\ndomain = "*.test"\nfirst = "30m"\n'
+    tables = limits, retry, "[suppression]\n", FIELDS
+    with destination() as sink, relay(tmp_path, route(sink.port), *tables, workers=2) as running:
+        send(running, "x", *(f"{number}@a.test" for number in range(6)))
+        running.wait_for(1, event="delivered")
+        add = [str(PROGRAM), "suppression", "add", "-c", str(running.folder / "fastmta.toml")]
+        subprocess.run([*add, "gone@a.test"], check=True, timeout=LIMIT)
+        why = wait_until(lambda: _when_limited(running))
+        assert f"it goes to the site 127.0.0.1:{sink.port} by [[route]] *" in why
+        assert "message rate 1/h (domain a.test): the next one may begin in 59m" in why
+        assert "(by [[retry.domain]] *.test)" in why
+        assert "1 recipient of the domain is suppressed" in why
+        about_one = queue(running, "why", "gone@a.test").text
+        assert "new mail for gone@a.test is refused: suppressed, manual since" in about_one
+        order(running, "reroute", "--domain", "a.test", "--to", "127.0.0.1:9")
+        running.wait_for(5, event="deferred")
+        assert "5 go to 127.0.0.1:9 instead: rerouted" in queue(running, "why", "a.test").text
+
+
+def _when_limited(running: Relay) -> str:
+    why = queue(running, "why", "a.test").text
+    return why if "5 are on the way" in why and "message rate" in why else ""
+
+
 def test_without_a_server(tmp_path: Path) -> None:
     with destination() as sink, relay(tmp_path, route(sink.port)) as running:
         pass

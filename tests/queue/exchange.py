@@ -10,7 +10,7 @@ import msgspec
 from fastmta.queue.adapt import SlowDownRules
 from fastmta.queue.arbiter import Arbiter
 from fastmta.queue.limits import Answer, Limits, Request, Shape
-from fastmta.queue.permits import Desk, SharedPermits
+from fastmta.queue.permits import ArbiterLoop, SharedPermits
 
 Callback = Callable[[], None]
 
@@ -67,7 +67,7 @@ class Server:
         self.world = World()
         self.rules = rules
         self.messages = 0
-        self.desk = Desk(Arbiter(self.world.clock), self._deliver, self.world)
+        self.loop = ArbiterLoop(Arbiter(self.world.clock), self._deliver, self.world)
         self.workers: dict[int, SharedPermits] = {}
         for worker in range(workers):
             self.start(worker)
@@ -78,7 +78,7 @@ class Server:
         def send(request: Request) -> None:
             self.messages += 1
             if self.workers.get(worker) is permits:  # the dead say nothing
-                self.desk.handle(worker, copied(request))
+                self.loop.handle(worker, copied(request))
 
         permits = SharedPermits(send, self.world, self.world.clock, self.rules)
         self.workers[worker] = permits
@@ -86,7 +86,7 @@ class Server:
 
     def kill(self, worker: int) -> None:
         del self.workers[worker]
-        self.desk.gone(worker)
+        self.loop.gone(worker)
 
     def _deliver(self, worker: int, answer: Answer) -> None:
         copy = copied(answer)

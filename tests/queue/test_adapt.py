@@ -226,7 +226,7 @@ def test_a_path_is_slowed_for_all_workers_and_recovers() -> None:
     made[0].permits.heard(limited, BUSY)
     made[1].permits.heard(limited, BUSY)  # the same again, at the same time
     server.world.run(1)
-    (report,) = server.desk.arbiter.report()
+    (report,) = server.loop.arbiter.report()
     assert (report.connections, report.configured_connections) == (4, 8)
     assert (report.rate, report.configured_rate) == (5.0, 10.0)
     assert report.slowed is not None
@@ -242,7 +242,7 @@ def test_a_path_is_slowed_for_all_workers_and_recovers() -> None:
     for _ in range(400):
         made[1].permits.heard(limited, Reply(250, "2.0.0", "OK"))
         server.world.run(1)
-    (report,) = server.desk.arbiter.report()
+    (report,) = server.loop.arbiter.report()
     assert (report.connections, report.rate, report.slowed) == (8, 10.0, None)
     assert SLOWED.value == slowed
     assert sum(each.open for each in made) == 8
@@ -261,7 +261,7 @@ def test_a_path_without_a_rate_gets_half_of_what_it_did() -> None:
         server.world.run(0.1)
     made[0].permits.heard(limited, BUSY)
     server.world.run(0.1)
-    (report,) = server.desk.arbiter.report()
+    (report,) = server.loop.arbiter.report()
     assert report.rate == pytest.approx(10, rel=0.05)
     for each in made:
         each.wants_messages = 10**6
@@ -280,7 +280,7 @@ def test_a_refused_first_connection_is_heard_though_the_path_goes_with_it() -> N
     path.permits.disconnect(path.shape, path)
     path.permits.forget(path.shape, path)
     server.world.run(1)
-    (report,) = server.desk.arbiter.report()
+    (report,) = server.loop.arbiter.report()
     assert (report.open, report.connections) == (0, 4)
     path.open = 0
     path.wants_connections = 8
@@ -299,7 +299,7 @@ def test_a_slow_down_of_a_path_that_nobody_uses_is_forgotten_after_an_hour() -> 
     path.permits.heard(path.shape, Reply(421, "4.7.0", "too many connections"))
     path.permits.forget(path.shape, path)
     server.world.run(1800)
-    assert len(server.desk.arbiter.report()) == 1
+    assert len(server.loop.arbiter.report()) == 1
     server.world.run(1900)
-    assert server.desk.arbiter.report() == []
+    assert server.loop.arbiter.report() == []
     assert SLOWED.value == slowed

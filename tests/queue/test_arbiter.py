@@ -5,12 +5,16 @@ from itertools import pairwise
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from fastmta.config_reader import Rate
+from fastmta.config_shaping import SlowDownRule
 from fastmta.mail.reply import Reply
+from fastmta.queue.adapt import SlowDownRules
 from fastmta.queue.arbiter import Arbiter
 from fastmta.queue.limits import News, Request, Shape
 from fastmta.queue.permits import local_permits
+from fastmta.queue.requests import Allowance
 from tests.queue.exchange import Sender, Server, World, shape
 
 HOUR = 3600.0
@@ -105,7 +109,7 @@ def test_a_path_that_is_forgotten_frees_all_that_it_had() -> None:
     second.go()
     server.world.run(0.1)
     assert second.open == 2
-    (report,) = server.desk.arbiter.report()
+    (report,) = server.loop.arbiter.report()
     assert (report.open, report.connections) == (2, 2)
 
 
@@ -114,7 +118,7 @@ def test_a_path_that_comes_and_goes_does_not_take_what_was_for_its_forerunner() 
     server = Server(1)
     path = Sender(server, 0, shape(connections=1))
     assert not path.permits.connect(path.shape, path)
-    while not server.desk.arbiter.report():
+    while not server.loop.arbiter.report():
         server.world._soon.popleft()()
     path.permits.forget(path.shape, path)
     path.wants_connections = 5
@@ -264,7 +268,7 @@ def test_what_nobody_uses_is_forgotten_once_its_rate_does_not_matter() -> None:
     server.world.run(2)
     path.permits.forget(path.shape, path)
     server.world.run(1)
-    arbiter = server.desk.arbiter
+    arbiter = server.loop.arbiter
     assert arbiter.report() == []
     assert arbiter.next_time() is not None  # its one transaction still counts
     path.wants_messages = 2
@@ -385,3 +389,42 @@ def test_no_limit_is_exceeded_in_any_schedule(
     schedule.server.world.run(14 * rate.seconds + 10)
     schedule.check()
     assert not any(path.wants_messages for path in schedule.paths)
+
+
+# What operators are told.
+
+
+def test_a_report_is_of_the_paths_that_were_asked_for_and_says_when_more_may_be_had() -> None:
+    server = Server(1)
+    paced = shape(message_rate=Rate.parse("60/h"), connection_rate=Rate.parse("60/h"))
+    other = structs.replace(shape(), path="out1>mx1>mx2#a.test", site="mx1>mx2")
+    for each in (Sender(server, 0, paced), Sender(server, 0, other)):
+        each.wants_connections = each.wants_messages = 2
+        each.go()
+    server.world.run(1)
+    (report,) = server.loop.allow(Allowance(paths=(paced.path,))).paths
+    assert (report.path, report.open, report.waiting_to_send) == (paced.path, 1, 1)
+    assert report.next_message == pytest.approx(59, abs=1)
+    assert report.next_connection == pytest.approx(59, abs=1)
+    (report,) = server.loop.allow(Allowance(sites=("mx1>mx2",))).paths
+    assert (report.path, report.next_message) == (other.path, 0.0)
+    assert not server.loop.allow(Allowance(sites=("mx2",))).paths
+    assert len(server.loop.allow(Allowance()).paths) == 2
+
+
+def test_of_too_many_paths_the_slowed_and_the_busiest_are_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("fastmta.queue.arbiter.REPORTED", 2)
+    server = Server(1, SlowDownRules([SlowDownRule(pattern="slow")]))
+    for name, connections in (("a", 1), ("b", 3), ("c", 2), ("d", 1)):
+        path = Sender(server, 0, structs.replace(shape(), path=name, site=name))
+        path.wants_connections = connections
+        path.go()
+        server.world.run(1)
+        if name == "d":
+            path.permits.heard(path.shape, Reply(421, "4.7.0", "slow down"))
+    server.world.run(1)
+    assert [each.path for each in server.loop.allow(Allowance()).paths] == ["d", "b"]
+    asked = Allowance(sites=("a", "b", "c", "d"))
+    assert len(server.loop.allow(asked).paths) == 2

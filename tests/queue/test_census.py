@@ -81,3 +81,16 @@ def test_how_much_each_hold_keeps() -> None:
         assert await count_held(3, shards(one, Shard(envelope(4)))) == Kept(3, {7: 2, 8: 1}, True)
 
     run(scenario())
+
+
+def test_mail_that_was_rerouted_is_told_by_its_next_hop() -> None:
+    async def scenario() -> None:
+        one = Shard(
+            envelope(1, next_hop="192.0.2.7:25"),
+            envelope(2, next_hop="192.0.2.7:25", held="7"),
+            envelope(3),
+        )
+        found = await count_waiting(Waiting(0), shards(one), "a.test", POLICY, NOW)
+        assert found.rerouted == {"192.0.2.7:25": 2}
+
+    run(scenario())

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from fastmta.config import Duration, Retry, RetryDomain
 from fastmta.config_reader import DomainPattern
-from fastmta.queue.retry import JITTER, Policy, interval, next_due, policies, spread
+from fastmta.queue.retry import JITTER, Policy, interval, next_due, policies, rule_of, spread
 
 HOUR, DAY = 3600.0, 86400.0
 FIRST = 1_700_000_000_000 << 20 | 1 << 8  # an id, as the spool gives it
@@ -85,15 +85,14 @@ def test_the_first_rule_that_matches_sets_what_it_names() -> None:
     def rule(domain: str, **settings: Duration) -> RetryDomain:
         return RetryDomain(domain=DomainPattern(domain), **settings)
 
-    policy_for = policies(
-        Retry(
-            max_interval=Duration(HOUR),
-            domain=(
-                rule("slow.test", first=Duration(600)),
-                rule("*.test", give_up_after=Duration(DAY), max_interval=Duration(1800)),
-            ),
-        )
+    retry = Retry(
+        max_interval=Duration(HOUR),
+        domain=(
+            rule("slow.test", first=Duration(600)),
+            rule("*.test", give_up_after=Duration(DAY), max_interval=Duration(1800)),
+        ),
     )
+    policy_for = policies(retry)
 
     def times(domain: str) -> tuple[float, float, float]:
         policy = policy_for(domain)
@@ -103,3 +102,5 @@ def test_the_first_rule_that_matches_sets_what_it_names() -> None:
     assert times("a.test") == (300, 1800, DAY)
     assert times("else.example") == times("[192.0.2.1]") == (300, HOUR, 5 * DAY)
     assert policy_for("a.test") is policy_for("b.test")
+    names = [rule_of(retry, domain) for domain in ("slow.test", "a.test", "else.example")]
+    assert names == ["slow.test", "*.test", ""]

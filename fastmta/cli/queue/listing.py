@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import lmdb
@@ -12,6 +12,7 @@ import lmdb
 from fastmta.cli.client import ControlClient, is_running
 from fastmta.cli.common import config_option, json_option, load_or_refuse, print_json, refuse
 from fastmta.cli.queue.orders import answers
+from fastmta.cli.queue.paths import obstacle, slowness, with_allowances
 from fastmta.cli.queue.selecting import selectors
 from fastmta.cli.words import moment, size, span
 from fastmta.mail.dsn import header_section
@@ -85,13 +86,23 @@ def show(path: Path, id: str, as_json: bool) -> None:
     click.echo(text)
 
 
-def _ask(path: Path, request: Show) -> list[Places]:
-    """What only the running server knows; [] where none runs."""
+class Live(NamedTuple):
+    """What only the running server knows."""
+
+    places: list[Place]
+    paths: list[PathNow]  # that the envelopes are on, and those to their sites
+
+
+def _ask(path: Path, request: Show) -> Live | None:
+    """None where no server runs."""
     data_dir = load_or_refuse(path).data_dir
     if not is_running(data_dir):
-        return []
+        return None
     with ControlClient(data_dir) as client:
-        return list(answers(client, request, Places))
+        told = list(answers(client, request, Places))
+        paths = [path for each in told for path in each.paths]
+        known = with_allowances(client, paths, request.sites)
+        return Live([place for each in told for place in each.places], known)
 
 
 def _views(path: Path) -> Iterator[SpoolView]:
@@ -165,7 +176,7 @@ def _held(envelope: Envelope) -> str:
     return f"held by hold {number}" + (f" ({reason})" if reason else "")
 
 
-def _print_one(envelope: Envelope, live: list[Places]) -> None:
+def _print_one(envelope: Envelope, live: Live | None) -> None:
     facts = {
         "id": envelope.id,
         "from": f"<{envelope.sender}>",
@@ -184,15 +195,25 @@ def _print_one(envelope: Envelope, live: list[Places]) -> None:
     if last := envelope.last:
         by = f" by {last.host}" if last.host else ""
         facts["last answer"] = f"{last.reply}{by}, {moment(last.time)}"
-    for path in _paths(envelope, live):
-        facts[f"limits of {path.name}"] = ", ".join(_limits(path))
     for name, value in facts.items():
         if value:
             click.echo(f"{name:<13} {value}")
+    for path in _paths(envelope, live):
+        for line in _about_path(path, time.time()):
+            click.echo(line)
     click.echo()
 
 
-def _state(envelope: Envelope, live: list[Places]) -> str:
+def _about_path(path: PathNow, now: float) -> Iterator[str]:
+    """What it may do by the configuration, and what it may do now."""
+    yield f"path {path.name}"
+    if path.limits:
+        yield f"    limits: {', '.join(_limits(path))}"
+    for sentence in filter(None, (obstacle(path, now), *slowness(path, now))):
+        yield f"    {sentence}"
+
+
+def _state(envelope: Envelope, live: Live | None) -> str:
     """What becomes of it next."""
     if envelope.held:
         return _held(envelope)
@@ -207,31 +228,33 @@ def _state(envelope: Envelope, live: list[Places]) -> str:
     return "due: it waits for room on its path" if envelope.due else "under way"
 
 
-def _places(envelope: Envelope, live: list[Places]) -> list[Place]:
-    return [one for each in live for one in each.places if one.index == envelope.index]
+def _places(envelope: Envelope, live: Live | None) -> list[Place]:
+    return [one for one in live.places if one.index == envelope.index] if live else []
 
 
-def _path_of(place: Place, live: list[Places]) -> PathNow:
-    paths = (path for each in live for path in each.paths if path.name == place.path)
+def _path_of(place: Place, live: Live | None) -> PathNow:
+    paths = (path for path in (live.paths if live else ()) if path.name == place.path)
     return next(paths, PathNow(name=place.path, site=place.path))
 
 
-def _paths(envelope: Envelope, live: list[Places]) -> list[PathNow]:
-    """Those that it is on or was on, one of each name."""
+def _paths(envelope: Envelope, live: Live | None) -> list[PathNow]:
+    """Those that it is on or was on."""
     names = {place.path for place in _places(envelope, live)}
-    found = {path.name: path for each in live for path in each.paths}
-    return [one for one in found.values() if one.name in names or one.site == envelope.site]
+    paths = live.paths if live else []
+    return [one for one in paths if one.name in names or one.site == envelope.site]
 
 
 def _limits(path: PathNow) -> Iterator[str]:
+    """What a rule sets, and the connections; the rest is as it is for every path."""
     for name, value in path.limits.items():
         origin = path.origins.get(name, "default")
-        yield f"{name.replace('_', ' ')} {value}" + (f" ({origin})" if origin != "default" else "")
+        if origin != "default" or name == "connections":
+            yield f"{name.replace('_', ' ')} {value} ({origin})"
 
 
-def _live_facts(envelope: Envelope, live: list[Places]) -> dict[str, Any]:
+def _live_facts(envelope: Envelope, live: Live | None) -> dict[str, Any]:
     """Of the server, where one runs."""
-    if not live:
+    if live is None:
         return {}
     places = _places(envelope, live)
     return {

@@ -12,9 +12,11 @@ from msgspec import Struct
 from fastmta.cli.client import ControlClient
 from fastmta.cli.common import config_option, json_option, load_or_refuse, print_json
 from fastmta.cli.queue.orders import answers
-from fastmta.cli.words import many
+from fastmta.cli.queue.paths import allowances, together
+from fastmta.cli.words import many, pace
 from fastmta.queue import requests
-from fastmta.queue.requests import PathNow, Top
+from fastmta.queue.requests import Allowance, PathNow, Top
+from fastmta.queue.shared_path import PathReport
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 class Line(Struct, frozen=True):
     """One path, of all workers."""
 
+    path: str  # "site", "source>site", "source>site#domain"
     site: str
     source: str
     waiting: int
@@ -30,7 +33,7 @@ class Line(Struct, frozen=True):
     idle: int
     delivered: float  # transactions a second
     deferred: float
-    limit: str  # of connections
+    limit: str  # of connections: "32", or "4/32" where it is lowered for now
     slowed_by: str
     last: str
 
@@ -81,16 +84,14 @@ def top(path: Path, once: bool, sort: str, interval: float, as_json: bool) -> No
 
 
 def look(client: ControlClient, sort: str) -> Picture:
-    return picture(list(answers(client, Top(), requests.Paths)), sort)
+    workers = list(answers(client, Top(), requests.Paths))
+    return picture(workers, allowances(client, Allowance()), sort)
 
 
-def picture(workers: list[requests.Paths], sort: str) -> Picture:
-    """What the workers say, as one."""
-    paths: dict[tuple[str, str], list[PathNow]] = {}
-    for worker in workers:
-        for path in worker.paths:
-            paths.setdefault((path.name, path.source), []).append(path)
-    lines = [_line(parts) for parts in paths.values()]
+def picture(workers: list[requests.Paths], shared: list[PathReport], sort: str) -> Picture:
+    """What the workers say, and what they share, as one."""
+    paths = together([path for worker in workers for path in worker.paths], shared)
+    lines = [_line(path) for path in paths]
     lines.sort(key=lambda line: (KEYS[sort](line), line.site, line.source))
     return Picture(
         envelopes=sum(worker.envelopes for worker in workers),
@@ -102,25 +103,46 @@ def picture(workers: list[requests.Paths], sort: str) -> Picture:
     )
 
 
-def _line(parts: list[PathNow]) -> Line:
-    latest = max(parts, key=lambda part: part.last_time)
-    slowed = {part.slowed_by or _obstacle(part) for part in parts} - {""}
+def _line(path: PathNow) -> Line:
     return Line(
-        site=latest.site,
-        source=latest.source,
-        waiting=sum(part.waiting for part in parts),
-        busy=sum(part.busy for part in parts),
-        idle=sum(part.idle for part in parts),
-        delivered=round(sum(part.delivered for part in parts), 1),
-        deferred=round(sum(part.deferred for part in parts), 1),
-        limit=latest.limits.get("connections", ""),
-        slowed_by=", ".join(sorted(slowed)),
-        last=latest.last,
+        path=path.name,
+        site=path.site,
+        source=path.source,
+        waiting=path.waiting,
+        busy=path.busy,
+        idle=path.idle,
+        delivered=round(path.delivered, 1),
+        deferred=round(path.deferred, 1),
+        limit=_connections(path),
+        slowed_by=", ".join(filter(None, (_obstacle(path), _slowed_by(path)))),
+        last=path.last,
     )
 
 
+def _connections(path: PathNow) -> str:
+    """How many may be open, and of how many where that is fewer."""
+    shared = path.shared
+    if shared is None:
+        return path.limits.get("connections", "")
+    whole = shared.configured_connections
+    return str(whole) if shared.connections == whole else f"{shared.connections}/{whole}"
+
+
 def _obstacle(path: PathNow) -> str:
-    return "" if path.waits_for == "ready" else path.waits_for
+    if path.waits_for == "ready":
+        return ""
+    limit = path.limits.get(path.waits_for.replace(" ", "_"), "")
+    return f"{path.waits_for} {limit}".rstrip()
+
+
+def _slowed_by(path: PathNow) -> str:
+    """The code is what fits; `queue why` has the whole reply."""
+    shared = path.shared
+    if shared is None or shared.slowed is None:
+        return ""
+    codes = shared.slowed.reply.split()[:2]
+    code = " ".join(codes if codes[1:] and codes[1][:2] in ("4.", "5.") else codes[:1])
+    return f"{code}: {pace(shared.rate)}" if shared.rate else code
 
 
 def _print(now: Picture) -> None:
@@ -164,6 +186,14 @@ def _drawn(now: Picture, rows: int) -> "RenderableType":
     for line in now.paths[:rows]:
         numbers = f"{line.waiting:,}", str(line.busy), str(line.idle)
         rates = f"{line.delivered:,.1f}", f"{line.deferred:,.1f}"
-        cells = line.site, line.source, *numbers, *rates, line.limit, line.slowed_by, line.last
+        cells = (
+            line.path.removeprefix(f"{line.source}>"),
+            line.source,
+            *numbers,
+            *rates,
+            line.limit,
+            line.slowed_by,
+            line.last,
+        )
         table.add_row(*(Text(cell) for cell in cells))
     return Group(head, Text(), table)

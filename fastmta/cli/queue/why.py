@@ -11,11 +11,13 @@ from msgspec.structs import replace
 from fastmta.cli.client import ControlClient
 from fastmta.cli.common import config_option, json_option, load_or_refuse, print_json
 from fastmta.cli.queue.orders import answers
+from fastmta.cli.queue.paths import about_path, with_allowances
+from fastmta.cli.queue.suppressed import about_suppressed, look_up
 from fastmta.cli.words import is_are, many, moment, span
 from fastmta.config_reader import Duration
 from fastmta.mail.address import normal_domain
 from fastmta.queue.orders import Order
-from fastmta.queue.requests import Holds, Kept, PathNow, Waiting, Why
+from fastmta.queue.requests import Holds, Kept, Waiting, Why
 
 MAX_REPLIES = 3
 
@@ -25,27 +27,41 @@ MAX_REPLIES = 3
 @click.argument("domain")
 @json_option
 def why(path: Path, domain: str, as_json: bool) -> None:
-    """Say what the mail for DOMAIN is waiting for.
+    """Say what the mail for DOMAIN is waiting for; it may be an address too.
 
     \b
     fastmta queue why -c FILE example.test
     """
+    local, _, name = domain.removesuffix(".").rpartition("@")
     try:
-        domain = normal_domain(domain.removesuffix("."))
+        name = normal_domain(name)
+        address = f"{local}@{name}" if local else ""
+        config = load_or_refuse(path)
+        suppressed = look_up(config, name, address)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="DOMAIN") from None
-    with ControlClient(load_or_refuse(path).data_dir) as client:
-        found = list(answers(client, Why(domain), Waiting))
+    with ControlClient(config.data_dir) as client:
+        waiting = ask(client, name)
         holds = list(answers(client, Holds(), list[Order] | Kept))
     standing = next((each for each in holds if isinstance(each, list)), [])
-    waiting = together(found)
     if as_json:
-        print_json({"domain": domain, **_facts(waiting)})
+        print_json({"domain": name, **_facts(waiting), "suppressed": suppressed})
     else:
-        for sentence in explain(domain, waiting, standing, time.time()):
+        now = time.time()
+        for sentence in (
+            *explain(name, waiting, standing, now),
+            *about_suppressed(name, suppressed),
+        ):
             click.echo(sentence)
     if not total(waiting):
         raise SystemExit(1)
+
+
+def ask(client: ControlClient, domain: str) -> Waiting:
+    """What all workers say, with what they share."""
+    waiting = together(list(answers(client, Why(domain), Waiting)))
+    sites = {waiting.site, *(path.site for path in waiting.paths)} - {""}
+    return replace(waiting, paths=with_allowances(client, waiting.paths, sites))
 
 
 def together(parts: list[Waiting]) -> Waiting:
@@ -64,6 +80,7 @@ def together(parts: list[Waiting]) -> Waiting:
             attempts=max(first.attempts, each.attempts),
             oldest=_earlier(first.oldest, each.oldest),
             gives_up=_earlier(first.gives_up, each.gives_up),
+            rerouted=dict(Counter(first.rerouted) + Counter(each.rerouted)),
             held=dict(Counter(first.held) + Counter(each.held)),
             replies=dict(Counter(first.replies) + Counter(each.replies)),
         )
@@ -97,7 +114,7 @@ def explain(domain: str, waiting: Waiting, holds: list[Order], now: float) -> It
     yield from _about_site(domain, waiting)
     yield from _about_hosts(waiting, now)
     for path in waiting.paths:
-        yield from _about_path(path, now)
+        yield from about_path(path, now)
     yield from _about_waiting(waiting, now)
     yield from _about_replies(waiting, now)
     if count:
@@ -114,12 +131,16 @@ def _about_holds(waiting: Waiting, holds: list[Order]) -> Iterator[str]:
 
 
 def _about_site(domain: str, waiting: Waiting) -> Iterator[str]:
+    by = f" by [[route]] {waiting.route.removeprefix('route ')}" if waiting.route else ""
     if waiting.site:
-        yield f"it goes to the site {waiting.site}"
+        yield f"it goes to the site {waiting.site}{by}"
     elif waiting.problem.startswith("5"):
-        yield f"it cannot be delivered and goes back when it is tried: {waiting.problem}"
+        yield f"it cannot be delivered and goes back when it is tried{by}: {waiting.problem}"
     else:
-        yield f"where it goes is not known now, so it waits: {waiting.problem}"
+        yield f"where it goes{by} is not known now, so it waits: {waiting.problem}"
+    for hop, count in waiting.rerouted.items():
+        goes = "goes" if count == 1 else "go"
+        yield f"{count:,} {goes} to {hop} instead: rerouted by an operator"
 
 
 def _about_hosts(waiting: Waiting, now: float) -> Iterator[str]:
@@ -128,42 +149,6 @@ def _about_hosts(waiting: Waiting, now: float) -> Iterator[str]:
     for pause in longest.values():
         left = span(pause.until - now)
         yield f"host {pause.host} is left alone for {left} more: {pause.reply}"
-
-
-def _about_path(path: PathNow, now: float) -> Iterator[str]:
-    source = f" from {path.source}" if path.source else ""
-    yield (
-        f"path {path.name}{source}: {many(path.waiting, 'envelope')} ready to leave, "
-        f"{path.busy} of {path.busy + path.idle} connections busy, "
-        f"{path.delivered:.1f}/s delivered, {path.deferred:.1f}/s deferred"
-    )
-    if reason := _limit(path, now):
-        yield f"    {reason}"
-    if path.slowed_by:
-        yield f"    it is slowed down: {path.slowed_by}"
-
-
-def _limit(path: PathNow, now: float) -> str:
-    """What keeps a path from doing more."""
-    until = f" until {moment(path.until)}" if path.until > now else ""
-    match path.waits_for:
-        case "connection limit":
-            return f"it has as many connections as it may have{_origin(path, 'connections')}"
-        case "connection rate":
-            return f"it may open no more connections{until}{_origin(path, 'connection_rate')}"
-        case "message rate":
-            return f"it may send no more messages{until}{_origin(path, 'message_rate')}"
-        case "host paused":
-            return f"its hosts did not answer, and are left alone{until}"
-        case "no slots":
-            return "this worker has no connection left for it: other paths have them all"
-    return ""
-
-
-def _origin(path: PathNow, limit: str) -> str:
-    if limit not in path.limits:
-        return ""
-    return f": {path.limits[limit]}, by {path.origins.get(limit, 'default')}"
 
 
 def _about_waiting(waiting: Waiting, now: float) -> Iterator[str]:
@@ -195,9 +180,10 @@ def _about_schedule(waiting: Waiting, now: float) -> Iterator[str]:
     tries = {0: "not tried yet", 1: "tried once"}.get(
         waiting.attempts, f"tried up to {waiting.attempts} times"
     )
+    by = f" (by [[retry.domain]] {waiting.retry})" if waiting.retry else ""
     yield (
         f"{tries}; after the first failure the next attempt comes in {first}, "
-        f"then in twice that, up to {longest}"
+        f"then in twice that, up to {longest}{by}"
     )
     if waiting.gives_up > now:
         yield (

@@ -12,8 +12,8 @@ from fastmta.mail.arrival import Arrival
 from fastmta.mail.envelope import Recipient
 from fastmta.mail.reply import Reply
 from fastmta.queue.suppressor import Suppressor
-from fastmta.server import desk as module
-from fastmta.server.desk import Addresses, Desk
+from fastmta.server import reception as module
+from fastmta.server.reception import Addresses, Reception
 from fastmta.store.suppression import Entry
 from tests.mail.test_bounces import BOB, REPORT
 from tests.mail.test_complaints import FIELDS
@@ -53,7 +53,7 @@ class Shelf:
 
 
 class Memory:
-    """The backend behind the desk."""
+    """The backend behind the reception."""
 
     def __init__(self) -> None:
         self.arrivals: list[list[str]] = []
@@ -87,7 +87,7 @@ class Scene:
         self.shelf, self.memory, self.lines = Shelf(), Memory(), Lines()
         settings = Suppression(expire_after=Duration(60))
         suppressor = Suppressor(settings, self.shelf, lambda: 1000.0)  # type: ignore[arg-type]
-        self.desk = Desk(
+        self.reception = Reception(
             self.memory,
             self.lines,  # type: ignore[arg-type]
             suppressor if suppresses else None,
@@ -100,7 +100,7 @@ class Scene:
         answer: asyncio.Future[Reply | None] = asyncio.get_running_loop().create_future()
         to = [Recipient(one) for one in recipients]
         arrival = Arrival(7 << 20, "", to, [content[:9], content[9:]], len(content), 5.0)
-        self.desk.accept(arrival, answer.set_result)
+        self.reception.accept(arrival, answer.set_result)
         return answer
 
     async def accept(self, content: bytes, *recipients: str) -> Reply | None:
@@ -129,7 +129,7 @@ def test_which_addresses_take_bounces(address: str, is_in: bool) -> None:
 
 @pytest.mark.parametrize("path", RELAY_FORMS)
 def test_reports_open_the_relay_to_none_of_its_forms(path: str) -> None:
-    dialogue = greeted(may_relay=False, vet=Scene().desk.vet)
+    dialogue = greeted(may_relay=False, vet=Scene().reception.vet)
     dialogue.say("MAIL FROM:<> SMTPUTF8")
     assert dialogue.say(f"RCPT TO:<{path}>")[0] in ("550 5.7.1", "501 5.1.3", "501 5.5.4")
     assert dialogue.say("RCPT TO:<x@b.example.test>") == ["250 2.1.5"]
@@ -142,15 +142,15 @@ def test_the_list_is_not_told_to_who_may_not_relay() -> None:
         (False, b"Relaying denied"),
         (True, b"suppressed: manual on 2027-01-15"),
     ):
-        assert text in scene.desk.vet("bob@x.test", may_relay)
+        assert text in scene.reception.vet("bob@x.test", may_relay)
     scene.shelf.rows["eve@x.test"] = manual("@x.test")
-    assert scene.desk.vet("eve@x.test", True).endswith(b", the whole domain\r\n")
+    assert scene.reception.vet("eve@x.test", True).endswith(b", the whole domain\r\n")
 
 
 def test_refused_recipients_are_no_errors_of_a_client_that_may_relay() -> None:
     scene = Scene()
     scene.shelf.rows["bob@x.test"] = manual("bob@x.test")
-    dialogue = greeted(vet=scene.desk.vet, max_errors=2)
+    dialogue = greeted(vet=scene.reception.vet, max_errors=2)
     dialogue.say("MAIL FROM:<>")
     for _ in range(10):
         assert dialogue.say("RCPT TO:<bob@x.test>") == ["550 5.1.1"]
@@ -278,7 +278,7 @@ def test_reports_may_be_told_only(options: dict[str, bool]) -> None:
         assert await scene.accept(BOUNCE, "x@b.example.test") is None
         assert scene.lines.names == ["bounce-received"]
         assert not scene.shelf.rows
-        assert scene.desk.vet("bob@example.test", True) == b""
+        assert scene.reception.vet("bob@example.test", True) == b""
 
     run(scenario())
 
@@ -287,7 +287,7 @@ def test_dropped_recipients_are_told_once_the_rest_is_safe() -> None:
     async def scenario() -> None:
         scene = Scene(drops=True)
         scene.shelf.rows["bob@x.test"] = manual("bob@x.test")
-        assert scene.desk.vet("bob@x.test", True) == b""
+        assert scene.reception.vet("bob@x.test", True) == b""
         assert await scene.accept(b"x", "bob@x.test", "eve@x.test") is None
         assert scene.memory.arrivals == [["eve@x.test"]]
         assert scene.lines.names == ["suppressed"]

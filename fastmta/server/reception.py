@@ -69,7 +69,7 @@ class Findings(NamedTuple):
     complaint: Complaint | None
 
 
-class Desk:
+class Reception:
     """Stands before the backend that queues mail, where [suppression] or [bounces] is set."""
 
     def __init__(
