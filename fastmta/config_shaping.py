@@ -54,6 +54,7 @@ LIMITS = Limited.__struct_fields__
 class Provider(Limited, frozen=True, kw_only=True):
     name: str
     mx: tuple[DomainName, ...] | UnsetType = UNSET  # hosts of these names, or below them
+    shared: bool | UnsetType = UNSET  # true: all its sites share one set of connections and rates
 
 
 class ShapedDomain(Limited, frozen=True, kw_only=True):
@@ -180,7 +181,7 @@ def _check_providers(shaping: Shaping) -> Iterator[Problem]:
             yield Problem(f"{key}.mx", text)
         elif provider.mx == ():
             yield Problem(f"{key}.mx", "is empty: it matches no host; remove it")
-        if provider.mx is UNSET:
+        if provider.mx is UNSET and provider.shared is UNSET:
             yield from _check_effect(key, provider)
     yield from _check_suffixes(shaping)
 

@@ -49,7 +49,7 @@ class Worker:
 
 
 def allow(asked: Allowance) -> Allowances:
-    return Allowances([SharedPath(name, 0.0).report(0.0) for name in asked.paths])
+    return Allowances([SharedPath(name, 0.0).report(0.0) for name in asked.paths], [])
 
 
 @asynccontextmanager

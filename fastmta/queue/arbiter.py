@@ -7,8 +7,9 @@ from math import inf
 
 from fastmta import metrics
 from fastmta.metrics import Rows
-from fastmta.queue.limits import Answer, Request, Word
-from fastmta.queue.shared_path import PathReport, SharedPath, Words
+from fastmta.queue.limits import Answer, Group, Request, Word
+from fastmta.queue.shared_group import Words
+from fastmta.queue.shared_path import PathGroup, PathReport, SharedPath, report_of
 
 CONNECTIONS = metrics.gauges(
     "fastmta_slowed_path_connections",
@@ -38,6 +39,7 @@ class Arbiter:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._paths: dict[str, SharedPath] = {}
+        self._groups: dict[str, PathGroup] = {}  # as many as the configuration makes
         self._due: dict[str, float] = {}  # when a path wants to be served
         self._times: list[tuple[float, str]] = []  # a heap of those, and of some that changed
         self._sweep = clock() + SWEEP
@@ -50,7 +52,7 @@ class Arbiter:
         touched: dict[str, SharedPath] = {}
         for news in request.news:
             path = touched[news.path] = self._path(news.path, now)
-            path.hear(worker, news, now)
+            path.hear(worker, news, self._group(news.group, now), now)
         return self._serve(list(touched.values()), now)
 
     def gone(self, worker: int) -> Answers:
@@ -68,7 +70,7 @@ class Arbiter:
         """When `tick` has something to do, if nobody says anything; None: never."""
         while self._times and self._due.get(self._times[0][1]) != self._times[0][0]:
             heapq.heappop(self._times)
-        if not self._paths:
+        if not (self._paths or self._groups):
             return None
         return min(self._sweep, self._times[0][0]) if self._times else self._sweep
 
@@ -87,7 +89,9 @@ class Arbiter:
 
     def report(self) -> list[PathReport]:
         """How paths stand that are used, or slowed; of too many those, and the busiest."""
-        paths = [path for path in self._paths.values() if path.slowed or not path.is_unused()]
+        paths = [
+            path for path in self._paths.values() if path.budget.slowed or not path.is_unused()
+        ]
         now = self.now()
         return [path.report(now) for path in heapq.nlargest(REPORTED, paths, SharedPath.weight)]
 
@@ -103,10 +107,17 @@ class Arbiter:
         return [path.report(now) for path in islice(known, REPORTED)]
 
     def _slowed(self, value: Callable[[PathReport], float | None]) -> Rows:
-        reports = [path.report() for path in self._paths.values() if path.slowed]
+        now = self.now()
+        reports = [path.report(now) for path in self._paths.values() if path.budget.slowed]
+        reports += [each for each in self.groups() if each.slowed]
         told = [(each.slowed, each.path, value(each)) for each in reports]
         rows = [(by.time, (path, by.rule), n) for by, path, n in told if by and n is not None]
         return [(labels, number) for _, labels, number in sorted(rows, reverse=True)[:SHOWN]]
+
+    def groups(self) -> list[PathReport]:
+        """How all groups stand."""
+        now = self.now()
+        return [report_of(each.budget, each.name, each.held, now) for each in self._groups.values()]
 
     def _path(self, name: str, now: float) -> SharedPath:
         path = self._paths.get(name)
@@ -115,6 +126,14 @@ class Arbiter:
                 self._make_room()
             path = self._paths[name] = SharedPath(name, now)
         return path
+
+    def _group(self, named: Group | None, now: float) -> PathGroup | None:
+        if named is None:
+            return None
+        group = self._groups.get(named.name)
+        if group is None:
+            group = self._groups[named.name] = PathGroup(named.name, now)
+        return group
 
     def _make_room(self) -> None:
         """The oldest that nobody uses; its history is lost."""
@@ -126,22 +145,46 @@ class Arbiter:
         self._sweep = now + SWEEP
         for path in [path for path in self._paths.values() if path.is_over(now)]:
             self._drop(path)
+        for group in [group for group in self._groups.values() if group.is_over(now)]:
+            group.budget.end()
+            del self._groups[group.name]
 
     def _drop(self, path: SharedPath) -> None:
-        path.end()
+        path.budget.end()
         del self._paths[path.name]
         self._due.pop(path.name, None)
 
     def _serve(self, paths: list[SharedPath], now: float) -> Answers:
         words: Words = []
+        groups: dict[PathGroup, None] = {}
         for path in paths:
             if path.name in self._paths:
-                words += path.serve(now)
-                self._set_time(path, now)
+                words += self._serve_path(path, now)
+                if path.group is not None:
+                    groups[path.group] = None
+        for group in groups:
+            words += group.serve(now)
+            for line in (group.connecting, group.sending):
+                words += self._serve_line(line, now)
         of_worker: dict[int, list[Word]] = {}
         for worker, word in words:
             of_worker.setdefault(worker, []).append(word)
         return [(worker, Answer(said)) for worker, said in of_worker.items()]
+
+    def _serve_path(self, path: SharedPath, now: float) -> Words:
+        words = path.serve(now)
+        self._set_time(path, now)
+        return words
+
+    def _serve_line(self, line: dict[SharedPath, None], now: float) -> Words:
+        """Those who wait for what their group has, until there is nothing for the first."""
+        words: Words = []
+        while line:
+            path = next(iter(line))
+            words += self._serve_path(path, now)
+            if next(iter(line), None) is path:
+                break
+        return words
 
     def _set_time(self, path: SharedPath, now: float) -> None:
         """To be early costs one look, so that only sooner times are noted."""

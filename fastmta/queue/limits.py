@@ -53,6 +53,13 @@ class Limits(Struct, frozen=True, kw_only=True):
         )
 
 
+class Group(Struct, frozen=True, array_like=True):
+    """Limits that the paths to many sites share beside their own."""
+
+    name: str  # "provider big", or "source>provider big"
+    limits: SharedLimits
+
+
 class Shape(Struct, frozen=True):
     """A path by its name, with its limits and, for people, which rule set each of them."""
 
@@ -62,6 +69,14 @@ class Shape(Struct, frozen=True):
     provider: str = ""  # whose hosts these are: "google"
     site: str = ""
     source: str = ""
+    group: Group | None = None
+
+    @property
+    def is_paced(self) -> bool:
+        """Whether transactions need a permit, also where nobody has slowed the path."""
+        group = self.group
+        paced = group is not None and group.limits.message_rate is not None
+        return paced or self.limits.message_rate is not None
 
 
 class Holder(Protocol):
@@ -120,7 +135,8 @@ class News(Struct, kw_only=True, array_like=True):
     visit: int  # grows each time that the path is new to the worker
     site: str = ""  # at first
     source: str = ""
-    limits: SharedLimits | None = None  # at first, and when they have changed
+    limits: SharedLimits | None = None  # at first, and when they or the group have changed
+    group: Group | None = None  # goes with the limits
     wants_connection: bool = False
     opened: Used | None = None  # ends the grant of a connection
     ended: int = 0  # permits for connections that come back

@@ -1,6 +1,7 @@
 """A rate that many processes share, exactly and smoothly; no I/O, the time is given."""
 
 from collections import deque
+from collections.abc import Hashable
 from math import inf
 from typing import NamedTuple
 
@@ -28,7 +29,7 @@ class _Grain:
 
 
 class Meter:
-    """Grants events in batches, one batch open for each worker.
+    """Grants events in batches, one batch open for each worker (or for each of its paths).
 
     What holds, for a rate of N in U seconds, whatever the workers do and whenever they die: of
     all events, ordered by time, the one N places after another comes at least U seconds after
@@ -44,7 +45,7 @@ class Meter:
     def __init__(self, rate: Rate | None, pace: float, now: float) -> None:
         self._closed: deque[_Grain] = deque()
         self._closed_count = 0
-        self._open: dict[int, _Batch] = {}
+        self._open: dict[Hashable, _Batch] = {}
         self._stamp = now
         self.level = inf
         self.set(rate, pace, now)
@@ -59,7 +60,7 @@ class Meter:
         self.chunk = max(1, int(min(pace * CHUNK, self._most)))
         self.level = min(self.level, self.chunk)
 
-    def take(self, worker: int, now: float) -> int:
+    def take(self, worker: Hashable, now: float) -> int:
         """Events granted to a worker that has no batch open, until now + LIFE; 0: not now."""
         self._fill(now)
         count = int(min(self.chunk, self._room(now)))
@@ -69,14 +70,20 @@ class Meter:
         self._open[worker] = _Batch(count, now + LIFE)
         return count
 
-    def close(self, worker: int, used: int, last: float) -> None:
+    def keep(self, worker: Hashable, count: int) -> None:
+        """Of its batch, the worker was given no more than this."""
+        batch = self._open[worker]
+        self.level += batch.events - count
+        self._open[worker] = batch._replace(events=count)
+
+    def close(self, worker: Hashable, used: int, last: float) -> None:
         """Of its batch, a worker used so many, the last at that time; the others come back."""
         batch = self._open.pop(worker, None)
         if batch is not None:
             self.level += batch.events - used
             self._remember(last, used)
 
-    def void(self, worker: int) -> None:
+    def void(self, worker: Hashable) -> None:
         """The worker is dead: it may have used all, up to the last moment."""
         batch = self._open.pop(worker, None)
         if batch is not None:

@@ -70,7 +70,7 @@ class _Held:
         self.visit = visit
         self.known = False  # whether the arbiter was told of it
         self.limits: SharedLimits | None = shape.limits.shared  # not told yet
-        self.paced = shape.limits.message_rate is not None
+        self.paced = shape.is_paced
         self.slowed = False
         # What is waited for is asked once: each asking is answered by one grant.
         # Connections: an offer is a connection that may be opened until then.
@@ -103,6 +103,7 @@ class _Held:
             site="" if self.known else self.shape.site,
             source="" if self.known else self.shape.source,
             limits=self.limits,
+            group=self.shape.group if self.limits is not None else None,
             wants_connection=self.asks_to_connect,
             opened=self.opened,
             ended=self.ended,
@@ -227,9 +228,9 @@ class SharedPermits:
 
     def _reshape(self, held: _Held, shape: Shape) -> None:
         """The configuration was read anew, or the shape only made anew."""
-        if shape.limits.shared != held.shape.limits.shared:
+        if (shape.limits.shared, shape.group) != (held.shape.limits.shared, held.shape.group):
             held.limits = shape.limits.shared
-            held.paced = held.paced or shape.limits.message_rate is not None
+            held.paced = held.paced or shape.is_paced
             self._tell(held)
         held.shape = shape
 
@@ -254,7 +255,7 @@ class SharedPermits:
         if word.slowed and not held.slowed:
             held.told = held.delivered
         # What was said before the arbiter knew of a new rate does not lift it.
-        held.paced = word.paced or held.shape.limits.message_rate is not None
+        held.paced = word.paced or held.shape.is_paced
         held.slowed = word.slowed
         if word.connection:
             held.offer = word.until
@@ -342,9 +343,10 @@ class ArbiterLoop:
 
     def allow(self, asked: Allowance) -> Allowances:
         """What paths may do now, for people."""
+        groups = self.arbiter.groups()
         if asked.paths or asked.sites:
-            return Allowances(self.arbiter.report_of(set(asked.paths), set(asked.sites)))
-        return Allowances(self.arbiter.report())
+            return Allowances(self.arbiter.report_of(set(asked.paths), set(asked.sites)), groups)
+        return Allowances(self.arbiter.report(), groups)
 
     def close(self) -> None:
         if self._timer is not None:

@@ -62,6 +62,7 @@ class Allowance(Request, frozen=True):
 
 class Allowances(Struct, frozen=True, tag="allowances"):
     paths: list[PathReport]
+    groups: list[PathReport]  # all that there are; the configuration bounds them
 
 
 class Why(Request, frozen=True):
@@ -112,6 +113,7 @@ class PathNow(Struct, frozen=True):
     limits: dict[str, str] = {}  # name -> as the configuration sets it
     origins: dict[str, str] = {}  # name -> which rule set it
     shared: PathReport | None = None  # of all workers: what the supervisor adds
+    group: PathReport | None = None  # whose limits it shares with other paths
 
 
 class Paths(Struct, frozen=True, tag="paths"):

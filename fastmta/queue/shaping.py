@@ -7,7 +7,7 @@ from msgspec import UNSET
 
 from fastmta.config_reader import DomainPattern, Duration, covers
 from fastmta.config_shaping import LIMITS, Limited, Provider, ShapedDomain, Shaping
-from fastmta.queue.limits import Limits, Shape
+from fastmta.queue.limits import Group, Limits, Shape
 
 CACHE_SIZE = 10_000  # (source, site, domain), and paths
 
@@ -64,6 +64,21 @@ class Shaper:
         self, path: str, site: Destination, domain: ShapedDomain | None, source: str
     ) -> Shape:
         provider = self._provider(site.hosts)
+        limits, origins = self._limits(provider, domain, source)
+        name = provider.name if provider else ""
+        group = self._group(provider, source) if provider and provider.shared is True else None
+        return Shape(path, limits, origins, name, site.name, source, group)
+
+    def _group(self, provider: Provider, source: str) -> Group:
+        """What all sites of the provider share: what the domain of one is allowed is its own."""
+        limits, _ = self._limits(provider, None, source)
+        name = f"provider {provider.name}"
+        return Group(f"{source}>{name}" if source else name, limits.shared)
+
+    def _limits(
+        self, provider: Provider | None, domain: ShapedDomain | None, source: str
+    ) -> tuple[Limits, dict[str, str]]:
+        """With the block that set each of them."""
         limits = {name: getattr(self._shaping, name) for name in LIMITS}
         origins = dict.fromkeys(LIMITS, "default")
         for origin, block in self._blocks(provider, domain, source):
@@ -76,8 +91,7 @@ class Shaper:
             name: float(value) if isinstance(value, Duration) else value
             for name, value in limits.items()
         }
-        name = provider.name if provider else ""
-        return Shape(path, Limits(**plain), origins, name, site.name, source)
+        return Limits(**plain), origins
 
     def _blocks(
         self, provider: Provider | None, domain: ShapedDomain | None, source: str

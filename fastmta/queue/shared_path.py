@@ -2,23 +2,13 @@
 
 from math import inf
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
-from fastmta import metrics
-from fastmta.config_reader import Rate
-from fastmta.queue.adapt import Slowed, configured_rate, recover, slow_down, step_time
+from fastmta.queue.adapt import configured_rate, step_time
+from fastmta.queue.budget import Budget, strictest
 from fastmta.queue.limits import News, SharedLimits, SlowDown, Used, Word
 from fastmta.queue.meter import LIFE, Meter
-
-SLOWED = metrics.gauge("fastmta_paths_slowed", "Paths below their limits, as their hosts asked for")
-SLOW_DOWNS = metrics.counter(
-    "fastmta_slow_downs_total", "Times that a path was slowed, because its hosts asked for it"
-)
-
-TURN = 1.0  # seconds between two calls for a connection, of one path, while others wait
-REMEMBER = 3600.0  # seconds for which a slow-down is remembered of a path that nobody uses
-
-Words = list[tuple[int, Word]]  # (worker, what it is told)
+from fastmta.queue.shared_group import REMEMBER, TURN, SharedGroup, Words, is_fair
 
 
 class Cause(Struct, frozen=True):
@@ -29,22 +19,24 @@ class Cause(Struct, frozen=True):
     rule: str  # that took it for a wish to slow down
 
 
-class PathReport(Struct, frozen=True):
+class PathReport(Struct, frozen=True, kw_only=True):
     """How a path stands, for people; rates in messages a second, None where there is none.
 
     Times are in seconds from now; 0: at once.
     """
 
-    path: str
-    site: str
-    source: str
+    path: str  # or the name of a group
+    site: str = ""
+    source: str = ""
+    group: str = ""  # whose limits hold too
+    refused_by_group: bool = False  # what it waits for, its own limits would allow
     open: int  # connections, of all workers
     connections: int  # that may be open now
     configured_connections: int
     rate: float | None
     configured_rate: float | None
-    waiting_to_connect: int  # workers
-    waiting_to_send: int
+    waiting_to_connect: int = 0  # workers
+    waiting_to_send: int = 0
     next_connection: float  # when the connection rate lets one be opened
     next_message: float  # when the rate lets a transaction begin
     next_step: float  # when a slowed path may be raised, if it delivers
@@ -75,35 +67,32 @@ class SharedPath:
     def __init__(self, name: str, now: float) -> None:
         self.name = name
         self.site = self.source = ""
-        self.slowed: Slowed | None = None
+        self.budget = Budget()
+        self.group: PathGroup | None = None
+        self.held = self.recalled = 0  # connections, of all workers
         self._shares: dict[int, _Share] = {}
         self._connecting: dict[int, None] = {}  # workers that wait, the first longest
         self._sending: dict[int, None] = {}
-        self._limits = SharedLimits(0, None, None)
-        self._opens: Meter | None = None
-        self._sends: Meter | None = None
-        self._delivered = 0  # since the allowance last changed
         self._turn = -inf  # when a connection was last called back for others
         self._used = now
 
     # What workers say.
 
-    def hear(self, worker: int, news: News, now: float) -> None:
-        """Take in what a worker says; `serve` says what follows."""
+    def hear(self, worker: int, news: News, group: "PathGroup | None", now: float) -> None:
+        """Take in what a worker says; `serve` says what follows.
+
+        `group` is the one that the news names.
+        """
         self._used = now
         if news.site:
             self.site, self.source = news.site, news.source
-        self._close(self._opens, worker, news.opened)
-        self._close(self._sends, worker, news.begun)
+        self._close(self._opens(), worker, news.opened)
+        self._close(self._sends(), worker, news.begun)
         share = self._share(worker, news)
-        share.held -= news.ended
-        share.recalled = max(0, share.recalled - news.ended)
+        self._count(share, held=-news.ended, recalled=-min(news.ended, share.recalled))
         if news.limits is not None:
-            share.limits = news.limits
-            self._set_limits(now)
-        self._delivered += news.delivered
-        if news.slow_down is not None:
-            self._slow_down(share, news.slow_down, now)
+            self._configure(worker, news, group, now)
+        self._hear_hosts(share, news, now)
         if news.wants_connection:
             self._connecting[worker] = None
         if news.wants_messages:
@@ -111,98 +100,136 @@ class SharedPath:
         if news.gone:
             self.leave(worker, now)
 
+    def _hear_hosts(self, share: _Share, news: News, now: float) -> None:
+        cause, group = news.slow_down, self.group
+        self.budget.delivered += news.delivered
+        # Transactions are spread as connections are, so one worker's rate tells that of all.
+        if cause is not None:
+            measured = cause.rate * max(1.0, self.held / max(1, share.held))
+            self.budget.slow_down(cause, measured, now)
+        if group is not None:
+            group.budget.delivered += news.delivered
+            if cause is not None:
+                measured = cause.rate * max(1.0, group.held / max(1, share.held))
+                group.budget.slow_down(cause, measured, now)
+
     def leave(self, worker: int, now: float) -> None:
         """The worker has forgotten the path, or is dead: all that it had is free."""
-        for meter in (self._opens, self._sends):
-            if meter is not None:
-                meter.void(worker)
-        self._shares.pop(worker, None)
+        for meter in self._opens() + self._sends():
+            meter.void(self._key(worker))
+        share = self._shares.pop(worker, None)
+        if share is not None:
+            self._count(share, held=-share.held, recalled=-share.recalled)
+            if self.group is not None:
+                self.group.leave(worker, now)
         self._connecting.pop(worker, None)
         self._sending.pop(worker, None)
         if self._shares:
             self._set_limits(now)
+        elif self.group is not None:
+            self.group.remove(self)
 
     def _share(self, worker: int, news: News) -> _Share:
         share = self._shares.get(worker)
         if share is None:
-            limits = news.limits or self._limits
+            limits = news.limits or self.budget.limits
             share = self._shares[worker] = _Share(news.visit, limits)
+            if self.group is not None:
+                self.group.members[self] = None
+                self.group.enter(worker, self._used)
         return share
 
-    @staticmethod
-    def _close(meter: Meter | None, worker: int, used: Used | None) -> None:
-        if meter is not None and used is not None:
-            meter.close(worker, used.count, used.last)
+    def _count(self, share: _Share, held: int = 0, recalled: int = 0) -> None:
+        share.held += held
+        share.recalled += recalled
+        self.held += held
+        self.recalled += recalled
+        if self.group is not None:
+            self.group.count(self, held, recalled)
 
-    # What is allowed now.
+    def _configure(self, worker: int, news: News, group: "PathGroup | None", now: float) -> None:
+        assert news.limits is not None
+        self._shares[worker].limits = news.limits
+        self._set_limits(now)
+        if group is not self.group:
+            self._join(group, now)
+        if group is not None and news.group is not None:
+            group.know(worker, news.group.limits, now)
 
-    @property
-    def connections(self) -> int:
-        most = self._limits.connections
-        return min(most, self.slowed.connections) if self.slowed else most
-
-    @property
-    def rate(self) -> float | None:
-        """Messages a second; None: as many as the connections carry."""
-        rates = [configured_rate(self._limits), self.slowed.rate if self.slowed else None]
-        return min((rate for rate in rates if rate is not None), default=None)
+    def _join(self, group: "PathGroup | None", now: float) -> None:
+        """What it has is of another group from now on: the configuration was read anew."""
+        if self.group is not None:
+            self.group.count(self, -self.held, -self.recalled)
+            for worker in self._shares:
+                self.group.void(self._key(worker))
+                self.group.leave(worker, now)
+            self.group.remove(self)
+        self.group = group
+        if group is not None:
+            group.members[self] = None
+            for worker in self._shares:
+                group.enter(worker, now)
+            group.count(self, self.held, self.recalled)
 
     def _set_limits(self, now: float) -> None:
         limits = strictest([share.limits for share in self._shares.values()])
-        if limits != self._limits:
-            self._limits = limits
-            self._set_meters(now)
+        self.budget.set_limits(limits, now)
 
-    def _set_meters(self, now: float) -> None:
-        limits = self._limits
-        opens = limits.connection_rate
-        pace = opens.events / opens.seconds if opens else None
-        self._opens = _meter(self._opens, opens, pace, now)
-        self._sends = _meter(self._sends, limits.message_rate, self.rate, now)
+    # The meters that count, our own first, and by which name they know a worker of ours.
 
-    # Adapting.
+    def _opens(self) -> list[Meter]:
+        return [each.opens for each in self._budgets() if each.opens is not None]
 
-    def _slow_down(self, share: _Share, cause: SlowDown, now: float) -> None:
-        # Transactions are spread as connections are, so one worker's rate tells that of all.
-        measured = cause.rate * max(1.0, self._held() / max(1, share.held))
-        before = self.slowed
-        self.slowed = slow_down(self._limits, before, cause, measured, now)
-        if before is None or self.slowed.changed != before.changed:
-            SLOW_DOWNS.value += 1
-            self._allowance_changed(before, now)
+    def _sends(self) -> list[Meter]:
+        return [each.sends for each in self._budgets() if each.sends is not None]
 
-    def _recover(self, now: float) -> None:
-        before = self.slowed
-        if before is None:
-            return
-        self.slowed, changed = recover(self._limits, before, self._delivered, now)
-        if changed:
-            self._allowance_changed(before, now)
+    def _budgets(self) -> list[Budget]:
+        return [self.budget] if self.group is None else [self.budget, self.group.budget]
 
-    def _allowance_changed(self, before: Slowed | None, now: float) -> None:
-        SLOWED.value += (self.slowed is not None) - (before is not None)
-        self._delivered = 0
-        self._set_meters(now)
+    def _key(self, worker: int) -> tuple[int, str]:
+        return worker, self.name
+
+    def _close(self, meters: list[Meter], worker: int, used: Used | None) -> None:
+        if used is not None:
+            for meter in meters:
+                meter.close(self._key(worker), used.count, used.last)
+
+    def _take(self, meters: list[Meter], worker: int, now: float) -> tuple[int, Meter | None]:
+        """How much all of them grant (0 where there is none), or else the one that refuses."""
+        key = self._key(worker)
+        granted: list[int] = []
+        for meter in meters:
+            count = meter.take(key, now)
+            if not count:
+                for other in meters[: len(granted)]:
+                    other.close(key, 0, now)
+                return 0, meter
+            granted.append(count)
+        for meter in meters:
+            meter.keep(key, min(granted))
+        return min(granted, default=0), None
 
     # Who gets what.
 
     def serve(self, now: float) -> Words:
         """Give what there is to those who wait; what each worker is to be told."""
-        self._recover(now)
+        self.budget.recover(now)
         words: Words = []
         self._grant_connections(words, now)
         self._call_back(words, now)
         self._grant_messages(words, now)
-        for worker, share in self._shares.items():
-            if share.mode not in (None, self._mode()):
-                self._tell(words, worker)
+        self.tell_modes(words)
         return words
 
-    def _held(self) -> int:
-        return sum(share.held for share in self._shares.values())
+    def tell_modes(self, words: Words) -> None:
+        mode = self._mode()
+        for worker, share in self._shares.items():
+            if share.mode not in (None, mode):
+                self._tell(words, worker)
 
     def _mode(self) -> tuple[bool, bool]:
-        return self._sends is not None, self.slowed is not None
+        budgets = self._budgets()
+        return bool(self._sends()), any(each.slowed is not None for each in budgets)
 
     def _tell(
         self,
@@ -229,29 +256,35 @@ class SharedPath:
         words.append((worker, word))
 
     def _grant_connections(self, words: Words, now: float) -> None:
-        free = self.connections - self._held()
-        while self._connecting and free > 0:
+        group = self.group
+        while self._connecting and self.held < self.budget.connections:
+            if group is not None and not group.may_connect(self):
+                return
             # Who has least, and of those who has waited longest.
             worker = min(self._connecting, key=lambda each: self._shares[each].held)
-            if self._opens is not None and not self._opens.take(worker, now):
+            _, refuser = self._take(self._opens(), worker, now)
+            if refuser is not None:
+                if group is not None:
+                    group.refused(self, group.connecting, refuser is group.budget.opens)
                 return
             del self._connecting[worker]
-            self._shares[worker].held += 1
-            free -= 1
+            self._count(self._shares[worker], held=1)
             self._tell(words, worker, connection=True, until=now + LIFE)
+            if group is not None:  # others first, if there are any
+                group.connecting.pop(self, None)
+        if group is not None:
+            group.connecting.pop(self, None)
 
     def _call_back(self, words: Words, now: float) -> None:
-        recalled = sum(share.recalled for share in self._shares.values())
-        excess = self._held() - recalled - self.connections
-        while excess > 0:
-            self._recall(words, self._richest())
-            excess -= 1
+        for _ in range(self.held - self.recalled - self.budget.connections):
+            self.call_back_one(words)
         if now >= self._turn_time():
             self._turn = now
-            self._recall(words, self._richest())
+            self.call_back_one(words)
 
-    def _recall(self, words: Words, worker: int) -> None:
-        self._shares[worker].recalled += 1
+    def call_back_one(self, words: Words) -> None:
+        worker = self._richest()
+        self._count(self._shares[worker], recalled=1)
         self._tell(words, worker, recall=1)
 
     def _richest(self) -> int:
@@ -261,37 +294,52 @@ class SharedPath:
         share = self._shares[worker]
         return share.held - share.recalled
 
+    def most(self) -> int:
+        return self._keeps(self._richest())
+
+    def least(self) -> int:
+        return min(self._shares[worker].held for worker in self._connecting)
+
     def _turn_time(self) -> float:
         """When a connection is to be called back for a worker that has fewer; inf: no need."""
-        if not self._connecting or self._held() < self.connections:
+        if not self._connecting or self.held < self.budget.connections:
             return inf
-        if sum(share.recalled for share in self._shares.values()) >= len(self._connecting):
+        if self.recalled >= len(self._connecting):
             return inf
-        most = self._keeps(self._richest())
-        least = min(self._shares[worker].held for worker in self._connecting)
-        fair = most <= least + 1 and (least > 0 or most == 0)
-        return inf if fair else self._turn + TURN
+        return inf if is_fair(self.most(), self.least()) else self._turn + TURN
 
     def _grant_messages(self, words: Words, now: float) -> None:
+        group = self.group
         while self._sending:
+            if group is not None and not group.may_send(self):
+                return
             worker = next(iter(self._sending))
-            count = 0
-            if self._sends is not None and not (count := self._sends.take(worker, now)):
+            count, refuser = self._take(self._sends(), worker, now)
+            if refuser is not None:
+                if group is not None:
+                    group.refused(self, group.sending, refuser is group.budget.sends)
                 return
             del self._sending[worker]
             self._tell(words, worker, messages=count, until=now + LIFE)
+            if group is not None:  # as above
+                group.sending.pop(self, None)
+        if group is not None:
+            group.sending.pop(self, None)
 
     # Time.
 
     def next_time(self, now: float) -> float:
         """When `serve` may have something to do, if nobody says anything; inf: never."""
         times = [self._turn_time()]
-        if self._connecting and self._opens is not None and self._held() < self.connections:
-            times.append(self._opens.next_time(now))
-        if self._sending and self._sends is not None:
-            times.append(self._sends.next_time(now))
-        if self.slowed is not None and self._delivered:
-            times.append(step_time(self.slowed))
+        opens, sends = self.budget.opens, self.budget.sends
+        waits = self.group.waits(self) if self.group is not None else (False, False)
+        if self._connecting and not waits[0] and opens and self.held < self.budget.connections:
+            times.append(opens.next_time(now))
+        if self._sending and not waits[1] and sends:
+            times.append(sends.next_time(now))
+        if self.group is not None:
+            times += self.group.next_times(self, now)
+        times += [time for each in self._budgets() if (time := each.recovers_at()) is not None]
         return min(times)
 
     def has(self, worker: int) -> bool:
@@ -302,42 +350,50 @@ class SharedPath:
 
     def is_over(self, now: float) -> bool:
         """Nobody uses it, and nothing of it matters any more."""
-        if self._shares or (self.slowed is not None and now < self._used + REMEMBER):
+        slowed = self.budget.slowed is not None
+        if self._shares or (slowed and now < self._used + REMEMBER):
             return False
-        return all(meter is None or meter.is_clear(now) for meter in (self._opens, self._sends))
+        return self.budget.is_clear(now)
+
+    def counts(self) -> bool:
+        """Whether people are to be told of it unasked."""
+        return self.budget.slowed is not None or not self.is_unused()
 
     def weight(self) -> tuple[bool, int, int]:
         """By which paths are sorted for people: the largest tells them most."""
-        return self.slowed is not None, self._held(), len(self._sending)
-
-    def end(self) -> None:
-        """It is forgotten."""
-        SLOWED.value -= self.slowed is not None
+        return self.budget.slowed is not None, self.held, len(self._sending)
 
     def report(self, now: float) -> PathReport:
-        return PathReport(
-            path=self.name,
+        report = report_of(self.budget, self.name, self.held, now)
+        waits = self.group.waits(self) if self.group is not None else (False, False)
+        return structs.replace(
+            report,
             site=self.site,
             source=self.source,
-            open=self._held(),
-            connections=self.connections,
-            configured_connections=self._limits.connections,
-            rate=self.rate,
-            configured_rate=configured_rate(self._limits),
+            group=self.group.name if self.group is not None else "",
+            refused_by_group=any(waits),
             waiting_to_connect=len(self._connecting),
             waiting_to_send=len(self._sending),
-            next_connection=_left(self._opens.next_time(now) if self._opens else now, now),
-            next_message=_left(self._sends.next_time(now) if self._sends else now, now),
-            next_step=_left(step_time(self.slowed) if self.slowed else now, now),
-            slowed=_cause(self.slowed.cause) if self.slowed else None,
         )
 
 
-def strictest(limits: list[SharedLimits]) -> SharedLimits:
-    return SharedLimits(
-        connections=min(each.connections for each in limits),
-        connection_rate=_lowest([each.connection_rate for each in limits]),
-        message_rate=_lowest([each.message_rate for each in limits]),
+PathGroup = SharedGroup[SharedPath]
+
+
+def report_of(budget: Budget, name: str, held: int, now: float) -> PathReport:
+    """What is to be said of a path and of a group alike."""
+    slowed = budget.slowed
+    return PathReport(
+        path=name,
+        open=held,
+        connections=budget.connections,
+        configured_connections=budget.limits.connections,
+        rate=budget.rate,
+        configured_rate=configured_rate(budget.limits),
+        next_connection=_left(budget.opens.next_time(now) if budget.opens else now, now),
+        next_message=_left(budget.sends.next_time(now) if budget.sends else now, now),
+        next_step=_left(step_time(slowed) if slowed else now, now),
+        slowed=_cause(slowed.cause) if slowed else None,
     )
 
 
@@ -347,18 +403,3 @@ def _cause(said: SlowDown) -> Cause:
 
 def _left(time: float, now: float) -> float:
     return round(max(0.0, time - now), 3)
-
-
-def _lowest(rates: list[Rate | None]) -> Rate | None:
-    known = [rate for rate in rates if rate is not None]
-    return min(known, key=lambda rate: rate.events / rate.seconds, default=None)
-
-
-def _meter(meter: Meter | None, rate: Rate | None, pace: float | None, now: float) -> Meter | None:
-    """The meter for a rate, with what the old one remembers; None where nothing is metered."""
-    if pace is None:
-        return None
-    if meter is None:
-        return Meter(rate, pace, now)
-    meter.set(rate, pace, now)
-    return meter

@@ -16,7 +16,7 @@ from fastmta.cli.queue.top import Line, picture
 from fastmta.cli.queue.why import explain, together
 from fastmta.cli.words import pace
 from fastmta.queue.orders import Action, Order
-from fastmta.queue.requests import HostPause, PathNow, Paths, Waiting
+from fastmta.queue.requests import Allowances, HostPause, PathNow, Paths, Waiting
 from fastmta.queue.selector import Selector
 from fastmta.queue.shared_path import Cause, PathReport
 from fastmta.queue.steward import Result
@@ -173,6 +173,35 @@ def test_a_path_that_was_slowed_says_by_what_and_when_more_comes() -> None:
     assert lines[3].endswith("the next with the next delivery")
 
 
+@pytest.mark.parametrize(
+    ("waits_for", "facts", "sentence"),
+    [
+        ("connection limit", {"open": 4}, "it waits for a connection, {}: 4 open of 4"),
+        (
+            "connection limit",
+            {"next_connection": 3.0},
+            "connection rate, {}: the next one may be opened in 3s (1970-01-12 13:46:43 UTC)",
+        ),
+        (
+            "message rate",
+            {"rate": 0.5, "next_message": 0.1},
+            "message rate 30/m, {}: the next one may begin within a second",
+        ),
+    ],
+)
+def test_a_group_that_refuses_is_named(
+    waits_for: str, facts: dict[str, Any], sentence: str
+) -> None:
+    member = replace(REPORT, group="provider big", refused_by_group=True)
+    group = replace(REPORT, path="provider big", slowed=BUSY, **facts)
+    (path,) = joined([replace(PATH, waits_for=waits_for)], Allowances([member], [group]))
+    lines = [line.strip() for line in about_path(path, NOW)]
+    assert lines[1] == sentence.format("what all paths of provider big share")
+    assert lines[2].startswith("slowed down with all paths of provider big: for now 4 of 32")
+    (line,) = picture([], Allowances([member], [group]), "busy").paths
+    assert line.slowed_by.startswith("421 4.7.0")
+
+
 def test_a_rate_that_only_a_slow_down_has_set() -> None:
     path = replace(PATH, waits_for="message rate", shared=replace(REPORT, rate=0.5, slowed=BUSY))
     assert obstacle(path, NOW).startswith("message rate 30/m: the next one")
@@ -181,7 +210,7 @@ def test_a_rate_that_only_a_slow_down_has_set() -> None:
 def test_paths_of_all_workers_are_one() -> None:
     stuck = replace(PATH, waiting=9, waits_for="message rate", last="250 ok", last_time=NOW)
     remembered = replace(REPORT, path="out1>mx.b.test#c.test", site="mx.b.test", source="out1")
-    one, other = joined([PATH, stuck], [REPORT, remembered])
+    one, other = joined([PATH, stuck], Allowances([REPORT, remembered], []))
     assert (one.waiting, one.busy, one.idle, one.delivered) == (13, 4, 2, 3.0)
     assert (one.waits_for, one.last, one.shared) == ("message rate", "250 ok", REPORT)
     assert (other.name, other.site, other.source) == (remembered.path, "mx.b.test", "out1")
@@ -267,7 +296,7 @@ def test_top_adds_up_what_workers_do_on_one_path() -> None:
                 paths=[replace(quick, last="421", last_time=6.0), replace(limited, busy=0)],
             ),
         ],
-        [slowed],
+        Allowances([slowed], []),
         "waiting",
     )
     assert (seen.envelopes, seen.held, seen.out, seen.delivered) == (10, 1, 3, 27.0)

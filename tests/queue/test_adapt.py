@@ -17,8 +17,8 @@ from fastmta.config_shaping import (
 from fastmta.mail.reply import Reply
 from fastmta.queue.adapt import HOLD, STEP, SlowDownRules, Slowed, recover, slow_down, step_time
 from fastmta.queue.arbiter import CONNECTIONS
+from fastmta.queue.budget import SLOW_DOWNS, SLOWED
 from fastmta.queue.limits import SharedLimits, SlowDown
-from fastmta.queue.shared_path import SLOW_DOWNS, SLOWED
 from tests.queue.exchange import Sender, Server, shape
 
 LIMITS = SharedLimits(20, None, Rate.parse("100/s"))

@@ -279,3 +279,49 @@ def test_rules_of_the_configuration_come_before_those_shipped() -> None:
     assert str(config.shaping.slow_down_rules[0]) == "/basta/"
     assert len(config.shaping.slow_down_rules) > 10
     assert read("[shaping]\nadaptive = false\n").shaping.slow_down_rules == []
+
+
+# Providers whose sites share limits.
+
+SHARED = """
+[[shaping.provider]]
+name = "big"
+mx = ["big.test"]
+shared = true
+connections = 7
+message_rate = "5/s"
+
+[[shaping.domain]]
+domain = "vip.test"
+connections = 3
+
+[[shaping.source]]
+source = "new"
+provider = "big"
+message_rate = "1/s"
+"""
+
+
+def test_sites_of_one_provider_share_a_group_beside_their_own_limits() -> None:
+    shaped = shaper(SHARED)
+    one, vip = (
+        shaped.shape("", At(f"{name}.big.test", (f"{name}.big.test",)), f"{name}.test")
+        for name in ("a", "vip")
+    )
+    assert one.group is not None
+    assert (one.group.name, one.group.limits.connections) == ("provider big", 7)
+    assert (vip.limits.connections, vip.group) == (3, one.group)
+    other = shaped.shape("new", At("a.big.test", ("a.big.test",)), "a.test")
+    assert other.group is not None and other.group.name == "new>provider big"
+    assert str(other.group.limits.message_rate) == "1/s"
+    assert shaped.shape("", At("mx.test", ("mx.test",)), "x.test").group is None
+
+
+def test_what_is_shipped_shares_the_limits_of_microsoft_365() -> None:
+    def group(text: str) -> str:
+        host = "a-test.mail.protection.outlook.com"
+        found = shaper(text).shape("", At(host, (host,)), "a.test").group
+        return found.name if found else ""
+
+    assert group("") == "provider microsoft365"
+    assert not group('[[shaping.provider]]\nname = "microsoft365"\nshared = false\n')

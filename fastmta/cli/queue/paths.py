@@ -8,7 +8,7 @@ from fastmta.cli.client import ControlClient
 from fastmta.cli.queue.orders import answers
 from fastmta.cli.words import many, moment, pace, span
 from fastmta.queue.requests import Allowance, Allowances, PathNow
-from fastmta.queue.shared_path import PathReport
+from fastmta.queue.shared_path import Cause, PathReport
 
 
 def with_allowances(
@@ -24,18 +24,25 @@ def with_allowances(
     return together(paths, allowances(client, request))
 
 
-def allowances(client: ControlClient, request: Allowance) -> list[PathReport]:
-    return [path for answer in answers(client, request, Allowances) for path in answer.paths]
+def allowances(client: ControlClient, request: Allowance) -> Allowances:
+    (allowed,) = answers(client, request, Allowances)
+    assert isinstance(allowed, Allowances)
+    return allowed
 
 
-def together(paths: list[PathNow], reports: list[PathReport]) -> list[PathNow]:
+def together(paths: list[PathNow], allowed: Allowances) -> list[PathNow]:
     """One of each name, the workers' in the order in which they come."""
-    shared = {report.path: report for report in reports}
+    shared = {report.path: report for report in allowed.paths}
+    groups = {report.path: report for report in allowed.groups}
     by_name: dict[str, list[PathNow]] = {}
     for path in paths:
         by_name.setdefault(path.name, []).append(path)
     known = [replace(_sum(each), shared=shared.pop(name, None)) for name, each in by_name.items()]
-    return known + [_remembered(report) for report in shared.values()]
+    known += [_remembered(report) for report in shared.values()]
+    return [
+        replace(each, group=groups.get(each.shared.group) if each.shared else None)
+        for each in known
+    ]
 
 
 def _remembered(report: PathReport) -> PathNow:
@@ -85,6 +92,8 @@ def _activity(path: PathNow) -> str:
 def obstacle(path: PathNow, now: float) -> str:
     """What keeps mail that is ready from leaving; "": nothing."""
     shared = path.shared
+    if path.group is not None and shared is not None and shared.refused_by_group:
+        return _obstacle_of_group(path.waits_for, path.group, now)
     match path.waits_for:
         case "connection limit" if path.until:  # what the host itself allows
             return f"its hosts take no more connections; another is tried {_at(path.until, now)}"
@@ -107,6 +116,18 @@ def obstacle(path: PathNow, now: float) -> str:
         case "no slots":
             return "this worker has no connection left for it: other paths have them all"
     return ""
+
+
+def _obstacle_of_group(waits_for: str, group: PathReport, now: float) -> str:
+    who = f"what all paths of {group.path} share"
+    if waits_for == "message rate":
+        limit = f" {pace(group.rate)}" if group.rate else ""
+        return f"message rate{limit}, {who}: the next one may begin {_in(group.next_message, now)}"
+    if group.open < group.connections:
+        return (
+            f"connection rate, {who}: the next one may be opened {_in(group.next_connection, now)}"
+        )
+    return f"it waits for a connection, {who}: {group.open} open of {group.connections}"
 
 
 def _present(path: PathNow) -> str:
@@ -140,11 +161,15 @@ def _at(when: float, now: float) -> str:
 
 def slowness(path: PathNow, now: float) -> Iterator[str]:
     """What a path may do less than it is configured for, who asked for it, and when more comes."""
-    shared = path.shared
-    if shared is None or shared.slowed is None:
-        return
-    cause = shared.slowed
-    yield f"slowed down: for now {present(shared)}, {shared.open} open"
+    if path.shared is not None and path.shared.slowed is not None:
+        yield from _slowness("slowed down", path.shared, path.shared.slowed, now)
+    if path.group is not None and path.group.slowed is not None:
+        who = f"slowed down with all paths of {path.group.path}"
+        yield from _slowness(who, path.group, path.group.slowed, now)
+
+
+def _slowness(who: str, shared: PathReport, cause: Cause, now: float) -> Iterator[str]:
+    yield f"{who}: for now {present(shared)}, {shared.open} open"
     yield f"    asked for by {cause.reply} (rule {cause.rule}), {_ago(cause.time, now)}"
     step = f"in {span(shared.next_step)}" if shared.next_step else "with the next delivery"
     yield f"    a tenth comes back each minute in which it delivers, the next {step}"

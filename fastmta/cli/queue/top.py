@@ -15,7 +15,7 @@ from fastmta.cli.queue.orders import answers
 from fastmta.cli.queue.paths import allowances, together
 from fastmta.cli.words import many, pace
 from fastmta.queue import requests
-from fastmta.queue.requests import Allowance, PathNow, Top
+from fastmta.queue.requests import Allowance, Allowances, PathNow, Top
 from fastmta.queue.shared_path import PathReport
 
 if TYPE_CHECKING:
@@ -88,9 +88,9 @@ def look(client: ControlClient, sort: str) -> Picture:
     return picture(workers, allowances(client, Allowance()), sort)
 
 
-def picture(workers: list[requests.Paths], shared: list[PathReport], sort: str) -> Picture:
+def picture(workers: list[requests.Paths], allowed: Allowances, sort: str) -> Picture:
     """What the workers say, and what they share, as one."""
-    paths = together([path for worker in workers for path in worker.paths], shared)
+    paths = together([path for worker in workers for path in worker.paths], allowed)
     lines = [_line(path) for path in paths]
     lines.sort(key=lambda line: (KEYS[sort](line), line.site, line.source))
     return Picture(
@@ -131,18 +131,23 @@ def _connections(path: PathNow) -> str:
 def _obstacle(path: PathNow) -> str:
     if path.waits_for == "ready":
         return ""
+    if path.group is not None and path.shared is not None and path.shared.refused_by_group:
+        return f"{path.waits_for} of {path.group.path}"
     limit = path.limits.get(path.waits_for.replace(" ", "_"), "")
     return f"{path.waits_for} {limit}".rstrip()
 
 
 def _slowed_by(path: PathNow) -> str:
     """The code is what fits; `queue why` has the whole reply."""
-    shared = path.shared
-    if shared is None or shared.slowed is None:
-        return ""
-    codes = shared.slowed.reply.split()[:2]
+    slowed = [each for each in (path.shared, path.group) if each is not None and each.slowed]
+    return ", ".join(dict.fromkeys(map(_code, slowed)))
+
+
+def _code(report: PathReport) -> str:
+    assert report.slowed is not None
+    codes = report.slowed.reply.split()[:2]
     code = " ".join(codes if codes[1:] and codes[1][:2] in ("4.", "5.") else codes[:1])
-    return f"{code}: {pace(shared.rate)}" if shared.rate else code
+    return f"{code}: {pace(report.rate)}" if report.rate else code
 
 
 def _print(now: Picture) -> None:
