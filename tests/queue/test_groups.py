@@ -10,6 +10,7 @@ from fastmta.config_shaping import SlowDownRule
 from fastmta.mail.reply import Reply
 from fastmta.queue.adapt import SlowDownRules
 from fastmta.queue.limits import Group, Limits, Shape
+from fastmta.queue.meter import Meter
 from fastmta.queue.requests import Allowance
 from fastmta.queue.shared_path import PathReport
 from tests.queue.exchange import Sender, Server, shape
@@ -82,7 +83,7 @@ def test_what_one_path_gives_back_another_gets_at_once() -> None:
     assert other.open == 1
 
 
-@pytest.mark.parametrize("own", [None, Rate.parse("1000/s")])
+@pytest.mark.parametrize("own", [None, Rate.parse("1000/s"), Rate.parse("110/h")])
 def test_a_rate_of_a_group_is_shared_evenly_and_never_exceeded(own: Rate | None) -> None:
     server = Server(2)
     rate = Rate.parse("600/h")
@@ -194,6 +195,14 @@ def test_a_group_that_nobody_uses_is_forgotten() -> None:
     server.world.run(2 * 3600)
     assert server.loop.arbiter.groups() == []
     assert server.loop.arbiter.next_time() is None
+
+
+def test_what_is_not_given_comes_back() -> None:
+    meter = Meter(Rate.parse("100/s"), 100.0, 0.0)
+    assert meter.take("a", 0.0) == 10
+    meter.keep("a", 1)
+    assert meter.take("b", 0.0) == 0
+    assert meter.take("b", 0.01) == 10  # 9 came back, and one has grown
 
 
 # Any schedule of what workers do, and of when they die.
