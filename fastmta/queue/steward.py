@@ -188,7 +188,7 @@ class Scan:
         self._shard, self._order, self._orders, self._sites = shard, order, orders, sites
         self._retried = retried
         self._missed: bytes | None = None  # where the first was that was out when it was met
-        self._unwritten: list[Envelope] = []
+        self._unwritten = 0  # changes that may not be on the disk yet
         self.seen = 0
         self.kept = 0
 
@@ -229,7 +229,8 @@ class Scan:
             found[envelope.message, envelope.index] = order, site
             wanted.append(envelope)
         if wanted:
-            self._unwritten += (claimed := await spool.claim(wanted))
+            claimed = await spool.claim(wanted)
+            self._unwritten += len(claimed)
             for count, envelope in enumerate(claimed, 1):
                 order, site = found[envelope.message, envelope.index]
                 if order.action is Action.RETRY:
@@ -260,9 +261,11 @@ class Scan:
         return not self._order.hold and self._order.selector.matches(envelope, site)
 
     async def _written(self, most: int) -> None:
-        """Return when no more than so many changes are still to be written."""
-        is_out = self._shard.spool.is_out
-        while len(self._unwritten) > most:
-            self._unwritten = [each for each in self._unwritten if is_out(each)]
-            if len(self._unwritten) > most:
-                await asyncio.sleep(LOOK)
+        """Return when no more than so many changes are still to be written.
+
+        Whether they are out says nothing: what was released may be in a ready queue already.
+        """
+        if self._unwritten > most:
+            await self._shard.settlement.begun()
+            await self._shard.spool.written()
+            self._unwritten = 0

@@ -22,15 +22,23 @@ import lmdb
 import msgspec
 
 from fastmta import metrics
-from fastmta.mail.address import domain_of
 from fastmta.mail.arrival import Arrival
-from fastmta.mail.envelope import Envelope, Priority, Recipient
+from fastmta.mail.envelope import Envelope, Priority
 from fastmta.mail.reply import Reply
 from fastmta.store import records, rows, segment
 from fastmta.store.bodies import Bodies
 from fastmta.store.env import Databases, Environment, Operation, Transaction
 from fastmta.store.lanes import Lanes
-from fastmta.store.operations import Accept, Barrier, Delivered, Done, Settle, apply, number_of
+from fastmta.store.operations import (
+    Accept,
+    Barrier,
+    Delivered,
+    Done,
+    Settle,
+    apply,
+    envelopes_of,
+    number_of,
+)
 from fastmta.store.segment import Segment
 from fastmta.store.upgrade import upgrade
 
@@ -79,6 +87,7 @@ class Spool:
         self._out: dict[int, int] = {}  # number of an envelope -> octets that it keeps in memory
         self._octets = 0
         self.unsettled = 0  # settlements that are not safe yet
+        self._failed: set[Operation] = set()  # of these, what the disk refused once or more
         self._taken_back: set[int] | None = None  # while a look into `waiting` is under way
         self._lanes = Lanes()
         self._sleeps_until = 0.0  # when the next lane is due, as far as `wait_due` knows
@@ -119,7 +128,7 @@ class Spool:
         return operation.envelopes
 
     def _acceptance(self, arrival: Arrival, done: Done) -> Accept:
-        envelopes = _envelopes(arrival)
+        envelopes = envelopes_of(arrival)
         has_room = self._has_room(envelopes)
         if len(envelopes) > 1 or not has_room:
             for envelope in envelopes:
@@ -200,13 +209,23 @@ class Spool:
         return self._settle(Settle(self, envelope, remaining, acceptances))
 
     async def written(self) -> None:
-        """Return when all that was settled by now has been written, or could not be."""
+        """Return when all that was settled by now is on the disk, however often it was tried."""
         self._env.submit(barrier := Barrier(self._loop.create_future()))
         await barrier.passed
+        failed = set(self._failed)
+        while failed & self._failed:  # noqa: ASYNC110
+            await asyncio.sleep(RETRY_DELAY)
 
-    def settle_later(self, operation: Operation) -> None:
+    def settle_later(self, operation: Operation, error: Exception) -> None:
         """Try once more what could not be written."""
+        if isinstance(error, lmdb.Error):  # else it may never be: nobody is to wait for that
+            self._failed.add(operation)
         self._loop.call_later(RETRY_DELAY, self._settle, operation)
+
+    def settled(self, operation: Operation) -> None:
+        """It is written."""
+        self.unsettled -= 1
+        self._failed.discard(operation)
 
     def leave(self, left: Segment) -> None:
         """A segment has one message less."""
@@ -455,34 +474,6 @@ class Spool:
                 self._env.folder,
                 self.unsettled,
             )
-
-
-def _envelopes(arrival: Arrival) -> list[Envelope]:
-    """One envelope for each destination domain."""
-    by_domain: dict[str, list[Recipient]] = {}
-    for recipient in arrival.recipients:
-        by_domain.setdefault(domain_of(recipient.address), []).append(recipient)
-    return [
-        Envelope(
-            message=arrival.message,
-            index=index,
-            sender=arrival.sender,
-            domain=domain,
-            recipients=recipients,
-            received=arrival.received,
-            size=arrival.size,
-            eight_bit=arrival.eight_bit,
-            utf8=arrival.utf8,
-            ret=arrival.ret,
-            envid=arrival.envid,
-            client=arrival.client,
-            priority=arrival.priority,
-            tenant=arrival.tenant,
-            campaign=arrival.campaign,
-            pool=arrival.pool,
-        )
-        for index, (domain, recipients) in enumerate(by_domain.items())
-    ]
 
 
 def _ignore(reply: Reply | None) -> None:

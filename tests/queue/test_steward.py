@@ -301,6 +301,25 @@ def test_what_moved_past_the_scan_is_met_by_a_second_one() -> None:
     run(scenario())
 
 
+def test_a_release_does_not_wait_for_a_slow_path() -> None:
+    """What it freed may be in a ready queue, and out again, before anybody looks."""
+
+    async def scenario() -> None:
+        mail = [acme(number, held="5: stop") for number in range(1, 3 * BATCH)]
+        desk = Desk(*mail)
+        settle = desk.spool.settle
+
+        def settle_and_lease(one: Envelope, *rest: Any, **named: Any) -> None:
+            settle(one, *rest, **named)
+            desk.out(one)
+
+        desk.spool.settle = settle_and_lease  # type: ignore[method-assign]
+        assert (await desk.carry_out(order(Action.RELEASE))).envelopes == len(mail)
+        assert not desk.held()
+
+    run(scenario())
+
+
 def test_the_loop_and_the_disk_keep_up() -> None:
     async def scenario() -> None:
         desk = Desk(*(acme(number) for number in range(1, 10 * BATCH + 1)))
