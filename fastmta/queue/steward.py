@@ -101,6 +101,7 @@ class Steward:
                     if pace.is_time():
                         seen = min(sum(each.seen for each in scans), total)
                         yield Step(self._worker, seen, total)
+            self._clear_memory(order)  # what had to be looked up when the order came
             under_way = await self._quiet(order)
             for scan in scans:
                 await scan.run_again()
@@ -117,12 +118,18 @@ class Steward:
                 shard.settlement.obey(order, job, job.envelope.site)
 
     async def _quiet(self, order: Order) -> int:
-        """Wait for transactions that the order came too late for; how many have not ended."""
+        """Wait for transactions that the order came too late for; how many have not ended.
+
+        One that meets a dead connection has not begun: its job is ready to leave again.
+        """
         deadline = asyncio.get_running_loop().time() + PATIENCE
-        while order.stops and (count := self._paths.under_way(_meant(order))):
-            if asyncio.get_running_loop().time() > deadline:
-                return count
-            await asyncio.sleep(LOOK)
+        meant = _meant(order)
+        while order.stops and self._paths.under_way(meant):
+            while count := self._paths.under_way(meant):
+                if asyncio.get_running_loop().time() > deadline:
+                    return count
+                await asyncio.sleep(LOOK)
+            self._clear_memory(order)
         return 0
 
 
@@ -194,9 +201,7 @@ class Scan:
 
     async def run(self, key: bytes | None = b"") -> AsyncIterator[None]:
         """From a key on, b"" is the first; gives after each batch."""
-        # What was settled before the order came is not to be missed.
-        await self._shard.settlement.begun()
-        await self._shard.spool.written()
+        await self._settled()  # what was before the order came is not to be missed
         while key is not None:
             envelopes, following = await self._shard.spool.scan(key, BATCH)
             await self._change(envelopes, key)
@@ -208,7 +213,11 @@ class Scan:
 
     async def run_again(self) -> None:
         """What was on its way from one place in memory to another lies still by now."""
-        if self._missed is not None and self._order.stops:
+        if not self._order.stops:
+            return
+        if self._missed is None:
+            await self._settled()  # what was taken out of memory
+        else:
             seen, kept = self.seen, self.kept
             async for _ in self.run(self._missed):
                 pass
@@ -235,7 +244,10 @@ class Scan:
                 order, site = found[envelope.message, envelope.index]
                 if order.action is Action.RETRY:
                     self._retried.add(site)
-                self._shard.settlement.obey(order, Job(envelope), site)
+                if self._orders.is_over(order):  # it would keep what nobody releases any more
+                    spool.settle(envelope, envelope)
+                else:
+                    self._shard.settlement.obey(order, Job(envelope), site)
                 if count % TURN == 0:
                     await asyncio.sleep(0)
 
@@ -266,6 +278,10 @@ class Scan:
         Whether they are out says nothing: what was released may be in a ready queue already.
         """
         if self._unwritten > most:
-            await self._shard.settlement.begun()
-            await self._shard.spool.written()
+            await self._settled()
             self._unwritten = 0
+
+    async def _settled(self) -> None:
+        """Return when all that has ended by now is on the disk."""
+        await self._shard.settlement.begun()
+        await self._shard.spool.written()

@@ -235,6 +235,26 @@ def test_an_order_is_asked_before_a_job_is_submitted(tmp_path: Path) -> None:
     run(scenario())
 
 
+def test_an_order_is_asked_before_a_look_up_that_outlasts_it(tmp_path: Path) -> None:
+    delete = Order(action=Action.DELETE, selector=Selector(domain=("a.test",)), number=3)
+
+    async def scenario() -> None:
+        async with Engine(tmp_path) as engine:
+            engine.answer.clear()
+            engine.orders.begin(delete)
+            for address in ("a@a.test", "c@c.test"):
+                await accept(engine.spool, arrival(engine.spool, address))
+            await until(lambda: engine.looking_up)
+            engine.orders.end(delete)
+            engine.answer.set()
+            await engine.until_delivered(1)
+            await engine.spool.written()
+            assert [each.domain for each in engine.delivered] == ["c.test"]
+            assert engine.spool.statistics().envelopes == 0
+
+    run(scenario())
+
+
 def test_what_waits_for_dns_is_withdrawn(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with Engine(tmp_path) as engine:

@@ -245,6 +245,39 @@ def test_what_an_attempt_leaves_is_caught() -> None:
     run(scenario())
 
 
+def test_what_met_a_dead_connection_is_caught_before_it_leaves_again() -> None:
+    async def scenario() -> None:
+        one = acme(1)
+        desk = Desk(one)
+        desk.memory.busy = [job := desk.out(one)]
+        task = asyncio.ensure_future(desk.carry_out(order(Action.DELETE)))
+        await until(lambda: desk.spool.scanned)
+        desk.memory.busy, desk.memory.ready = [], [job]
+        assert (await task).envelopes == 1
+        assert desk.spool.kept == {}
+        assert desk.memory.ready == []
+
+    run(scenario())
+
+
+def test_a_hold_that_is_released_while_it_is_carried_out_keeps_nothing() -> None:
+    async def scenario() -> None:
+        mail = [acme(number) for number in range(1, 3 * BATCH)]
+        desk = Desk(*mail)
+        hold = order(Action.HOLD)
+        desk.orders.stand([hold])
+        task = asyncio.ensure_future(desk.carry_out(hold))
+        await until(desk.held)
+        assert not desk.spool.scanned[mail[-1].message]
+        desk.orders.stand([])
+        release = order(Action.RELEASE, ends=(hold.number,))
+        await asyncio.gather(task, desk.carry_out(release))
+        assert not desk.held()
+        assert not desk.spool.out
+
+    run(scenario())
+
+
 def test_what_fails_and_what_the_operator_bounces_are_one_report() -> None:
     async def scenario() -> None:
         two = acme(1, recipients=[*acme(1).recipients, *acme(2).recipients])
@@ -313,7 +346,7 @@ def test_a_release_does_not_wait_for_a_slow_path() -> None:
             settle(one, *rest, **named)
             desk.out(one)
 
-        desk.spool.settle = settle_and_lease  # type: ignore[method-assign]
+        desk.spool.settle = settle_and_lease  # type: ignore[method-assign,assignment]
         assert (await desk.carry_out(order(Action.RELEASE))).envelopes == len(mail)
         assert not desk.held()
 
