@@ -288,6 +288,7 @@ class Worker:
         self._policies = policies(config.retry)
         self._dispatcher.shape = Shaper(config.shaping).shape
         self._dispatcher.sources = Sources(config, time.monotonic)
+        self._dispatcher.reshape()
         for shard in self._shards.values():
             shard.reload(config)
         problems = await self._smtp.reload(config, tls)
