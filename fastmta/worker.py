@@ -11,6 +11,7 @@ import os
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Hashable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -213,7 +214,8 @@ class Worker:
             self.journal,
             self._orders,
         )
-        expiry = Expiry(spool, settlement, self._policy_for, self._shortest)
+        withdraw = partial(self._withdraw, number)
+        expiry = Expiry(spool, settlement, self._policy_for, self._shortest, withdraw)
         scheduler = Scheduler(
             spool,
             settlement,
@@ -253,6 +255,11 @@ class Worker:
 
     def _settle(self, job: Job, site: str, source: str, ends: list[Disposition]) -> None:
         self._shard_of(job.envelope.message).settlement.settle(job, site, source, ends)
+
+    def _withdraw(self, shard: int, meant: Callable[[Job], bool]) -> list[Job]:
+        return self._dispatcher.withdraw(
+            lambda job, _: job.envelope.message & 0xFF == shard and meant(job)
+        )
 
     async def _read(self, message: int, first: int) -> list[bytes]:
         return await self._shard_of(message).spool.read(message, first)

@@ -50,7 +50,7 @@ class Engine:
         self.settlement = Settlement(
             self.spool, lambda _: Policy(), Reports(), "me.test", journal, self.orders
         )
-        expiry = Expiry(self.spool, self.settlement, lambda _: Policy(), lambda: 1e9)
+        expiry = Expiry(self.spool, self.settlement, lambda _: Policy(), lambda: 1e9, lambda _: [])
         self.known: dict[str, Place] = {}
         self.looking_up: list[str] = []
         self.answer = asyncio.Event()
