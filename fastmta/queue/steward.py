@@ -238,18 +238,30 @@ class Scan:
             found[envelope.message, envelope.index] = order, site
             wanted.append(envelope)
         if wanted:
-            claimed = await spool.claim(wanted)
-            self._unwritten += len(claimed)
-            for count, envelope in enumerate(claimed, 1):
+            await self._obey(await spool.claim(wanted), found)
+
+    async def _obey(
+        self, claimed: list[Envelope], found: dict[tuple[int, int], tuple[Order, str]]
+    ) -> None:
+        """Do with each what was found to be done; nothing stays claimed, also where that ends."""
+        done = 0
+        try:
+            for envelope in claimed:
                 order, site = found[envelope.message, envelope.index]
+                done += 1
+                if self._orders.is_over(order):  # another hold that was to keep it on
+                    order = self._order
+                if self._orders.is_over(order):  # it would keep what nobody releases any more
+                    self._shard.spool.unclaim([envelope])
+                    continue
                 if order.action is Action.RETRY:
                     self._retried.add(site)
-                if self._orders.is_over(order):  # it would keep what nobody releases any more
-                    spool.settle(envelope, envelope)
-                else:
-                    self._shard.settlement.obey(order, Job(envelope), site)
-                if count % TURN == 0:
+                self._shard.settlement.obey(order, Job(envelope), site)
+                if done % TURN == 0:
                     await asyncio.sleep(0)
+        finally:
+            self._unwritten += done
+            self._shard.spool.unclaim(claimed[done:])
 
     def _order_for(self, envelope: Envelope, site: str) -> Order | None:
         """What is to be done with it: what was ordered, or what another hold wants."""

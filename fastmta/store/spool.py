@@ -359,7 +359,7 @@ class Spool:
     async def claim(self, envelopes: Iterable[Envelope]) -> list[Envelope]:
         """Those of them that are not out and are stored as given; they are out from now on.
 
-        Each is given back through `settle`, as if it had been handed over.
+        Each is given back through `settle`, as if it had been handed over, or `unclaim`.
         """
         free = [each for each in envelopes if number_of(each) not in self._out]
         # At once: no lease that is under way hands them over.
@@ -374,7 +374,11 @@ class Spool:
         self._release([e for e, _ in changed], [now for _, now in changed])
         return [e for e, now in zip(free, stored, strict=True) if e == now]
 
-    def _release(self, claimed: list[Envelope], stored: list[Envelope | None]) -> None:
+    def unclaim(self, claimed: Sequence[Envelope]) -> None:
+        """They were left as they are stored."""
+        self._release(claimed, claimed)
+
+    def _release(self, claimed: Sequence[Envelope], stored: Sequence[Envelope | None]) -> None:
         for envelope, as_stored in zip(claimed, stored, strict=True):
             self.take_back(envelope)
             if as_stored is not None:

@@ -376,3 +376,17 @@ def test_a_command_that_nobody_waits_for_ends() -> None:
         assert not desk.orders.any
 
     run(scenario())
+
+
+def test_a_command_that_is_cut_short_leaves_nothing_claimed() -> None:
+    async def scenario() -> None:
+        desk = Desk(*(acme(number) for number in range(1, BATCH + 1)))
+        task = asyncio.ensure_future(desk.carry_out(order(Action.RETRY)))
+        await until(lambda: desk.names())
+        assert len(desk.names()) < BATCH
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert not desk.spool.out
+
+    run(scenario())
