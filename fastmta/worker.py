@@ -77,6 +77,7 @@ class Shard:
 
     def reload(self, config: Config) -> None:
         self.spool.keep_free(config.spool.min_free_space)
+        self.spool.reconsider()
         self.settlement.configure(config.reports, config.hostname)
 
     async def stop_scheduling(self) -> None:

@@ -190,6 +190,11 @@ class Spool:
         if self._lanes.room(path):
             self._changed.set()
 
+    def reconsider(self) -> None:
+        """Mail may take other paths from now on than those it waits for."""
+        self._lanes.reconsider()
+        self._changed.set()
+
     def settle(
         self,
         envelope: Envelope,
@@ -205,7 +210,8 @@ class Spool:
         is_gone = remaining is None and not reports
         if is_gone and envelope.due == 0 and envelope.size <= records.CHUNK:
             return self._delivered(envelope)
-        acceptances = [self._acceptance(report, done or _ignore) for report in reports]
+        hear = done or (lambda _: None)  # a report has no client that waits for an answer
+        acceptances = [self._acceptance(report, hear) for report in reports]
         return self._settle(Settle(self, envelope, remaining, acceptances))
 
     async def written(self) -> None:
@@ -478,7 +484,3 @@ class Spool:
                 self._env.folder,
                 self.unsettled,
             )
-
-
-def _ignore(reply: Reply | None) -> None:
-    """A report has no client that waits for an answer."""
