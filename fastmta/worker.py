@@ -257,6 +257,9 @@ class Worker:
     def _settle(self, job: Job, site: str, source: str, ends: list[Disposition]) -> None:
         self._shard_of(job.envelope.message).settlement.settle(job, site, source, ends)
 
+    def _admit(self, job: Job) -> None:
+        self._shard_of(job.envelope.message).scheduler.admit(job.envelope, job.parts)
+
     def _withdraw(self, shard: int, meant: Callable[[Job], bool]) -> list[Job]:
         return self._dispatcher.withdraw(
             lambda job, _: job.envelope.message & 0xFF == shard and meant(job)
@@ -296,7 +299,7 @@ class Worker:
         self._policies = policies(config.retry)
         self._dispatcher.shape = Shaper(config.shaping).shape
         self._dispatcher.sources = Sources(config, time.monotonic)
-        self._dispatcher.reshape()
+        self._dispatcher.reshape(self._admit)
         for shard in self._shards.values():
             shard.reload(config)
         problems = await self._smtp.reload(config, tls)

@@ -164,9 +164,12 @@ class Dispatcher:
             if site is None or path.site.name == site:
                 path.open_more()
 
-    def reshape(self) -> None:
-        """What a path may do now holds for what waits there too, some paths at a time."""
-        self._reshape_paths(iter(list(self._paths.values())))
+    def reshape(self, again: Callable[[Job], None]) -> None:
+        """What a path may do now holds for what waits there too, some paths at a time.
+
+        `again` takes back, unsettled, each job that waits on a path that is not its own any more.
+        """
+        self._reshape_paths(iter(list(self._paths.values())), again)
 
     async def drain(self, seconds: float) -> None:
         """Finish the transactions under way within `seconds` and close all connections.
@@ -281,15 +284,20 @@ class Dispatcher:
         if len(some) == _SWEPT_AT_ONCE:
             asyncio.get_running_loop().call_soon(self._sweep_paths, paths)
 
-    def _reshape_paths(self, paths: Iterator[Path]) -> None:
+    def _reshape_paths(self, paths: Iterator[Path], again: Callable[[Job], None]) -> None:
         some = list(islice(paths, _RESHAPED_AT_ONCE))
         for path in some:
             shape = self.shape(path.source.name, path.site, path.domain)
-            if shape.path == path.name:  # else its mail has another path by now, and ends here
+            if shape.path == path.name:
                 path.shape = shape
                 path.wake()  # so that it asks by the new one
+                continue
+            jobs = path.withdraw(lambda job, site: True)
+            self._active -= len(jobs)
+            for job in jobs:
+                again(job)
         if len(some) == _RESHAPED_AT_ONCE:
-            asyncio.get_running_loop().call_soon(self._reshape_paths, paths)
+            asyncio.get_running_loop().call_soon(self._reshape_paths, paths, again)
 
     def _end_an_idle_connection(self) -> None:
         while self.idle:

@@ -17,8 +17,9 @@ from fastmta.delivery.source import Sources
 from fastmta.mail.disposition import Kind
 from fastmta.mail.reply import Reply
 from fastmta.protocol.smtp_steps import Timeouts
-from fastmta.queue.limits import Limits
+from fastmta.queue.limits import Limits, Shape
 from fastmta.queue.permits import local_permits
+from fastmta.queue.ready import Job
 from tests.delivery.mx import DROP, SILENCE, Mx, Session
 from tests.delivery.relay import BASIC, Rationed, Relay, refusing, saying, site
 from tests.support import run, until
@@ -462,7 +463,29 @@ def test_a_limit_that_is_raised_holds_for_what_waits_already(rate: Rate | None) 
             await until(lambda: relay.settled and only(relay).waits_for == "message rate")
             assert only(relay).waiting
             relay.limits = Limits(message_rate=rate)
-            relay.dispatcher.reshape()
+            relay.dispatcher.reshape(lambda job: pytest.fail("its path is the same"))
+            await relay.until_settled(10)
+            await relay.dispatcher.drain(5)
+
+    run(scenario())
+
+
+def test_jobs_whose_path_is_another_now_are_given_back() -> None:
+    async def scenario() -> None:
+        async with Mx() as mx:
+            relay = Relay(Limits(message_rate=Rate(1, 3600.0)))
+            relay.dispatcher.permits = local_permits(asyncio.get_running_loop())
+            to: Site = site(mx.host)
+            for _ in range(10):
+                assert relay.submit(to)
+            await until(lambda: relay.settled and only(relay).waits_for == "message rate")
+            waiting = only(relay).waiting
+            relay.dispatcher.shape = lambda *_: Shape("b.test#new", Limits(), {})
+            again: list[Job] = []
+            relay.dispatcher.reshape(again.append)
+            assert len(again) == waiting
+            for job in again:
+                assert relay.dispatcher.submit(to, job) == ""
             await relay.until_settled(10)
             await relay.dispatcher.drain(5)
 
