@@ -11,6 +11,7 @@ import os
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Hashable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,7 @@ class Shard:
 
     def reload(self, config: Config) -> None:
         self.spool.keep_free(config.spool.min_free_space)
+        self.spool.reconsider()
         self.settlement.configure(config.reports, config.hostname)
 
     async def stop_scheduling(self) -> None:
@@ -213,7 +215,8 @@ class Worker:
             self.journal,
             self._orders,
         )
-        expiry = Expiry(spool, settlement, self._policy_for, self._shortest)
+        withdraw = partial(self._withdraw, number)
+        expiry = Expiry(spool, settlement, self._policy_for, self._shortest, withdraw)
         scheduler = Scheduler(
             spool,
             settlement,
@@ -258,6 +261,14 @@ class Worker:
     def _settle(self, job: Job, site: str, source: str, ends: list[Disposition]) -> None:
         self._shard_of(job.envelope.message).settlement.settle(job, site, source, ends)
 
+    def _admit(self, job: Job) -> None:
+        self._shard_of(job.envelope.message).scheduler.admit(job.envelope, job.parts)
+
+    def _withdraw(self, shard: int, meant: Callable[[Job], bool]) -> list[Job]:
+        return self._dispatcher.withdraw(
+            lambda job, _: job.envelope.message & 0xFF == shard and meant(job)
+        )
+
     async def _read(self, message: int, first: int) -> list[bytes]:
         return await self._shard_of(message).spool.read(message, first)
 
@@ -292,6 +303,7 @@ class Worker:
         self._policies = policies(config.retry)
         self._dispatcher.shape = Shaper(config.shaping).shape
         self._dispatcher.sources = Sources(config, time.monotonic)
+        self._dispatcher.reshape(self._admit)
         for shard in self._shards.values():
             shard.reload(config)
         problems = await self._smtp.reload(config, tls)

@@ -12,7 +12,7 @@ from fastmta.delivery.connection import Connection, Read, Terms
 from fastmta.delivery.hosts import PAUSED, Hosts
 from fastmta.delivery.numbers import PathNumbers
 from fastmta.delivery.opening import CUT_OFF
-from fastmta.delivery.path import Path
+from fastmta.delivery.path import SOURCE_GONE, Path
 from fastmta.delivery.site import Site
 from fastmta.delivery.source import Pool, Source, Sources
 from fastmta.delivery.tls import Tls
@@ -24,6 +24,7 @@ PATHS = metrics.gauge("fastmta_delivery_paths", "Paths with mail or connections"
 
 SWEEP_SECONDS = 1.0
 _SWEPT_AT_ONCE = 500  # paths; then the loop has its turn
+_RESHAPED_AT_ONCE = 100
 
 # What has no room where there are too many paths for one more, or no more mail is to go out.
 ALL_PATHS = "*"
@@ -67,7 +68,8 @@ class Dispatcher:
     ) -> None:
         """`room` is told which path has room again that `submit` named as full.
 
-        `sources` and `shape` may be changed: what is submitted from then on goes by the new.
+        `sources` and `shape` may be changed: what is submitted from then on goes by the new, and
+        what waits on its path already after `reshape`.
         """
         self.sources, self.shape, self.permits = sources, shape, permits
         self.room, self.queue, self.bounds = room, queue, bounds
@@ -162,6 +164,13 @@ class Dispatcher:
             if site is None or path.site.name == site:
                 path.open_more()
 
+    def reshape(self, again: Callable[[Job], None]) -> None:
+        """What a path may do now holds for what waits there too, some paths at a time.
+
+        `again` takes back, unsettled, each job that waits on a path that is not its own any more.
+        """
+        self._reshape_paths(iter(list(self._paths.values())), again)
+
     async def drain(self, seconds: float) -> None:
         """Finish the transactions under way within `seconds` and close all connections.
 
@@ -218,15 +227,13 @@ class Dispatcher:
         self._settle(job, site, source, dispositions)
 
     def redirect(self, site: Site, jobs: Iterable[Job]) -> None:
-        """The source of these jobs is gone: they leave from another, or wait."""
+        """The source of these jobs is gone: they leave from another, or wait if those are full."""
         for job in jobs:
             self._active -= 1
             if self.draining or not self.submit(site, job):
                 continue  # not begun, the spool has it; or taken
             self._active += 1
-            pool = self.sources.pool_of(job.envelope)
-            assert pool is not None
-            end = Disposition.of_reply(self.sources.objection(pool), "", time.time())
+            end = Disposition.of_reply(SOURCE_GONE, "", time.time())
             self.settle(job, site.name, "", [end] * len(job.envelope.recipients))
 
     def forget(self, path: Path) -> None:
@@ -257,7 +264,7 @@ class Dispatcher:
             if self._timer is None:
                 self._timer = path.loop.call_later(SWEEP_SECONDS, self._sweep)
         path.site = site  # its addresses may have changed, and so may the configuration
-        path.shape, path.source = shape, source
+        path.shape, path.source, path.domain = shape, source, domain
         return path
 
     def _sweep(self) -> None:
@@ -276,6 +283,21 @@ class Dispatcher:
             path.sweep()
         if len(some) == _SWEPT_AT_ONCE:
             asyncio.get_running_loop().call_soon(self._sweep_paths, paths)
+
+    def _reshape_paths(self, paths: Iterator[Path], again: Callable[[Job], None]) -> None:
+        some = list(islice(paths, _RESHAPED_AT_ONCE))
+        for path in some:
+            shape = self.shape(path.source.name, path.site, path.domain)
+            if shape.path == path.name:
+                path.shape = shape
+                path.wake()  # so that it asks by the new one
+                continue
+            jobs = path.withdraw(lambda job, site: True)
+            self._active -= len(jobs)
+            for job in jobs:
+                again(job)
+        if len(some) == _RESHAPED_AT_ONCE:
+            asyncio.get_running_loop().call_soon(self._reshape_paths, paths, again)
 
     def _end_an_idle_connection(self) -> None:
         while self.idle:

@@ -28,7 +28,7 @@ MESSAGES = metrics.counter(
     "fastmta_delivery_transactions_total", "Mail transactions begun on SMTP connections out"
 )
 
-_SOURCE_GONE = Reply(451, "4.3.5", "the source address is not on this machine any more")
+SOURCE_GONE = Reply(451, "4.3.5", "the source address is not on this machine any more")
 
 UNPROVEN = 32  # jobs that wait for a path that has not delivered lately
 PROVEN = 64  # and for one that has, more than twice what it delivers in a second
@@ -40,6 +40,7 @@ class Path:
     def __init__(self, dispatcher: "Dispatcher", shape: Shape, source: Source, site: Site) -> None:
         self.name = shape.path
         self.shape, self.source, self.site = shape, source, site
+        self.domain = ""  # of the job that was submitted last
         self.loop = asyncio.get_running_loop()
         self._dispatcher = dispatcher
         self._permits = dispatcher.permits
@@ -421,7 +422,7 @@ class Path:
         self._again.clear()
         begun = [job for job in jobs if isinstance(job, Portion)]
         for job in begun:
-            self._end(job, _SOURCE_GONE, "")
+            self._end(job, SOURCE_GONE, "")
         self._dispatcher.redirect(self.site, [job for job in jobs if job not in begun])
         self._tell_room()
 

@@ -1,13 +1,15 @@
-"""What has waited too long goes back, in whatever state: held, blocked, or far back in its lane."""
+"""What has waited too long goes back, in whatever state: held, blocked, or ready to leave."""
 
 import asyncio
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 
 from fastmta import metrics
 from fastmta.mail.envelope import Envelope
 from fastmta.queue import retry
+from fastmta.queue.ready import Job
 from fastmta.queue.settlement import Settlement
 from fastmta.store.spool import Spool
 
@@ -30,10 +32,14 @@ class Expiry:
         settlement: Settlement,
         policy_for: Callable[[str], retry.Policy],
         shortest: Callable[[], float],
+        withdraw: Callable[[Callable[[Job], bool]], list[Job]],
     ) -> None:
-        """`policy_for` gives the policy of a domain; none gives up before `shortest` seconds."""
+        """`policy_for` gives the policy of a domain; none gives up before `shortest` seconds.
+        `withdraw` takes back what is meant of what waits in ready queues."""
         self._spool, self._settlement = spool, settlement
         self._policy_for, self._shortest = policy_for, shortest
+        self._withdraw = withdraw
+        self._began = time.time()
 
     def applies(self, envelope: Envelope, now: float) -> bool:
         policy = self._policy_for(envelope.domain)
@@ -56,6 +62,9 @@ class Expiry:
 
     async def sweep(self) -> None:
         """Go through all that is old enough, the oldest first."""
+        for job in self._withdraw(partial(self._is_late, time.time())):
+            EXPIRED.value += 1
+            self._settlement.expire(job.envelope, job.parts)
         key: bytes | None = b""
         while key is not None:
             found, key = await self._spool.scan(key, BATCH)
@@ -65,6 +74,17 @@ class Expiry:
                 await self._end_all(old)
             if found and found[-1].received > now - self._shortest():
                 return  # ids are in the order in which they came
+
+    def _is_late(self, now: float, job: Job) -> bool:
+        """Whether it has waited too long for its path.
+
+        What never waited, and is from an earlier process, has its first attempt at any age.
+        """
+        envelope = job.envelope
+        if envelope.received > now - self._shortest():
+            return False
+        had_time = envelope.due or envelope.received >= self._began
+        return bool(had_time) and self.applies(envelope, now)
 
     async def _end_all(self, old: list[Envelope]) -> None:
         claimed = await self._spool.claim(old)

@@ -119,6 +119,10 @@ class Orders:
     def holds(self) -> list[Order]:
         return list(self._holds.values())
 
+    def is_over(self, order: Order) -> bool:
+        """Whether it is a hold that was released, maybe while it was still carried out."""
+        return order.action is Action.HOLD and order.number not in self._holds
+
     def find(self, envelope: Envelope, site: str) -> Order | None:
         """What is to be done with an envelope instead of what was about to be done."""
         return self._match(self._running, envelope, site) or self.hold_for(envelope, site)

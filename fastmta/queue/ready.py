@@ -1,7 +1,7 @@
 """What is ready to leave now: jobs in memory, one bounded queue for each path."""
 
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 
 from fastmta.mail.envelope import Envelope
 from fastmta.store.turns import Turns, alike
@@ -46,7 +46,7 @@ class ReadyQueue:
                     return self._refuse(job)
                 jobs.append(job)
                 return True
-            self._turns = self._take_turns()
+            self._turns = self._take_turns(jobs)
         envelope = job.envelope
         if self._turns.of(envelope.priority) >= self.limit:
             return self._refuse(job)
@@ -69,16 +69,18 @@ class ReadyQueue:
         return self.take_matching(lambda _: True)
 
     def take_matching(self, matches: Callable[[Job], bool]) -> list[Job]:
-        """Remove the jobs that match, for an operator's order; the others keep their order."""
-        jobs = self.jobs()
-        self._jobs.clear()
-        self._turns = None
-        taken = []
-        for job in jobs:
-            if matches(job):
-                taken.append(job)
-            else:
-                self.put(job)
+        """Remove the jobs that match, for an operator's order; the others keep their order.
+
+        They stay also where the limit has been lowered since they came.
+        """
+        taken: list[Job] = []
+        left: list[Job] = []
+        for job in self.jobs():
+            (taken if matches(job) else left).append(job)
+        if self._turns is None or not left:
+            self._jobs, self._turns = deque(left), None
+        else:
+            self._turns = self._take_turns(left)
         return taken
 
     def has_regained(self) -> bool:
@@ -101,11 +103,11 @@ class ReadyQueue:
         self._refused.add(job.envelope.priority)
         return False
 
-    def _take_turns(self) -> Turns[Job]:
+    def _take_turns(self, jobs: Iterable[Job]) -> Turns[Job]:
         turns: Turns[Job] = Turns(self._weight_of)
-        while self._jobs:
-            job = self._jobs.popleft()
+        for job in jobs:
             turns.put(job.envelope.priority, job.envelope.tenant, job)
+        self._jobs = deque()
         return turns
 
 

@@ -71,6 +71,9 @@ class Scheduler(Generic[Site]):
         site = self._cached(domain)
         if site is not None:
             self._enqueue(site, job)
+        elif self._orders.any and (order := self._orders.find(envelope, envelope.site)):
+            # Not after the look-up: the command may have ended by then.
+            self._settlement.obey(order, job, envelope.site)
         elif domain in self._waiting:
             self._waiting[domain].append(job)
         else:

@@ -101,6 +101,7 @@ class Steward:
                     if pace.is_time():
                         seen = min(sum(each.seen for each in scans), total)
                         yield Step(self._worker, seen, total)
+            self._clear_memory(order)  # what had to be looked up when the order came
             under_way = await self._quiet(order)
             for scan in scans:
                 await scan.run_again()
@@ -117,12 +118,18 @@ class Steward:
                 shard.settlement.obey(order, job, job.envelope.site)
 
     async def _quiet(self, order: Order) -> int:
-        """Wait for transactions that the order came too late for; how many have not ended."""
+        """Wait for transactions that the order came too late for; how many have not ended.
+
+        One that meets a dead connection has not begun: its job is ready to leave again.
+        """
         deadline = asyncio.get_running_loop().time() + PATIENCE
-        while order.stops and (count := self._paths.under_way(_meant(order))):
-            if asyncio.get_running_loop().time() > deadline:
-                return count
-            await asyncio.sleep(LOOK)
+        meant = _meant(order)
+        while order.stops and self._paths.under_way(meant):
+            while count := self._paths.under_way(meant):
+                if asyncio.get_running_loop().time() > deadline:
+                    return count
+                await asyncio.sleep(LOOK)
+            self._clear_memory(order)
         return 0
 
 
@@ -188,15 +195,13 @@ class Scan:
         self._shard, self._order, self._orders, self._sites = shard, order, orders, sites
         self._retried = retried
         self._missed: bytes | None = None  # where the first was that was out when it was met
-        self._unwritten: list[Envelope] = []
+        self._unwritten = 0  # changes that may not be on the disk yet
         self.seen = 0
         self.kept = 0
 
     async def run(self, key: bytes | None = b"") -> AsyncIterator[None]:
         """From a key on, b"" is the first; gives after each batch."""
-        # What was settled before the order came is not to be missed.
-        await self._shard.settlement.begun()
-        await self._shard.spool.written()
+        await self._settled()  # what was before the order came is not to be missed
         while key is not None:
             envelopes, following = await self._shard.spool.scan(key, BATCH)
             await self._change(envelopes, key)
@@ -208,7 +213,11 @@ class Scan:
 
     async def run_again(self) -> None:
         """What was on its way from one place in memory to another lies still by now."""
-        if self._missed is not None and self._order.stops:
+        if not self._order.stops:
+            return
+        if self._missed is None:
+            await self._settled()  # what was taken out of memory
+        else:
             seen, kept = self.seen, self.kept
             async for _ in self.run(self._missed):
                 pass
@@ -229,14 +238,30 @@ class Scan:
             found[envelope.message, envelope.index] = order, site
             wanted.append(envelope)
         if wanted:
-            self._unwritten += (claimed := await spool.claim(wanted))
-            for count, envelope in enumerate(claimed, 1):
+            await self._obey(await spool.claim(wanted), found)
+
+    async def _obey(
+        self, claimed: list[Envelope], found: dict[tuple[int, int], tuple[Order, str]]
+    ) -> None:
+        """Do with each what was found to be done; nothing stays claimed, also where that ends."""
+        done = 0
+        try:
+            for envelope in claimed:
                 order, site = found[envelope.message, envelope.index]
+                done += 1
+                if self._orders.is_over(order):  # another hold that was to keep it on
+                    order = self._order
+                if self._orders.is_over(order):  # it would keep what nobody releases any more
+                    self._shard.spool.unclaim([envelope])
+                    continue
                 if order.action is Action.RETRY:
                     self._retried.add(site)
                 self._shard.settlement.obey(order, Job(envelope), site)
-                if count % TURN == 0:
+                if done % TURN == 0:
                     await asyncio.sleep(0)
+        finally:
+            self._unwritten += done
+            self._shard.spool.unclaim(claimed[done:])
 
     def _order_for(self, envelope: Envelope, site: str) -> Order | None:
         """What is to be done with it: what was ordered, or what another hold wants."""
@@ -260,9 +285,15 @@ class Scan:
         return not self._order.hold and self._order.selector.matches(envelope, site)
 
     async def _written(self, most: int) -> None:
-        """Return when no more than so many changes are still to be written."""
-        is_out = self._shard.spool.is_out
-        while len(self._unwritten) > most:
-            self._unwritten = [each for each in self._unwritten if is_out(each)]
-            if len(self._unwritten) > most:
-                await asyncio.sleep(LOOK)
+        """Return when no more than so many changes are still to be written.
+
+        Whether they are out says nothing: what was released may be in a ready queue already.
+        """
+        if self._unwritten > most:
+            await self._settled()
+            self._unwritten = 0
+
+    async def _settled(self) -> None:
+        """Return when all that has ended by now is on the disk."""
+        await self._shard.settlement.begun()
+        await self._shard.spool.written()

@@ -257,6 +257,10 @@ class Lanes:
         self._open[path] = None
         return True
 
+    def reconsider(self) -> None:
+        """Whatever lanes wait for, it may be another path by now."""
+        self._open.update(dict.fromkeys(self._paths))
+
     def _unblock(self, lane: Lane) -> None:
         lane.is_blocked = False
         self._blocked.pop(lane.key, None)

@@ -8,7 +8,9 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from fastmta.mail.envelope import Envelope
+from fastmta.mail.address import domain_of
+from fastmta.mail.arrival import Arrival
+from fastmta.mail.envelope import Envelope, Recipient
 from fastmta.mail.reply import Reply
 from fastmta.store import records, rows, segment
 from fastmta.store.env import Databases, Operation, Transaction
@@ -23,6 +25,34 @@ Done = Callable[[Reply | None], None]
 def number_of(envelope: Envelope) -> int:
     """An envelope as one integer: its key in `envelopes`, read as a number."""
     return envelope.message << 16 | envelope.index
+
+
+def envelopes_of(arrival: Arrival) -> list[Envelope]:
+    """One envelope for each destination domain."""
+    by_domain: dict[str, list[Recipient]] = {}
+    for recipient in arrival.recipients:
+        by_domain.setdefault(domain_of(recipient.address), []).append(recipient)
+    return [
+        Envelope(
+            message=arrival.message,
+            index=index,
+            sender=arrival.sender,
+            domain=domain,
+            recipients=recipients,
+            received=arrival.received,
+            size=arrival.size,
+            eight_bit=arrival.eight_bit,
+            utf8=arrival.utf8,
+            ret=arrival.ret,
+            envid=arrival.envid,
+            client=arrival.client,
+            priority=arrival.priority,
+            tenant=arrival.tenant,
+            campaign=arrival.campaign,
+            pool=arrival.pool,
+        )
+        for index, (domain, recipients) in enumerate(by_domain.items())
+    ]
 
 
 class Accept:
@@ -115,9 +145,9 @@ class Settle:
 
     def finished(self, error: Exception | None) -> None:
         if error is not None:  # it stays out, so that nobody delivers it again before this is safe
-            self.spool.settle_later(self)
+            self.spool.settle_later(self, error)
             return
-        self.spool.unsettled -= 1
+        self.spool.settled(self)
         self.spool.take_back(self.envelope)
         if self.segment is not None:
             self.spool.leave(self.segment)
@@ -162,9 +192,9 @@ class Delivered:
 
     def finished(self, error: Exception | None) -> None:
         if error is not None:
-            self.spool.settle_later(self)
+            self.spool.settle_later(self, error)
             return
-        self.spool.unsettled -= 1
+        self.spool.settled(self)
 
 
 def apply(operations: Sequence[Operation], txn: Transaction, db: Databases) -> None:

@@ -22,15 +22,23 @@ import lmdb
 import msgspec
 
 from fastmta import metrics
-from fastmta.mail.address import domain_of
 from fastmta.mail.arrival import Arrival
-from fastmta.mail.envelope import Envelope, Priority, Recipient
+from fastmta.mail.envelope import Envelope, Priority
 from fastmta.mail.reply import Reply
 from fastmta.store import records, rows, segment
 from fastmta.store.bodies import Bodies
 from fastmta.store.env import Databases, Environment, Operation, Transaction
 from fastmta.store.lanes import Lanes
-from fastmta.store.operations import Accept, Barrier, Delivered, Done, Settle, apply, number_of
+from fastmta.store.operations import (
+    Accept,
+    Barrier,
+    Delivered,
+    Done,
+    Settle,
+    apply,
+    envelopes_of,
+    number_of,
+)
 from fastmta.store.segment import Segment
 from fastmta.store.upgrade import upgrade
 
@@ -79,6 +87,7 @@ class Spool:
         self._out: dict[int, int] = {}  # number of an envelope -> octets that it keeps in memory
         self._octets = 0
         self.unsettled = 0  # settlements that are not safe yet
+        self._failed: set[Operation] = set()  # of these, what the disk refused once or more
         self._taken_back: set[int] | None = None  # while a look into `waiting` is under way
         self._lanes = Lanes()
         self._sleeps_until = 0.0  # when the next lane is due, as far as `wait_due` knows
@@ -119,7 +128,7 @@ class Spool:
         return operation.envelopes
 
     def _acceptance(self, arrival: Arrival, done: Done) -> Accept:
-        envelopes = _envelopes(arrival)
+        envelopes = envelopes_of(arrival)
         has_room = self._has_room(envelopes)
         if len(envelopes) > 1 or not has_room:
             for envelope in envelopes:
@@ -181,6 +190,11 @@ class Spool:
         if self._lanes.room(path):
             self._changed.set()
 
+    def reconsider(self) -> None:
+        """Mail may take other paths from now on than those it waits for."""
+        self._lanes.reconsider()
+        self._changed.set()
+
     def settle(
         self,
         envelope: Envelope,
@@ -196,17 +210,28 @@ class Spool:
         is_gone = remaining is None and not reports
         if is_gone and envelope.due == 0 and envelope.size <= records.CHUNK:
             return self._delivered(envelope)
-        acceptances = [self._acceptance(report, done or _ignore) for report in reports]
+        hear = done or (lambda _: None)  # a report has no client that waits for an answer
+        acceptances = [self._acceptance(report, hear) for report in reports]
         return self._settle(Settle(self, envelope, remaining, acceptances))
 
     async def written(self) -> None:
-        """Return when all that was settled by now has been written, or could not be."""
+        """Return when all that was settled by now is on the disk, however often it was tried."""
         self._env.submit(barrier := Barrier(self._loop.create_future()))
         await barrier.passed
+        failed = set(self._failed)
+        while failed & self._failed:  # noqa: ASYNC110
+            await asyncio.sleep(RETRY_DELAY)
 
-    def settle_later(self, operation: Operation) -> None:
+    def settle_later(self, operation: Operation, error: Exception) -> None:
         """Try once more what could not be written."""
+        if isinstance(error, lmdb.Error):  # else it may never be: nobody is to wait for that
+            self._failed.add(operation)
         self._loop.call_later(RETRY_DELAY, self._settle, operation)
+
+    def settled(self, operation: Operation) -> None:
+        """It is written."""
+        self.unsettled -= 1
+        self._failed.discard(operation)
 
     def leave(self, left: Segment) -> None:
         """A segment has one message less."""
@@ -340,7 +365,7 @@ class Spool:
     async def claim(self, envelopes: Iterable[Envelope]) -> list[Envelope]:
         """Those of them that are not out and are stored as given; they are out from now on.
 
-        Each is given back through `settle`, as if it had been handed over.
+        Each is given back through `settle`, as if it had been handed over, or `unclaim`.
         """
         free = [each for each in envelopes if number_of(each) not in self._out]
         # At once: no lease that is under way hands them over.
@@ -355,7 +380,11 @@ class Spool:
         self._release([e for e, _ in changed], [now for _, now in changed])
         return [e for e, now in zip(free, stored, strict=True) if e == now]
 
-    def _release(self, claimed: list[Envelope], stored: list[Envelope | None]) -> None:
+    def unclaim(self, claimed: Sequence[Envelope]) -> None:
+        """They were left as they are stored."""
+        self._release(claimed, claimed)
+
+    def _release(self, claimed: Sequence[Envelope], stored: Sequence[Envelope | None]) -> None:
         for envelope, as_stored in zip(claimed, stored, strict=True):
             self.take_back(envelope)
             if as_stored is not None:
@@ -455,35 +484,3 @@ class Spool:
                 self._env.folder,
                 self.unsettled,
             )
-
-
-def _envelopes(arrival: Arrival) -> list[Envelope]:
-    """One envelope for each destination domain."""
-    by_domain: dict[str, list[Recipient]] = {}
-    for recipient in arrival.recipients:
-        by_domain.setdefault(domain_of(recipient.address), []).append(recipient)
-    return [
-        Envelope(
-            message=arrival.message,
-            index=index,
-            sender=arrival.sender,
-            domain=domain,
-            recipients=recipients,
-            received=arrival.received,
-            size=arrival.size,
-            eight_bit=arrival.eight_bit,
-            utf8=arrival.utf8,
-            ret=arrival.ret,
-            envid=arrival.envid,
-            client=arrival.client,
-            priority=arrival.priority,
-            tenant=arrival.tenant,
-            campaign=arrival.campaign,
-            pool=arrival.pool,
-        )
-        for index, (domain, recipients) in enumerate(by_domain.items())
-    ]
-
-
-def _ignore(reply: Reply | None) -> None:
-    """A report has no client that waits for an answer."""

@@ -2,20 +2,26 @@
 
 import asyncio
 import time
+from pathlib import Path
 
 import pytest
 
+from fastmta.config import parse
+from fastmta.config_reader import Rate
 from fastmta.delivery.dispatcher import Bounds
 from fastmta.delivery.hosts import Hosts
 from fastmta.delivery.numbers import PathNumbers
 from fastmta.delivery.path import UNPROVEN
 from fastmta.delivery.site import Host, Site
+from fastmta.delivery.source import Sources
 from fastmta.mail.disposition import Kind
 from fastmta.mail.reply import Reply
 from fastmta.protocol.smtp_steps import Timeouts
-from fastmta.queue.limits import Limits
+from fastmta.queue.limits import Limits, Shape
+from fastmta.queue.permits import local_permits
+from fastmta.queue.ready import Job
 from tests.delivery.mx import DROP, SILENCE, Mx, Session
-from tests.delivery.relay import Rationed, Relay, refusing, saying, site
+from tests.delivery.relay import BASIC, Rationed, Relay, refusing, saying, site
 from tests.support import run, until
 
 DELIVERED, DEFERRED = Kind.DELIVERED, Kind.DEFERRED
@@ -442,5 +448,71 @@ def test_settings_change_with_the_next_job() -> None:
             await relay.send(to, 30)
             assert [len(each.messages) for each in mx.sessions[1:]] == [1] * (len(mx.sessions) - 1)
             await relay.dispatcher.drain(5)
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("rate", [None, Rate(1000, 1.0)])
+def test_a_limit_that_is_raised_holds_for_what_waits_already(rate: Rate | None) -> None:
+    async def scenario() -> None:
+        async with Mx() as mx:
+            relay = Relay(Limits(message_rate=Rate(1, 3600.0)))
+            relay.dispatcher.permits = local_permits(asyncio.get_running_loop())
+            for _ in range(10):
+                assert relay.submit(site(mx.host))
+            await until(lambda: relay.settled and only(relay).waits_for == "message rate")
+            assert only(relay).waiting
+            relay.limits = Limits(message_rate=rate)
+            relay.dispatcher.reshape(lambda job: pytest.fail("its path is the same"))
+            await relay.until_settled(10)
+            await relay.dispatcher.drain(5)
+
+    run(scenario())
+
+
+def test_jobs_whose_path_is_another_now_are_given_back() -> None:
+    async def scenario() -> None:
+        async with Mx() as mx:
+            relay = Relay(Limits(message_rate=Rate(1, 3600.0)))
+            relay.dispatcher.permits = local_permits(asyncio.get_running_loop())
+            to: Site = site(mx.host)
+            for _ in range(10):
+                assert relay.submit(to)
+            await until(lambda: relay.settled and only(relay).waits_for == "message rate")
+            waiting = only(relay).waiting
+            relay.dispatcher.shape = lambda *_: Shape("b.test#new", Limits(), {})
+            again: list[Job] = []
+            relay.dispatcher.reshape(again.append)
+            assert len(again) == waiting
+            for job in again:
+                assert relay.dispatcher.submit(to, job) == ""
+            await relay.until_settled(10)
+            await relay.dispatcher.drain(5)
+
+    run(scenario())
+
+
+def test_jobs_whose_source_is_gone_are_settled_where_a_reload_took_its_pool_away() -> None:
+    tables = """
+    [[source]]
+    name = "a"
+    addresses = ["203.0.113.9"]
+    [[pool]]
+    name = "default"
+    sources = {a = 1}
+    """
+
+    async def scenario() -> None:
+        async with Mx(lambda session, command: SILENCE) as mx:
+            relay = Relay(sources=tables)
+            for _ in range(3):
+                assert relay.submit(site(mx.host))
+            plain = parse(BASIC, Path("/tmp"))
+            relay.dispatcher.sources = Sources(plain, asyncio.get_running_loop().time)
+            while relay.submit(site(mx.host)):
+                pass
+            await relay.until_settled(3)
+            assert {end.reply.enhanced for _, (end,) in relay.settled} == {"4.3.5"}
+            await relay.dispatcher.drain(0)
 
     run(scenario())

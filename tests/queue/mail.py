@@ -1,7 +1,7 @@
 """Envelopes and a spool in memory for tests of what moves them."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from fastmta.log import Event
@@ -69,6 +69,9 @@ class MemorySpool:
         claimed = [each for number, each in free.items() if self.kept.get(number) == each]
         self.out.update((each.message, each.index) for each in claimed)
         return claimed
+
+    def unclaim(self, claimed: Sequence[Envelope]) -> None:
+        self.out.difference_update((each.message, each.index) for each in claimed)
 
     def settle(
         self,

@@ -18,10 +18,11 @@ from fastmta.queue import expiry, retry
 from fastmta.queue.expiry import Expiry
 from fastmta.queue.orders import Orders
 from fastmta.queue.outcome import expired
+from fastmta.queue.ready import Job, ReadyQueue
 from fastmta.queue.settlement import Settlement
 from fastmta.store.spool import Spool
 from tests.store.backlog import fill, waiting
-from tests.store.test_spool import Box
+from tests.store.test_spool import Box, accept, arrival
 from tests.support import run
 
 DAY = 86_400.0
@@ -85,12 +86,15 @@ class Journal:
 
 
 @asynccontextmanager
-async def started(folder: Path) -> AsyncIterator[tuple[Spool, Box, Expiry, Journal]]:
+async def started(
+    folder: Path, ready: ReadyQueue | None = None
+) -> AsyncIterator[tuple[Spool, Box, Expiry, Journal]]:
     one, box, journal = Spool(folder, 0, min_free=0), Box(), Journal()
     settlement = Settlement(one, lambda _: Policy(), Reports(), "me.test", journal, Orders())
     await one.start(box.deliver)
     policies = {"hasty.test": Hasty()}
-    sweeper = Expiry(one, settlement, lambda d: policies.get(d, Policy()), lambda: 3600.0)
+    withdraw = (ReadyQueue(1) if ready is None else ready).take_matching
+    sweeper = Expiry(one, settlement, lambda d: policies.get(d, Policy()), lambda: 3600.0, withdraw)
     try:
         yield one, box, sweeper, journal
     finally:
@@ -189,3 +193,34 @@ def test_the_sweep_pauses_the_longer_the_longer_it_took(
 
 async def until_done(task: "asyncio.Task[None]") -> None:
     await asyncio.wait([task])
+
+
+def test_a_sweep_returns_what_waits_for_a_slow_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path, [aged(1, "out.test", 6, -100), aged(2, "young.test", 0.1, -100)])
+
+    async def scenario() -> None:
+        ready = ReadyQueue(100)
+        async with started(tmp_path, ready) as (one, box, sweeper, journal):
+            await one.lease()
+            await accept(one, fresh := arrival(one, "a@fresh.test"))
+            for envelope, parts in box.handed:
+                ready.put(Job(envelope, parts))
+            await sweeper.sweep()
+            assert [event.domain for event in journal.events] == ["out.test"]
+            assert sorted(each.envelope.domain for each in ready.jobs()) == [
+                "fresh.test",
+                "young.test",
+            ]
+            now = time.time()
+            monkeypatch.setattr(time, "time", lambda: now + 6 * DAY)
+            await sweeper.sweep()
+            assert not ready
+            assert len(journal.events) == 3
+            sweeper._began = now + 1  # after a restart it would have had no attempt
+            ready.put(next(Job(e, p) for e, p in box.handed if e.message == fresh.message))
+            await sweeper.sweep()
+            assert len(ready) == 1
+
+    run(scenario())

@@ -1,5 +1,7 @@
 """Ready queues: in whose turn jobs leave, how many fit, and what an order takes out of them."""
 
+import pytest
+
 from fastmta.mail.envelope import Envelope, Priority
 from fastmta.queue.ready import Job, ReadyQueue
 
@@ -56,6 +58,18 @@ def test_an_order_takes_what_matches_and_leaves_the_rest_in_its_order() -> None:
     queue.put(job("last"))
     assert [each.envelope.sender for each in queue.take_all()] == ["last"]
     assert not queue
+
+
+@pytest.mark.parametrize("tenants", ["a", "ab"])
+def test_an_order_loses_nothing_that_came_before_the_limit_was_lowered(tenants: str) -> None:
+    queue = ReadyQueue(100)
+    for number in range(8):
+        queue.put(job(str(number), tenant=tenants[number % len(tenants)]))
+    queue.limit = 2
+    assert [each.envelope.sender for each in queue.take_matching(lambda _: False)] == []
+    assert not queue.has_refused
+    assert len(queue) == 8
+    assert names(queue) == "0 1 2 3 4 5 6 7"
 
 
 def test_who_was_refused_hears_of_room_once_half_of_it_is_free() -> None:

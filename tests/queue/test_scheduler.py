@@ -50,7 +50,7 @@ class Engine:
         self.settlement = Settlement(
             self.spool, lambda _: Policy(), Reports(), "me.test", journal, self.orders
         )
-        expiry = Expiry(self.spool, self.settlement, lambda _: Policy(), lambda: 1e9)
+        expiry = Expiry(self.spool, self.settlement, lambda _: Policy(), lambda: 1e9, lambda _: [])
         self.known: dict[str, Place] = {}
         self.looking_up: list[str] = []
         self.answer = asyncio.Event()
@@ -231,6 +231,26 @@ def test_an_order_is_asked_before_a_job_is_submitted(tmp_path: Path) -> None:
             assert engine.delivered[-1].domain == "other.test"
             (held,), _ = await engine.spool.scan(b"", 10)
             assert (held.domain, held.held) == ("stopped.test", "3")
+
+    run(scenario())
+
+
+def test_an_order_is_asked_before_a_look_up_that_outlasts_it(tmp_path: Path) -> None:
+    delete = Order(action=Action.DELETE, selector=Selector(domain=("a.test",)), number=3)
+
+    async def scenario() -> None:
+        async with Engine(tmp_path) as engine:
+            engine.answer.clear()
+            engine.orders.begin(delete)
+            for address in ("a@a.test", "c@c.test"):
+                await accept(engine.spool, arrival(engine.spool, address))
+            await until(lambda: engine.looking_up)
+            engine.orders.end(delete)
+            engine.answer.set()
+            await engine.until_delivered(1)
+            await engine.spool.written()
+            assert [each.domain for each in engine.delivered] == ["c.test"]
+            assert engine.spool.statistics().envelopes == 0
 
     run(scenario())
 

@@ -245,6 +245,39 @@ def test_what_an_attempt_leaves_is_caught() -> None:
     run(scenario())
 
 
+def test_what_met_a_dead_connection_is_caught_before_it_leaves_again() -> None:
+    async def scenario() -> None:
+        one = acme(1)
+        desk = Desk(one)
+        desk.memory.busy = [job := desk.out(one)]
+        task = asyncio.ensure_future(desk.carry_out(order(Action.DELETE)))
+        await until(lambda: desk.spool.scanned)
+        desk.memory.busy, desk.memory.ready = [], [job]
+        assert (await task).envelopes == 1
+        assert desk.spool.kept == {}
+        assert desk.memory.ready == []
+
+    run(scenario())
+
+
+def test_a_hold_that_is_released_while_it_is_carried_out_keeps_nothing() -> None:
+    async def scenario() -> None:
+        mail = [acme(number) for number in range(1, 3 * BATCH)]
+        desk = Desk(*mail)
+        hold = order(Action.HOLD)
+        desk.orders.stand([hold])
+        task = asyncio.ensure_future(desk.carry_out(hold))
+        await until(desk.held)
+        assert not desk.spool.scanned[mail[-1].message]
+        desk.orders.stand([])
+        release = order(Action.RELEASE, ends=(hold.number,))
+        await asyncio.gather(task, desk.carry_out(release))
+        assert not desk.held()
+        assert not desk.spool.out
+
+    run(scenario())
+
+
 def test_what_fails_and_what_the_operator_bounces_are_one_report() -> None:
     async def scenario() -> None:
         two = acme(1, recipients=[*acme(1).recipients, *acme(2).recipients])
@@ -301,6 +334,25 @@ def test_what_moved_past_the_scan_is_met_by_a_second_one() -> None:
     run(scenario())
 
 
+def test_a_release_does_not_wait_for_a_slow_path() -> None:
+    """What it freed may be in a ready queue, and out again, before anybody looks."""
+
+    async def scenario() -> None:
+        mail = [acme(number, held="5: stop") for number in range(1, 3 * BATCH)]
+        desk = Desk(*mail)
+        settle = desk.spool.settle
+
+        def settle_and_lease(one: Envelope, *rest: Any, **named: Any) -> None:
+            settle(one, *rest, **named)
+            desk.out(one)
+
+        desk.spool.settle = settle_and_lease  # type: ignore[method-assign,assignment]
+        assert (await desk.carry_out(order(Action.RELEASE))).envelopes == len(mail)
+        assert not desk.held()
+
+    run(scenario())
+
+
 def test_the_loop_and_the_disk_keep_up() -> None:
     async def scenario() -> None:
         desk = Desk(*(acme(number) for number in range(1, 10 * BATCH + 1)))
@@ -322,5 +374,19 @@ def test_a_command_that_nobody_waits_for_ends() -> None:
         with pytest.raises(asyncio.CancelledError):
             await task
         assert not desk.orders.any
+
+    run(scenario())
+
+
+def test_a_command_that_is_cut_short_leaves_nothing_claimed() -> None:
+    async def scenario() -> None:
+        desk = Desk(*(acme(number) for number in range(1, BATCH + 1)))
+        task = asyncio.ensure_future(desk.carry_out(order(Action.RETRY)))
+        await until(lambda: desk.names())
+        assert len(desk.names()) < BATCH
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert not desk.spool.out
 
     run(scenario())

@@ -303,6 +303,25 @@ def test_a_lane_whose_path_is_full_waits_for_room_without_a_write(tmp_path: Path
     run(scenario())
 
 
+def test_blocked_lanes_try_again_where_paths_may_be_others(tmp_path: Path) -> None:
+    fill(tmp_path, (waiting(n, f"d{n}.test", PAST) for n in range(1, 101)))
+
+    async def scenario() -> None:
+        async with opened(tmp_path) as (one, box):
+            await lease_all(one, box, 100)
+            for number, (envelope, _) in enumerate(box.handed):
+                one.put_back(envelope, f"path{number % 3}")
+            box.handed.clear()
+            one._lanes._next_look = time.time() + 1
+            one.reconsider()
+            await one.wait_due()
+            while len(box.handed) < 100:
+                await one.lease()
+                assert one._lanes.next_time(time.time(), urgent=False) == 0 or box.handed[99:]
+
+    run(scenario())
+
+
 def test_what_collides_with_a_blocked_domain_is_found_behind_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -709,3 +709,30 @@ def test_written_waits_for_what_was_settled_before(tmp_path: Path) -> None:
             assert not any(map(one.is_out, found))
 
     run(scenario())
+
+
+def test_written_waits_for_what_could_not_be_written_at_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spool, "RETRY_DELAY", 0.05)
+    commit = store_env.Environment._commit
+    failures: list[str] = []
+
+    def fail(env: store_env.Environment, batch: list[store_env.Operation]) -> None:
+        if len(failures) < 2:
+            failures.append("once")
+            raise lmdb.DiskError("full")
+        commit(env, batch)
+
+    async def scenario() -> None:
+        async with opened(tmp_path) as (one, box):
+            await accept(one, arrival(one, "a@a.test"))
+            (envelope,) = await box.wait(1)
+            monkeypatch.setattr(store_env.Environment, "_commit", fail)
+            defer(one, envelope, time.time() + 1000)
+            await until(lambda: failures)
+            await one.written()
+            assert len(failures) == 2
+            assert not one.is_out(envelope)
+
+    run(scenario())

@@ -37,7 +37,7 @@ from fastmta.mail.disposition import Disposition
 from fastmta.mail.envelope import Envelope, Priority, Recipient
 from fastmta.mail.reply import Reply
 from fastmta.store import env as store_env
-from fastmta.store import lanes, records, spool
+from fastmta.store import lanes, operations, records, spool
 from fastmta.store.env import Databases, Operation, Transaction
 from fastmta.store.spool import Spool
 from tests.store.backlog import change
@@ -327,7 +327,7 @@ class SpoolMachine(RuleBasedStateMachine):
         mail.pending = Pending(remaining, name)
         if bounce is not None:
             # Its envelope is made inside: without room it is in `waiting` from the start.
-            envelope = spool._envelopes(bounce)[0]
+            envelope = operations.envelopes_of(bounce)[0]
             envelope.due = 0.0 if self.spool._has_room([envelope]) else bounce.received
             self.expect(bounce, [envelope])
         self.spool.settle(mail.envelope, remaining, *filter(None, [bounce]))
