@@ -286,8 +286,7 @@ class Worker:
         self._router.retire()
         self._router = Router(config, Resolver(config.dns))
         self._policies = policies(config.retry)
-        self._dispatcher.shape = Shaper(config.shaping).shape
-        self._dispatcher.sources = Sources(config, time.monotonic)
+        self._dispatcher.configure(Shaper(config.shaping).shape, Sources(config, time.monotonic))
         for shard in self._shards.values():
             shard.reload(config)
         problems = await self._smtp.reload(config, tls)

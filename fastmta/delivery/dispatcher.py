@@ -65,10 +65,7 @@ class Dispatcher:
         bounds: Bounds = _BOUNDS,
         tls: Tls | None = None,
     ) -> None:
-        """`room` is told which path has room again that `submit` named as full.
-
-        `sources` and `shape` may be changed: what is submitted from then on goes by the new.
-        """
+        """`room` is told which path has room again that `submit` named as full."""
         self.sources, self.shape, self.permits = sources, shape, permits
         self.room, self.queue, self.bounds = room, queue, bounds
         self.hosts = hosts or Hosts(time.monotonic)
@@ -125,6 +122,23 @@ class Dispatcher:
         self._active += 1
         asyncio.get_running_loop().call_soon(self.settle, job, site.name, "", ends)
         return ""
+
+    def configure(self, shape: Shaping, sources: Sources) -> None:
+        """The configuration was read anew: go by it, also with what has been submitted.
+
+        What waits for a limit asks nothing by itself, for hours where the limit is low.
+        """
+        self.shape, self.sources = shape, sources
+        self._reshape(iter(list(self._paths.values())))
+
+    def _reshape(self, paths: Iterator[Path]) -> None:
+        some = list(islice(paths, _SWEPT_AT_ONCE))
+        for path in some:
+            shape = self.shape(path.source.name, path.site, path.domain)
+            if shape.path == path.name:  # or its domain has another path now
+                path.reshape(shape)
+        if len(some) == _SWEPT_AT_ONCE:
+            asyncio.get_running_loop().call_soon(self._reshape, paths)
 
     def active_jobs(self) -> int:
         """Jobs that were submitted and are not settled yet."""
@@ -253,7 +267,7 @@ class Dispatcher:
             if len(self._paths) >= self.bounds.paths:
                 self._turned_away = True
                 return None
-            path = self._paths[shape.path] = Path(self, shape, source, site)
+            path = self._paths[shape.path] = Path(self, shape, source, site, domain)
             if self._timer is None:
                 self._timer = path.loop.call_later(SWEEP_SECONDS, self._sweep)
         path.site = site  # its addresses may have changed, and so may the configuration

@@ -37,9 +37,12 @@ PACE_SWEEPS = 10  # seconds over which rates are averaged
 
 
 class Path:
-    def __init__(self, dispatcher: "Dispatcher", shape: Shape, source: Source, site: Site) -> None:
+    def __init__(
+        self, dispatcher: "Dispatcher", shape: Shape, source: Source, site: Site, domain: str
+    ) -> None:
+        """`domain` is one of those whose mail goes here."""
         self.name = shape.path
-        self.shape, self.source, self.site = shape, source, site
+        self.shape, self.source, self.site, self.domain = shape, source, site, domain
         self.loop = asyncio.get_running_loop()
         self._dispatcher = dispatcher
         self._permits = dispatcher.permits
@@ -153,6 +156,11 @@ class Path:
             for name in self._told:
                 self.loop.call_soon(self._dispatcher.room, name)
             self._told.clear()
+
+    def reshape(self, shape: Shape) -> None:
+        """Other limits hold from now on; what waits for the old ones asks again."""
+        self.shape = shape
+        self.wake()
 
     # What permits say (limits.Holder).
 
