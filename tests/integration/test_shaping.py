@@ -126,16 +126,16 @@ def assert_rate(taken: Sequence[Taken], since: float, rate: int, unaware: int = 
 def test_a_limit_of_one_connection_is_one_over_four_workers_and_all_have_their_turn(
     tmp_path: Path,
 ) -> None:
-    each = 15
     with (
-        destination(delay=0.02, max_connections=1) as sink,
+        destination(delay=0.05, max_connections=1) as sink,
         relay(tmp_path, shaping(connections=1), route(sink.port), workers=WORKERS) as running,
         one_of_each(running) as senders,
     ):
+        (busy, _), *others = senders.items()
+        turns_of = [(busy, senders[busy])] * 25 + others * 2
         ids = [
             (worker, sender.send(f"user{n}@example.test"))
-            for n in range(each)
-            for worker, sender in senders.items()
+            for n, (worker, sender) in enumerate(turns_of)
         ]
         assert all(shard_of(id) == worker for worker, id in ids)
         wanted = {id for _, id in ids}
@@ -151,10 +151,9 @@ def test_a_limit_of_one_connection_is_one_over_four_workers_and_all_have_their_t
         assert sink.refused == 0
         assert {taken.connections for taken in sink.taken} == {1}
         assert {event["event"] for event in running.events()} == {"received", "delivered"}
-        # Nobody is through with all of his before the others have begun.
-        turns = [shard_of(id) for id in delivered if id in wanted]
-        first_end = min(len(turns) - turns[::-1].index(worker) for worker in senders)
-        assert set(turns[:first_end]) == set(senders)
+        # Who has much to send does not keep the connection until he is through.
+        order = [shard_of(id) for id in delivered if id in wanted]
+        assert order[-1] == busy
 
 
 def test_a_worker_that_is_killed_gives_its_connection_back(tmp_path: Path) -> None:
@@ -184,7 +183,7 @@ def test_a_worker_that_is_killed_gives_its_connection_back(tmp_path: Path) -> No
 
 def test_a_message_rate_holds_over_all_workers(tmp_path: Path) -> None:
     """The hour of tests/queue/test_arbiter.py in small, with everything that is in between."""
-    rate, messages = 20, 50
+    rate, messages = 20, 30
     with (
         destination() as sink,
         relay(tmp_path, shaping(message_rate=f"{rate}/s"), route(sink.port), workers=2) as running,
