@@ -76,6 +76,10 @@ class Wire:
 
     def close(self) -> None: ...
 
+    def get_extra_info(self, name: str) -> tuple[str, int]:
+        assert name == "peername"
+        return ORIGIN[0], 25
+
     def feed(self, *pieces: bytes) -> bytes:
         self.written.clear()
         for piece in pieces:
@@ -99,10 +103,11 @@ TALK = (
     + b'MAIL FROM:<>\r\nRCPT TO:<"x>y"@z>\r\nBDAT 4\r\n.\r\n.'
     + b"BDAT 3 LAST\r\n\r\n.MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\n.\r\nQUIT\r\n"
 )
+ORIGIN = ("192.0.2.1", "me")
 MAILS = [
-    Mail("a@b", ["c@d", "e@f"], "SIZE=9", CONTENT, False),
-    Mail("", ['"x>y"@z'], "", b".\r\n.\r\n.", True),
-    Mail("a@b", ["c@d"], "", b"", False),
+    Mail("a@b", ["c@d", "e@f"], "SIZE=9", CONTENT, False, {}, *ORIGIN),
+    Mail("", ['"x>y"@z'], "", b".\r\n.\r\n.", True, {}, *ORIGIN),
+    Mail("a@b", ["c@d"], "", b"", False, {}, *ORIGIN),
 ]
 
 

@@ -49,6 +49,7 @@ class Session(asyncio.Protocol):
         self._owed = 0.0  # seconds to wait before the replies in _out
         self._closing = False
         self._messages = 0
+        self._client = self._hello = ""
         self._starting = self._secured = False  # the TLS handshake
         self._reset()
 
@@ -69,6 +70,8 @@ class Session(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass of it
         behaviour, sink = self._behaviour, self._sink
         self._counts.connections += 1
+        peer = transport.get_extra_info("peername")
+        self._client = peer[0] if peer else ""
         if behaviour.max_connections and len(sink.sessions) >= behaviour.max_connections:
             self._counts.refused += 1
             self._say_and_close(b"421 4.3.2 Too many connections\r\n")
@@ -198,6 +201,7 @@ class Session(asyncio.Protocol):
         if behaviour.lmtp is not line[:4].upper().startswith(b"L"):  # RFC 2033 section 4.1
             return self._complain(b"500 5.5.1 The other hello\r\n")
         self._reset()
+        self._hello = line[5:].decode("utf-8", "surrogateescape")
         offered = [
             f"SIZE {behaviour.max_size}" if keyword == "SIZE" else keyword
             for keyword in KEYWORDS
@@ -214,6 +218,7 @@ class Session(asyncio.Protocol):
         if self._behaviour.lmtp:
             return self._complain(b"500 5.5.1 The other hello\r\n")
         self._reset()
+        self._hello = line[5:].decode("utf-8", "surrogateescape")
         return self._say(b"250 %b\r\n" % self._behaviour.hostname.encode())
 
     def _on_mail(self, line: bytes) -> None:
@@ -385,7 +390,8 @@ class Session(asyncio.Protocol):
         if taken:
             self._messages += 1
             assert self._sender is not None
-            mail = Mail(self._sender, taken, self._parameters, b"", chunked, self._wishes)
+            whose = self._client, self._hello
+            mail = Mail(self._sender, taken, self._parameters, b"", chunked, self._wishes, *whose)
             self._sink.accept(mail, framed)
         if self._behaviour.lmtp:
             for recipient in self._recipients:

@@ -28,6 +28,8 @@ class Mail(Struct):
     content: bytes
     chunked: bool  # it came by BDAT
     wishes: dict[str, str] = {}  # recipient -> parameters of its RCPT, as sent, where it had some
+    client: str = ""  # the address that it came from; "" over a unix socket
+    hello: str = ""  # what the client called itself
 
 
 class Counts(Struct):

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import ssl
 import subprocess
@@ -17,7 +18,7 @@ from hashlib import sha256
 from http.client import HTTPConnection
 from pathlib import Path
 from socketserver import StreamRequestHandler, ThreadingTCPServer
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import uvloop
 
@@ -132,6 +133,27 @@ class Relay:
 
         return self.wait(found)
 
+    def stderr(self) -> str:
+        """What it wrote to standard error so far."""
+        return (self.folder / "stderr").read_text()
+
+    def metric(self, name: str) -> float:
+        """The value of a metric without labels, summed over the workers."""
+        status, text = self.get("/metrics")
+        assert status == 200, text
+        found = re.search(rf"(?m)^{name} (\S+)$", text)
+        return float(found[1]) if found else 0.0
+
+    def reload(self, old: str, new: str) -> None:
+        """Change the configuration, SIGHUP; it is in force in all workers when this returns."""
+        configuration = self.folder / "fastmta.toml"
+        text = configuration.read_text()
+        assert old in text
+        configuration.write_text(text.replace(old, new))
+        before = len(self.stderr())
+        self.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: "reloaded: " in self.stderr()[before:])
+
     def stop(self) -> None:
         self.process.terminate()
         assert self.process.wait(LIMIT) == 0
@@ -139,7 +161,12 @@ class Relay:
 
 @contextmanager
 def relay(
-    folder: Path, *tables: str, smtp: int | None = None, workers: int = 1, umask: int = -1
+    folder: Path,
+    *tables: str,
+    smtp: int | None = None,
+    workers: int = 1,
+    umask: int = -1,
+    program: tuple[str, ...] = (str(PROGRAM),),
 ) -> Iterator[Relay]:
     """A relay with the contract's configuration and these tables; at the end it drains, exit 0."""
     smtp, admin = smtp or free_port(), free_port()
@@ -147,7 +174,7 @@ def relay(
     configuration = folder / "fastmta.toml"
     configuration.write_text("\n".join([text, *tables]))
     with (folder / "stderr").open("wb") as stderr:
-        command = [str(PROGRAM), "serve", "-c", str(configuration)]
+        command = [*program, "serve", "-c", str(configuration)]
         process = subprocess.Popen(command, stderr=stderr, umask=umask)
     running = Relay(process, folder, smtp, admin)
     try:
@@ -160,6 +187,13 @@ def relay(
         process.wait()
 
 
+class Taken(NamedTuple):
+    """When a sink took a message, and how it stood then."""
+
+    time: float  # time.monotonic(): never before the relay began the transaction
+    connections: int  # that were open
+
+
 class Destination:
     """A sink on a thread of its own, which keeps what it takes."""
 
@@ -167,11 +201,13 @@ class Destination:
         self._sink = Sink(behaviour, take=self._take, tls=tls)
         self._changed = threading.Condition()
         self.mail: list[Mail] = []
+        self.taken: list[Taken] = []  # one for each of `mail`
         self.port = 0
 
     def _take(self, mail: Mail) -> None:
         with self._changed:
             self.mail.append(mail)
+            self.taken.append(Taken(time.monotonic(), len(self._sink.sessions)))
             self._changed.notify_all()
 
     def mail_for(self, recipient: str) -> Mail:
@@ -197,6 +233,11 @@ class Destination:
     @property
     def connections(self) -> int:
         return len(self._sink.sessions)
+
+    @property
+    def refused(self) -> int:
+        """Connections that were over `max_connections`."""
+        return self._sink.totals.refused
 
     async def run(self, host: str, port: int, started: threading.Event) -> None:
         self.loop, self.stopped = asyncio.get_running_loop(), asyncio.Event()

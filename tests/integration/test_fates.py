@@ -4,7 +4,10 @@ Each with real processes: the relay, and a sink that does what it is told.
 """
 
 import smtplib
+import socket
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -117,6 +120,53 @@ def test_a_broken_first_host(tmp_path: Path) -> None:
                 send(running, f"user{n}@example.test")
             running.wait_for(20, event="delivered")
             assert not ends(running.events(), "deferred")
+
+
+def test_a_dead_host_beside_a_living_one_is_left_alone(tmp_path: Path) -> None:
+    """It is found dead once, by the first who tries; nobody waits for it after that."""
+    with destination(delay=0.001) as sink:
+        hops = f'next_hop = ["127.0.0.1:{free_port()}", "127.0.0.1:{sink.port}"]'
+        short = "[shaping]\nmessages_per_connection = 2\n"
+        with relay(tmp_path, short, f'[[route]]\ndomain = "*"\n{hops}\n') as running:
+            for n in range(20):
+                send(running, *(f"user@d{n}x{m}.test" for m in range(10)))
+            running.wait_for(200, event="delivered")
+            assert running.metric("fastmta_delivery_connections_total") >= 100
+            assert running.metric("fastmta_delivery_connections_failed_total") == 1
+            assert running.metric("fastmta_delivery_hosts_paused") == 1
+            assert not ends(running.events(), "deferred")
+
+
+@contextmanager
+def silent_host() -> Iterator[int]:
+    """A port that takes connections, and then says nothing."""
+    with socket.create_server(("127.0.0.1", 0), backlog=1000) as listening:
+        yield listening.getsockname()[1]
+
+
+def test_dead_sites_hold_up_nobody_else(tmp_path: Path) -> None:
+    """One refuses and one is silent, and both have more mail before that of the good one."""
+    dead = free_port()
+    with (
+        destination() as sink,
+        silent_host() as silent,
+        relay(
+            tmp_path,
+            route(dead, "*.dead.test"),
+            route(silent, "*.silent.test"),
+            route(sink.port),
+        ) as running,
+    ):
+        for n in range(10):
+            send(running, *(f"user@d{n}x{m}.dead.test" for m in range(100)))
+            send(running, *(f"user@d{n}x{m}.silent.test" for m in range(100)))
+        for n in range(200):
+            send(running, f"user{n}@good.test")
+        running.wait_for(200, event="delivered")
+        running.wait_for(500, event="deferred")
+        # None of those for the silent host has ended, for it has five minutes.
+        sites = {e["site"] for e in running.events() if e["event"] == "deferred"}
+        assert sites == {f"127.0.0.1:{dead}"}
 
 
 def test_expiry(tmp_path: Path) -> None:
