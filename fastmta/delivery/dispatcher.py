@@ -101,7 +101,7 @@ class Dispatcher:
         if path is None:
             return ALL_PATHS
         if not path.submit(job):
-            return path.tell(path.name)
+            return path.tell(path.room_for(job), job)
         self._active += 1
         return ""
 
@@ -117,10 +117,13 @@ class Dispatcher:
                 self._active += 1
                 return ""
             full.append(path)
-        for path in full:
-            path.tell(full[0].name)
+        if full:
+            name = full[0].room_for(job)
+            for path in full:
+                path.tell(name, job)
+            return name
         if sources:
-            return full[0].name if full else ALL_PATHS
+            return ALL_PATHS
         reply = self.sources.objection(pool)
         end = Disposition.of_reply(reply, "", time.time())
         ends = [end] * len(job.envelope.recipients)

@@ -3,7 +3,8 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from fastmta import metrics
@@ -17,7 +18,7 @@ from fastmta.delivery.source import Source
 from fastmta.mail.disposition import Disposition
 from fastmta.mail.reply import Reply
 from fastmta.queue.limits import Shape
-from fastmta.queue.ready import Job
+from fastmta.queue.ready import Job, Line
 
 if TYPE_CHECKING:
     from fastmta.delivery.dispatcher import Dispatcher
@@ -45,7 +46,7 @@ class Path:
         self._dispatcher = dispatcher
         self._permits = dispatcher.permits
         self._ready = dispatcher.queue(shape.limits.ready)
-        self._told: dict[str, None] = {}  # the names by which others wait for room here
+        self._told: dict[Line, dict[str, None]] = {}  # the names by which others wait for room
         self._again: deque[Job] = deque()  # met a dead connection: for fresh ones alone
         self._portions: deque[Portion] = deque()  # of envelopes that have been begun
         self._open: dict[Connection, Spot] = {}  # past EHLO
@@ -83,9 +84,14 @@ class Path:
         self.open_more()
         return True
 
-    def tell(self, name: str) -> str:
+    def room_for(self, job: Job) -> str:
+        """The name of what this job waits for, where it was refused."""
+        _, whose = self._ready.line_of(job)
+        return f"{self.name} {whose}" if whose else self.name
+
+    def tell(self, name: str, job: Job) -> str:
         """Somebody waits for room here, and calls that by this name."""
-        self._told[name] = None
+        self._told.setdefault(self._ready.line_of(job), {})[name] = None
         return name
 
     def waiting(self) -> list[Job]:
@@ -149,11 +155,15 @@ class Path:
         before, self._ready.limit = self._ready.limit, self._capacity()
         return self._ready.limit > before
 
-    def _tell_room(self) -> None:
-        if self._told and self._ready.has_regained():
-            for name in self._told:
-                self.loop.call_soon(self._dispatcher.room, name)
-            self._told.clear()
+    def _tell_room(self, job: Job | None = None) -> None:
+        """After this job has left, or whatever has changed."""
+        if self._told:
+            for line in self._ready.regained(job):
+                self._tell(self._told.pop(line, {}))
+
+    def _tell(self, names: Iterable[str]) -> None:
+        for name in names:
+            self.loop.call_soon(self._dispatcher.room, name)
 
     # What permits say (limits.Holder).
 
@@ -266,7 +276,7 @@ class Path:
         job = self._ready.take()
         assert job is not None
         if self._told:
-            self._tell_room()
+            self._tell_room(job)
         return job
 
     def _park(self, connection: Connection) -> None:
@@ -438,8 +448,7 @@ class Path:
 
     def _forget_if_unused(self) -> None:
         if not (self._ready or self._again or self._portions or self._open or self._openers):
-            for name in self._told:
-                self.loop.call_soon(self._dispatcher.room, name)
+            self._tell(chain.from_iterable(self._told.values()))
             self._told.clear()
             self._dispatcher.forget(self)
 

@@ -4,7 +4,7 @@
     settled    id of the first -> version, ids of the messages in that row that are no longer there
     chunks     id, number      -> octets of a body
     envelopes  id, index       -> version, envelope
-    waiting    lane, time, id, index -> a hash of the tenant
+    waiting    lane, time, id, index -> mark: hashes of the tenant, and of tenant and domain
     aside      database, key   -> what could not be read
 
 Messages that come together and leave at the first try share a row in `fresh`, a segment: one put
@@ -36,6 +36,7 @@ _ID = Layout(">Q")
 _CHUNK_KEY = Layout(">QI")
 _ENVELOPE_KEY = Layout(">QH")
 _LANE = Layout(">BH")  # priority, hash of tenant and domain
+_MARK = Layout(">HH")  # hashes of the tenant, and of tenant and domain
 _POSITION = Layout(">QQH")  # milliseconds, message id, index
 _ENTRY = Layout(">QII")  # message id, octets of the envelope, octets of the body
 _VERSION = EMPTY_SEGMENT = NO_IDS = bytes([VERSION])
@@ -67,8 +68,7 @@ def envelope_key(envelope: Envelope) -> bytes:
 
 def lane_of(envelope: Envelope) -> bytes:
     """The lane that it waits in; the same in every process and release."""
-    number = crc32(f"{envelope.tenant}\0{envelope.domain}".encode()) & 0xFFFF
-    return _LANE.pack(envelope.priority, number)
+    return _LANE.pack(envelope.priority, _hash_of(envelope) & 0xFFFF)
 
 
 def next_lane(lane: bytes) -> bytes | None:
@@ -77,9 +77,20 @@ def next_lane(lane: bytes) -> bytes | None:
     return None if number >> 8 * LANE_SIZE else number.to_bytes(LANE_SIZE)
 
 
-def tenant_of(envelope: Envelope) -> bytes:
-    """What tells the tenants of lanes apart, so that they can take turns."""
-    return (crc32(envelope.tenant.encode()) & 0xFFFF).to_bytes(2)
+def mark_of(envelope: Envelope) -> bytes:
+    """What tells apart what shares a lane: the bits of the hash that the lane leaves out.
+
+    And before them what tells the tenants of lanes apart, so that they can take turns.
+    """
+    return _MARK.pack(crc32(envelope.tenant.encode()) & 0xFFFF, _hash_of(envelope) >> 16)
+
+
+def tenant_of(mark: bytes) -> bytes:
+    return mark[:2]
+
+
+def _hash_of(envelope: Envelope) -> int:
+    return crc32(f"{envelope.tenant}\0{envelope.domain}".encode())
 
 
 def position_of(envelope: Envelope) -> bytes:

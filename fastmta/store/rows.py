@@ -12,6 +12,7 @@ from fastmta.store import records
 from fastmta.store.env import Databases, Transaction
 from fastmta.store.lanes import Look
 
+PASSED = 4096  # rows that one look passes over
 READ_OCTETS = 1 << 20  # about what one `read_body` gives
 
 
@@ -37,21 +38,21 @@ class MoveAside:
 class Found:
     """Rows of one lane as they were read: what can go out, and what cannot be read."""
 
-    __slots__ = ("envelopes", "position", "soonest", "tenant", "unreadable")
+    __slots__ = ("envelopes", "mark", "position", "soonest", "unreadable")
 
     def __init__(self, position: bytes) -> None:
         self.envelopes: list[Envelope] = []
         self.unreadable: list[MoveAside] = []
         self.position = position  # the last row that was read
         self.soonest = inf  # when the next one is due
-        self.tenant = b""  # of that
+        self.mark = b""  # of that
 
 
 class LaneStart(NamedTuple):
     """The first row of a lane."""
 
     lane: bytes
-    tenant: bytes
+    mark: bytes
     position: bytes
     due: float
 
@@ -59,8 +60,8 @@ class LaneStart(NamedTuple):
 def put_envelope(txn: Transaction, db: Databases, envelope: Envelope) -> None:
     txn.put(records.envelope_key(envelope), records.pack_envelope(envelope), db=db["envelopes"])
     if not envelope.held:
-        tenant = records.tenant_of(envelope)
-        txn.put(records.waiting_key(envelope), tenant, db=db["waiting"])
+        mark = records.mark_of(envelope)
+        txn.put(records.waiting_key(envelope), mark, db=db["waiting"])
 
 
 def delete_envelope(txn: Transaction, db: Databases, envelope: Envelope) -> None:
@@ -156,11 +157,18 @@ def _read_lane(
 ) -> Found:
     found = Found(look.position)
     more = cursor.set_range(look.key + look.position)
+    passed = 0
     while more and (key := cursor.key()).startswith(look.key):
         position = key[records.LANE_SIZE :]
+        if look.past and passed < PASSED and cursor.value() in look.past:
+            passed += 1
+            found.position = position
+            more = cursor.next()
+            continue
         due = records.position_time(position)
-        if due > now or len(found.envelopes) >= room:
-            found.soonest, found.tenant = due, cursor.value()
+        if due > now or len(found.envelopes) >= room or passed == PASSED:
+            # What is still to be passed over is as good as due.
+            found.soonest, found.mark = 0.0 if passed == PASSED else due, cursor.value()
             break
         found.position = position
         name = records.position_envelope(position)

@@ -146,7 +146,10 @@ class Spool:
         if not self._lanes:
             return True
         now = time.time()
-        return not any(self._lanes.has_backlog(records.lane_of(each), now) for each in envelopes)
+        return not any(
+            self._lanes.has_backlog(records.lane_of(each), records.mark_of(each), now)
+            for each in envelopes
+        )
 
     def _room(self, priority: int) -> int:
         """How many envelopes of this priority may go out."""
@@ -178,7 +181,7 @@ class Spool:
 
         Nothing is written for what waited before.
         """
-        self._lanes.block(records.lane_of(envelope), records.tenant_of(envelope), path)
+        self._lanes.block(records.lane_of(envelope), records.mark_of(envelope), path)
         if envelope.due:
             self.take_back(envelope)
             self.note_waiting(envelope)
@@ -285,10 +288,10 @@ class Spool:
         """It is in `waiting`, its commit is done, and it is not out."""
         if envelope.held:
             return
-        lane, tenant = records.lane_of(envelope), records.tenant_of(envelope)
+        lane, mark = records.lane_of(envelope), records.mark_of(envelope)
         position = records.position_of(envelope)
         due = records.position_time(position)
-        if self._lanes.note(lane, tenant, position, due) and due < self._sleeps_until:
+        if self._lanes.note(lane, mark, position, due) and due < self._sleeps_until:
             self._changed.set()
 
     async def wait_due(self) -> None:
@@ -330,7 +333,7 @@ class Spool:
             self._lanes.give_back(looks)
             raise
         for look, one in zip(looks, found, strict=False):
-            self._lanes.read(look, one.position, one.soonest, one.tenant, now)
+            self._lanes.read(look, one.position, one.soonest, one.mark, now)
         self._lanes.give_back(looks[len(found) :])
         self._lanes.has_read(len(looks), len(found))
         self._hand_over([envelope for one in found for envelope in one.envelopes])
@@ -399,7 +402,7 @@ class Spool:
         self._deliver = deliver
         await upgrade(self._env)
         for lane in await self._env.read(rows.scan_lanes):
-            self._lanes.note(*lane)
+            self._lanes.found(*lane)
         found = await self._env.read(segment.recover)
         self._tick = max(self._tick, found.last_id >> 8)
         self._move_aside(found.unreadable)

@@ -14,29 +14,32 @@ def alike(tenant: Hashable) -> int:
     return 1
 
 
+class Line(deque[T]):
+    """What is of one tenant."""
+
+    weight = 0  # as it was when its last turns began
+
+
 class Round(Generic[T]):
     """What is of one priority: each tenant in its turn, first in, first out within one."""
 
-    __slots__ = ("_left", "_queues", "_weight_of", "length")
+    __slots__ = ("_left", "_queues", "_weight_of", "length", "weight")
 
     def __init__(self, weight_of: Callable[[Hashable], int]) -> None:
-        self._queues: OrderedDict[Hashable, deque[T]] = OrderedDict()  # in the order of turns
+        self._queues: OrderedDict[Hashable, Line[T]] = OrderedDict()  # in the order of turns
         self._left = 0  # turns in a row that it still has; 0: they have not begun
         self._weight_of = weight_of
         self.length = 0
+        self.weight = 0  # of all tenants together
 
     def put(self, tenant: Hashable, item: T) -> None:
         self.length += 1
-        queue = self._queues.get(tenant)
-        if queue is None:
-            self._queues[tenant] = deque((item,))
-        else:
-            queue.append(item)
+        self._line(tenant).append(item)
 
     def put_first(self, tenant: Hashable, item: T) -> None:
         """Give back what was taken: it is the next of its tenant, and this the next tenant."""
         self.length += 1
-        self._queues.setdefault(tenant, deque()).appendleft(item)
+        self._line(tenant).appendleft(item)
         self._queues.move_to_end(tenant, last=False)
         self._left = 0
 
@@ -47,12 +50,42 @@ class Round(Generic[T]):
         item = queue.popleft()
         if not queue:
             del self._queues[tenant]
+            self.weight -= queue.weight
             self._left = 0
         elif len(self._queues) > 1:
-            self._left = (self._left or self._weight_of(tenant)) - 1
+            self._left = (self._left or self._weigh(tenant, queue)) - 1
             if not self._left:
                 self._queues.move_to_end(tenant)
         return item
+
+    def waiting(self, tenant: Hashable) -> int:
+        """How many are of this tenant."""
+        return len(self._queues.get(tenant, ()))
+
+    def share(self, tenant: Hashable, total: int, least: int) -> int | None:
+        """What this tenant's weight gives it of `total`, beside those who wait already.
+
+        At least `least`; None where there are too many tenants for each to have that.
+        """
+        is_new = tenant not in self._queues
+        if (len(self._queues) + is_new) * least > total:
+            return None
+        weight = self._weight_of(tenant)
+        return max(least, total * weight // (self.weight + weight * is_new))
+
+    def _line(self, tenant: Hashable) -> Line[T]:
+        line = self._queues.get(tenant)
+        if line is None:
+            line = self._queues[tenant] = Line()
+            self._weigh(tenant, line)
+        return line
+
+    def _weigh(self, tenant: Hashable, line: Line[T]) -> int:
+        """Weights may change while something waits."""
+        weight = self._weight_of(tenant)
+        self.weight += weight - line.weight
+        line.weight = weight
+        return weight
 
     def __iter__(self) -> Iterator[tuple[Hashable, T]]:
         return ((tenant, item) for tenant, queue in self._queues.items() for item in queue)
@@ -74,6 +107,12 @@ class Turns(Generic[T]):
     def of(self, priority: int) -> int:
         """How many are of this priority."""
         return self._rounds[priority].length
+
+    def waiting(self, priority: int, tenant: Hashable) -> int:
+        return self._rounds[priority].waiting(tenant)
+
+    def share(self, priority: int, tenant: Hashable, total: int, least: int) -> int | None:
+        return self._rounds[priority].share(tenant, total, least)
 
     def put(self, priority: int, tenant: Hashable, item: T) -> None:
         self._length += 1

@@ -6,6 +6,8 @@ from itertools import chain
 from pathlib import Path
 from smtplib import SMTP
 
+import pytest
+
 from fastmta.mail.envelope import Priority
 from tests.integration.servers import LIMIT, Event, Relay, destination, relay, route
 from tests.store.backlog import fill, waiting
@@ -65,7 +67,10 @@ def test_an_urgent_message_passes_a_hundred_thousand_that_wait(tmp_path: Path) -
         running.wait(lambda _: len(sink.mail) > before + 500)
 
 
-def test_tenants_share_a_path_evenly_whatever_each_has(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("weight", "share"), [(1, 0.5), (3, 0.75)])
+def test_tenants_share_a_path_by_weight_whatever_each_has(
+    tmp_path: Path, weight: int, share: float
+) -> None:
     """One has ten domains and three times the mail, the other one domain and came later."""
     now, counted = time.time(), 1000
     great = (
@@ -78,8 +83,10 @@ def test_tenants_share_a_path_evenly_whatever_each_has(tmp_path: Path) -> None:
     )
     fill(shard(tmp_path), chain(great, small))
     one = "[shaping]\nconnections = 1\n"
-    with destination(delay=0.001) as sink, relay(tmp_path, one, route(sink.port)) as running:
+    weights = f'[headers]\ntenant = "X-Tenant"\n[tenants.small]\nweight = {weight}\n'
+    settings = (one, weights) if weight > 1 else (one,)
+    with destination(delay=0.001) as sink, relay(tmp_path, *settings, route(sink.port)) as running:
         running.wait_for(counted, event="delivered")
         first = running.events()[:counted]
         of = Counter("small" if e["domain"] == "only.test" else "great" for e in first)
-        assert 0.4 < of["small"] / counted < 0.6, of
+        assert share - 0.1 < of["small"] / counted < share + 0.1, of

@@ -80,8 +80,8 @@ def test_who_was_refused_hears_of_room_once_half_of_it_is_free() -> None:
         queue.put(job("n"))
     assert queue.has_refused
     heard = []
-    while queue.take():
-        heard.append(queue.has_regained())
+    while left := queue.take():
+        heard.append(bool(queue.regained(left)))
     # By weight four normal ones leave first; then, of four bulk ones, one is left.
     assert heard == [False] * 6 + [True, False]
     assert not queue.has_refused

@@ -2,6 +2,8 @@
 
 import asyncio
 import time
+from collections import Counter
+from collections.abc import Callable, Hashable
 from pathlib import Path
 
 import msgspec
@@ -21,6 +23,7 @@ from fastmta.queue.selector import Selector
 from fastmta.queue.settlement import Settlement
 from fastmta.store import lanes, spool
 from fastmta.store.spool import Spool
+from fastmta.store.turns import alike
 from tests.store.backlog import fill, waiting
 from tests.store.test_spool import accept, arrival
 from tests.support import run, until
@@ -43,7 +46,13 @@ class Policy:
 class Engine:
     """A shard with a scheduler, and a path for each site that delivers when told to."""
 
-    def __init__(self, folder: Path, ready: int = 100) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        ready: int = 100,
+        weight_of: Callable[[Hashable], int] = alike,
+        site_of: Callable[[str], str] = str,
+    ) -> None:
         self.spool, self.orders = Spool(folder, 0, min_free=0), Orders()
         journal = DispositionLog("-")
         journal.write = lambda event: None  # type: ignore[assignment,method-assign]
@@ -64,7 +73,7 @@ class Engine:
             expiry,
             self.orders,
         )
-        self.ready = ready
+        self.ready, self.weight_of, self.site_of = ready, weight_of, site_of
         self.paths: dict[str, ReadyQueue] = {}
         self.delivered: list[Envelope] = []
 
@@ -84,12 +93,12 @@ class Engine:
         self.looking_up.append(domain)
         await self.answer.wait()
         self.looking_up.remove(domain)
-        self.known[domain] = Place(domain)
+        self.known[domain] = Place(self.site_of(domain))
         return self.known[domain]
 
     def submit(self, site: Place, job: Job) -> str:
-        queue = self.paths.setdefault(site.name, ReadyQueue(self.ready))
-        return "" if queue.put(job) else site.name
+        queue = self.paths.setdefault(site.name, ReadyQueue(self.ready, self.weight_of))
+        return "" if queue.put(job) else f"{site.name} {queue.line_of(job)[1]}"
 
     def deliver(self, count: int, only: str = "") -> int:
         """So many from each path; how many there were."""
@@ -102,9 +111,22 @@ class Engine:
                 self.delivered.append(job.envelope)
                 end = Disposition.of_reply(OK, "mx.test", time.time())
                 self.settlement.settle(job, name, "", [end] * len(job.envelope.recipients))
-            if queue.has_refused and queue.has_regained():
-                self.spool.room(name)
+                for _, tenant in queue.regained(job):
+                    self.spool.room(f"{name} {tenant}")
         return done
+
+    def wants_more(self) -> bool:
+        """Some tenant has less than half of its share in a path."""
+        turns = [path._turns for path in self.paths.values()]
+        return not turns or any(
+            each is None
+            or any(
+                each.waiting(Priority.NORMAL, tenant) * 2
+                < (each.share(Priority.NORMAL, tenant, self.ready, 1) or 0)
+                for tenant in ("great", "small")
+            )
+            for each in turns
+        )
 
     async def until_delivered(self, count: int) -> None:
         def enough() -> bool:
@@ -154,6 +176,35 @@ def test_a_full_path_does_not_hold_up_the_others(tmp_path: Path) -> None:
     run(scenario())
 
 
+@pytest.mark.parametrize("ready", [32, 1000])
+def test_tenants_share_a_path_by_their_weights(tmp_path: Path, ready: int) -> None:
+    """One has ten domains and came first, the other weighs three times as much."""
+    weights = {"great": 1, "small": 3}
+    great = (waiting(n, f"d{n % 10}.test", PAST, tenant="great") for n in range(1, 9001))
+    small = (waiting(n, "only.test", PAST + 1, tenant="small") for n in range(9001, 12001))
+    fill(tmp_path, [*great, *small])
+
+    async def scenario() -> None:
+        async with Engine(tmp_path, ready, lambda t: weights[str(t)], lambda _: "mx") as engine:
+
+            async def share(count: int) -> float:
+                """Of the next deliveries, each of which leaves time to refill."""
+                before = len(engine.delivered)
+                while len(engine.delivered) < before + count:
+                    engine.deliver(4)
+                    await until(lambda: not engine.wants_more())
+                of = Counter(each.tenant for each in engine.delivered[before:])
+                return of["small"] / of.total()
+
+            await until(lambda: not engine.wants_more())
+            assert 0.7 < await share(1000) < 0.8
+            weights["small"] = 1  # as by a reload
+            await share(1000)
+            assert 0.45 < await share(400) < 0.55
+
+    run(scenario())
+
+
 def test_an_urgent_message_gets_through_100_000_of_bulk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,7 +226,7 @@ def test_an_urgent_message_gets_through_100_000_of_bulk(
             await accept(engine.spool, now)
             # From its path it leaves as the first, though not before its domain is looked up.
             path = engine.paths.setdefault("d7.test", ReadyQueue(engine.ready))
-            await until(lambda: path._waiting(Priority.URGENT))
+            await until(lambda: path._waiting((Priority.URGENT, ""))[0])
             engine.deliver(1, "d7.test")
             assert engine.delivered[-1].message == now.message
 

@@ -92,7 +92,7 @@ def inspect(folder: Path) -> Disk:
         assert records.envelope_key(envelope) == name
         waiting[key_of(envelope)] = envelope
     assert rows["waiting"] == {
-        records.waiting_key(envelope): records.tenant_of(envelope)
+        records.waiting_key(envelope): records.mark_of(envelope)
         for envelope in waiting.values()
         if not envelope.held
     }

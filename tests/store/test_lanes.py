@@ -570,3 +570,95 @@ def test_what_could_not_be_handed_over_is_handed_over_later(tmp_path: Path) -> N
             assert [e.message >> 20 for e, _ in box.handed] == list(range(1, 11))
 
     run(scenario())
+
+
+# Two domains in one lane, of which one has no room
+
+
+def test_new_mail_goes_past_another_domain_that_its_lane_is_blocked_for(tmp_path: Path) -> None:
+    other = colliding("full.test")
+
+    async def scenario() -> None:
+        async with opened(tmp_path) as (one, box):
+            await accept(one, arrival(one, "a@full.test"))
+            one.put_back(box.handed.pop()[0], "path")
+            await flushed(one)
+            await accept(one, arrival(one, "b@full.test"))
+            assert not box.handed
+            await accept(one, arrival(one, f"a@{other}"))
+            assert order(box) == other.split(".")[0] + "*1"
+            one.put_back(box.handed.pop()[0], "other path")
+            await accept(one, arrival(one, f"b@{other}"))
+            assert not box.handed
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_what_waits_behind_a_blocked_domain_is_found_in_few_looks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_known: bool
+) -> None:
+    """However many of it there are, and of other lanes; known or, after a start, not known."""
+    monkeypatch.setattr(rows, "PASSED", 1500)
+    other = waiting(9000, colliding("full.test"), PAST + 9000)
+    full = [waiting(n, "full.test", PAST + n) for n in range(1, 3001)]
+    many = [waiting(n, f"d{n}.test", PAST) for n in range(3001, 3201)]
+    fill(tmp_path, [*full, *many, *([] if is_known else [other])])
+
+    async def scenario() -> None:
+        async with opened(tmp_path) as (one, box):
+
+            async def lease() -> None:
+                await one.lease()
+                for envelope, _ in [each for each in box.handed if each[0] != other]:
+                    one.put_back(envelope, envelope.domain)
+                box.handed = [each for each in box.handed if each[0] == other]
+
+            monkeypatch.setattr(lanes, "LOOKS", 0)
+            while len(one._lanes._blocked) < 201 or one._lanes._turns:
+                await lease()
+            if is_known:
+                monkeypatch.setattr(lanes, "LOOK_INTERVAL", 0.0)
+                for _ in range(20):  # nothing else is there: that is known then
+                    await lease()
+                assert not one._lanes._mixed
+                one._env.submit(Put(other))
+                await flushed(one)
+                one.note_waiting(other)
+            monkeypatch.setattr(lanes, "LOOK_INTERVAL", 0.0)
+            for _ in range(4 if is_known else 24):
+                await lease()
+            assert [envelope for envelope, _ in box.handed] == [other]
+            # What it costs to find nobody is paid once.
+            for _ in range(20):
+                await lease()
+            assert not one._lanes._mixed
+
+    run(scenario())
+
+
+def test_what_falls_due_in_a_blocked_lane_is_found_when_it_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = PAST + 10_000
+    monkeypatch.setattr(spool.time, "time", lambda: now)
+    monkeypatch.setattr(lanes, "LOOKS", 0)
+    full = [waiting(n, "full.test", PAST + n) for n in range(1, 301)]
+    later = [waiting(400, "full.test", now + 5), waiting(401, colliding("full.test"), now + 10)]
+    fill(tmp_path, [*full, *later])
+
+    async def scenario() -> None:
+        nonlocal now
+        async with opened(tmp_path) as (one, box):
+            for _ in range(12):
+                await one.lease()
+                for envelope, _ in box.handed:
+                    one.put_back(envelope, "path")
+                box.handed.clear()
+                now += lanes.LOOK_INTERVAL / 4
+            assert [lane.others for lane in one._lanes._mixed.values()] == [later[1].due]
+            now = later[1].due + lanes.LOOK_INTERVAL
+            await one.lease()
+            assert [envelope for envelope, _ in box.handed] == [later[1]]
+
+    run(scenario())

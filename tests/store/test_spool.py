@@ -325,7 +325,7 @@ def test_an_earlier_row_is_found_behind_what_was_read_already(tmp_path: Path) ->
 
 
 def look_at_every_row_again(one: Spool, envelope: Envelope) -> None:
-    one._lanes.note(records.lane_of(envelope), records.tenant_of(envelope), b"", 0.0)
+    one._lanes.note(records.lane_of(envelope), records.mark_of(envelope), b"", 0.0)
 
 
 def test_what_comes_back_while_the_rows_are_read_is_not_handed_over_twice(tmp_path: Path) -> None:
