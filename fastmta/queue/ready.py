@@ -6,7 +6,6 @@ from collections.abc import Callable, Hashable, Iterable
 from fastmta.mail.envelope import Envelope
 from fastmta.store.turns import Turns, alike
 
-
 LEAST = 4  # jobs that each tenant may have waiting, or all of them share what room there is
 ALL = "*"  # the tenants that share it
 
