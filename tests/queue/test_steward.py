@@ -181,6 +181,18 @@ def test_bounce(report: bool) -> None:
     run(scenario())
 
 
+def test_what_an_operator_returns_says_nothing_of_an_address() -> None:
+    """Whatever reply he writes: it must not put people on the suppression list."""
+
+    async def scenario() -> None:
+        desk = Desk(acme(1))
+        await desk.carry_out(order(Action.BOUNCE, argument="550 5.1.1 No such user"))
+        (bounced,) = (each for each in desk.log.events if isinstance(each, log.Bounced))
+        assert bounced.category == "operator"
+
+    run(scenario())
+
+
 def test_retry_forgets_pauses_and_leaves_held_mail_alone() -> None:
     async def scenario() -> None:
         desk = Desk(acme(1, attempts=4, site=SITE), acme(2, held="1", site="mx.b.test"))
