@@ -10,7 +10,7 @@ import click
 import lmdb
 
 from fastmta.cli.client import ControlClient, is_running
-from fastmta.cli.common import config_option, json_option, load_or_refuse, print_json, refuse
+from fastmta.cli.common import config_option, json_option, load_or_refuse, print_json, refuse, say
 from fastmta.cli.queue.orders import answers
 from fastmta.cli.queue.selecting import selectors
 from fastmta.cli.words import moment, size, span
@@ -45,7 +45,7 @@ def list_(path: Path, selector: Selector, limit: int, as_json: bool) -> None:
         click.echo("nothing in the queue matches" if selector else "the queue is empty")
     for envelope in envelopes[:limit]:
         for line in _lines(envelope):
-            click.echo(line)
+            say(line)
     if len(envelopes) > limit:
         click.echo(f"and more; --limit shows more than {limit}", err=True)
 
@@ -82,7 +82,7 @@ def show(path: Path, id: str, as_json: bool) -> None:
         return
     for envelope in found:
         _print_one(envelope, live)
-    click.echo(text)
+    say(text)
 
 
 def _ask(path: Path, request: Show) -> list[Places]:
@@ -188,7 +188,7 @@ def _print_one(envelope: Envelope, live: list[Places]) -> None:
         facts[f"limits of {path.name}"] = ", ".join(_limits(path))
     for name, value in facts.items():
         if value:
-            click.echo(f"{name:<13} {value}")
+            say(f"{name:<13} {value}")
     click.echo()
 
 

@@ -9,7 +9,7 @@ import click
 from msgspec.structs import replace
 
 from fastmta.cli.client import ControlClient
-from fastmta.cli.common import config_option, json_option, load_or_refuse, print_json
+from fastmta.cli.common import config_option, json_option, load_or_refuse, print_json, say
 from fastmta.cli.queue.orders import answers
 from fastmta.cli.words import is_are, many, moment, span
 from fastmta.config_reader import Duration
@@ -43,7 +43,7 @@ def why(path: Path, domain: str, as_json: bool) -> None:
         print_json({"domain": domain, **_facts(waiting)})
     else:
         for sentence in explain(domain, waiting, standing, time.time()):
-            click.echo(sentence)
+            say(sentence)
     if not total(waiting):
         raise SystemExit(1)
 
