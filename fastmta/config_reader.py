@@ -87,7 +87,8 @@ class Rate(NamedTuple):
     def parse(cls, text: str) -> "Rate":
         found = _RATE.fullmatch(text)
         if not found or not int(found[1]):
-            raise ValueError(f'{_show(text)} is no rate; write "100/s", "600/m" or "5000/h"')
+            examples = '"100/s", "600/m", "5000/h" or "20000/d"'
+            raise ValueError(f"{_show(text)} is no rate; write {examples}, at most 999999999")
         return cls(int(found[1]), _SECONDS[found[2]])
 
     def __str__(self) -> str:
