@@ -317,7 +317,8 @@ class Reader:
     def _named(self, kind: Any, raw: object, path: str) -> dict[str, Any] | None:
         """A table whose keys are names that the operator gives."""
         if not isinstance(raw, dict):
-            self._add(path, f"is {_kind_of(raw)}, but must be a table: write [{path}]")
+            table = "{ NAME = ... }" if "[" in path else f"[{path}]"
+            self._add(path, f"is {_kind_of(raw)}, but must be a table: write {table}")
             return None
         return {name: self._value(kind, item, _join(path, name)) for name, item in raw.items()}
 

@@ -126,6 +126,17 @@ def _check_routes(config: "Config") -> Iterator[Problem]:
         yield from _check_unreachable("route", [each.domain for each in config.route], i)
 
 
+def _check_mx_settings(config: "Config") -> Iterator[Problem]:
+    """What is for MX hosts alone, where a route takes all mail."""
+    if not any(route.domain == "*" for route in config.route):
+        return
+    usual = type(config.delivery)()
+    for name in ("port", "allow_local_addresses"):
+        if getattr(config.delivery, name) != getattr(usual, name):
+            text = 'is without effect: it is for MX hosts, and the [[route]] for "*" takes all mail'
+            yield Problem(f"delivery.{name}", text)
+
+
 def _check_sources(config: "Config") -> Iterator[Problem]:
     used = {name for pool in config.pool for name in pool.sources}
     for i, source in enumerate(config.source):
@@ -381,6 +392,7 @@ RULES = (
     _check_tls,
     _check_nameservers,
     _check_routes,
+    _check_mx_settings,
     _check_headers,
     _check_sources,
     _check_pools,

@@ -317,7 +317,7 @@ BROKEN = {
     "a pool with a list of sources": (
         GOOD + SOURCE + POOL.replace("{ out1 = 2 }", '["out1"]'),
         "pool[0].sources",
-        "must be a table",
+        "must be a table: write { NAME = ... }",
     ),
     "a source without a share": (
         GOOD + SOURCE + POOL.replace("out1 = 2", "out1 = 0"),
@@ -492,6 +492,11 @@ BROKEN = {
         GOOD + '[shaping]\nmessage_rate = "1000000000/s"',
         "shaping.message_rate",
         "at most 999999999",
+    ),
+    "a port of MX hosts that no mail goes to": (
+        GOOD + '[[route]]\ndomain = "*"\nnext_hop = ["192.0.2.1:25"]\n',
+        "delivery.port",
+        "without effect",
     ),
     "a key twice": ("workers = 1" + GOOD, "", "line 4"),
     "no TOML": (edit("port = 2600", "port 2600"), "", "line 22, column 6"),
