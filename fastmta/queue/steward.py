@@ -25,6 +25,8 @@ UNWRITTEN = 500  # changes that may wait for the disk
 LOOK = 0.01  # seconds between looks at what is under way
 STEP = 0.1  # seconds between words on how far a command is
 PATIENCE = 30.0  # seconds that a command waits for them
+# What is due now may be out again at once, and wait there for as long as its path has to.
+GO_ON = (Action.RELEASE, Action.RETRY, Action.REROUTE)
 MAX_SITES = 50_000  # names of sites that a scan remembers
 
 Meant = Callable[[Job, str], bool]  # a job, and the name of its site
@@ -261,6 +263,9 @@ class Scan:
 
     async def _written(self, most: int) -> None:
         """Return when no more than so many changes are still to be written."""
+        if self._order.action in GO_ON and len(self._unwritten) > most:
+            await self._shard.spool.written()
+            self._unwritten.clear()
         is_out = self._shard.spool.is_out
         while len(self._unwritten) > most:
             self._unwritten = [each for each in self._unwritten if is_out(each)]
