@@ -87,7 +87,8 @@ class Rate(NamedTuple):
     def parse(cls, text: str) -> "Rate":
         found = _RATE.fullmatch(text)
         if not found or not int(found[1]):
-            raise ValueError(f'{_show(text)} is no rate; write "100/s", "600/m" or "5000/h"')
+            examples = '"100/s", "600/m", "5000/h" or "20000/d"'
+            raise ValueError(f"{_show(text)} is no rate; write {examples}, at most 999999999")
         return cls(int(found[1]), _SECONDS[found[2]])
 
     def __str__(self) -> str:
@@ -316,7 +317,8 @@ class Reader:
     def _named(self, kind: Any, raw: object, path: str) -> dict[str, Any] | None:
         """A table whose keys are names that the operator gives."""
         if not isinstance(raw, dict):
-            self._add(path, f"is {_kind_of(raw)}, but must be a table: write [{path}]")
+            table = "{ NAME = ... }" if "[" in path else f"[{path}]"
+            self._add(path, f"is {_kind_of(raw)}, but must be a table: write {table}")
             return None
         return {name: self._value(kind, item, _join(path, name)) for name, item in raw.items()}
 

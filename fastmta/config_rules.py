@@ -15,9 +15,12 @@ from fastmta.config_shaping import check_shaping, uses_verified
 from fastmta.mail.address import is_domain, is_mailbox
 
 if TYPE_CHECKING:
-    from fastmta.config import Config, Listener, Retry, RetryDomain, Tls
+    from fastmta.config import Config, Listener, Retry, RetryDomain, Suppression, Tls
 
 _FIELD_NAME = re.compile(r"[!-9;-~]{1,76}")  # RFC 5322 section 2.2
+_LABEL = re.compile(r"[!-~]{1,100}")  # what a message may say, as server.labels reads it
+# What else is in the data directory.
+_OURS = ("orders.json", "orders.new", "control", "lock", "spool", "suppression")
 # What readers or the way of a message depend on: never to be taken out.
 _FIELDS_OF_READERS = {
     *("from", "sender", "reply-to", "to", "cc", "date", "message-id", "subject", "received"),
@@ -123,6 +126,17 @@ def _check_routes(config: "Config") -> Iterator[Problem]:
         yield from _check_unreachable("route", [each.domain for each in config.route], i)
 
 
+def _check_mx_settings(config: "Config") -> Iterator[Problem]:
+    """What is for MX hosts alone, where a route takes all mail."""
+    if not any(route.domain == "*" for route in config.route):
+        return
+    usual = type(config.delivery)()
+    for name in ("port", "allow_local_addresses"):
+        if getattr(config.delivery, name) != getattr(usual, name):
+            text = 'is without effect: it is for MX hosts, and the [[route]] for "*" takes all mail'
+            yield Problem(f"delivery.{name}", text)
+
+
 def _check_sources(config: "Config") -> Iterator[Problem]:
     used = {name for pool in config.pool for name in pool.sources}
     for i, source in enumerate(config.source):
@@ -153,6 +167,13 @@ def _check_pools(config: "Config") -> Iterator[Problem]:
         if pool.tenants and not config.headers.tenant:
             text = "is without effect: nothing says whose mail it is; set headers.tenant"
             yield Problem(f"{key}.tenants", text)
+        for name in pool.tenants:
+            yield from _check_label(f"{key}.tenants", name)
+        for what in ("tenants", "senders"):
+            yield from _check_repeats(f"{key}.{what}", getattr(pool, what))
+        if not (pool.tenants or pool.senders or config.headers.pool or pool.name == "default"):
+            text = 'nothing chooses it; set tenants, senders or headers.pool, or call it "default"'
+            yield Problem(key, text)
         chosen_by: list[tuple[str, str]] = [("name", pool.name)]
         chosen_by += [("tenants", name) for name in pool.tenants]
         chosen_by += [("senders", pattern) for pattern in pool.senders]
@@ -163,14 +184,28 @@ def _check_pools(config: "Config") -> Iterator[Problem]:
 
 def _check_tenants(config: "Config") -> Iterator[Problem]:
     for name, tenant in config.tenants.items():
-        if not name:
-            yield Problem('tenants.""', "is no name of a tenant")
-        elif tenant == type(tenant)():
+        problems = list(_check_label("tenants", name))
+        yield from problems
+        if problems:
+            continue
+        if tenant == type(tenant)():
             text = "is without effect, these are the defaults; set weight or priority"
             yield Problem(f"tenants.{name}", text)
         elif not config.headers.tenant:
             text = "is without effect: nothing says whose mail it is; set headers.tenant"
             yield Problem(f"tenants.{name}", text)
+
+
+def _check_label(key: str, name: str) -> Iterator[Problem]:
+    """Whether a message may name this tenant; of one that does not, nobody is told."""
+    if not _LABEL.fullmatch(name):
+        text = "can never match: a tenant has 1 to 100 printable ASCII characters without spaces"
+        yield Problem(key, f"{name!r} {text}")
+
+
+def _check_repeats(key: str, values: Sequence[str]) -> Iterator[Problem]:
+    for name in sorted({value for value in values if values.count(value) > 1}):
+        yield Problem(key, f'"{name}" is there twice')
 
 
 def _check_shaping(config: "Config") -> Iterator[Problem]:
@@ -273,6 +308,17 @@ def _check_bounces(config: "Config") -> Iterator[Problem]:
             if not _is_report_address(address):
                 text = f'{address!r}: write "bounces@example.test" or "*@bounces.example.test"'
                 yield Problem(f"bounces.{name}[{i}]", text)
+        yield from _check_report_addresses(f"bounces.{name}", getattr(bounces, name))
+
+
+def _check_report_addresses(key: str, addresses: Sequence[str]) -> Iterator[Problem]:
+    """Whether each takes what the others of its list do not."""
+    known = [address.lower() for address in addresses]
+    yield from _check_repeats(key, known)
+    for i, address in enumerate(known):
+        any_of_domain = f"*@{address.rpartition('@')[2]}"
+        if address != any_of_domain and any_of_domain in known:
+            yield Problem(f"{key}[{i}]", f'is without effect: "{any_of_domain}" takes it already')
 
 
 def _is_report_address(text: str) -> bool:
@@ -284,6 +330,22 @@ def _check_suppression(config: "Config") -> Iterator[Problem]:
     suppression = config.suppression
     if suppression and not suppression.categories and suppression.hard_bounces:
         yield Problem("suppression.hard_bounces", "is without effect while categories is empty")
+    if suppression:
+        yield from _check_repeats("suppression.categories", suppression.categories)
+        yield from _check_feeds(config, suppression)
+
+
+def _check_feeds(config: "Config", suppression: "Suppression") -> Iterator[Problem]:
+    """Whether anything comes onto the list of itself, where that is spoken of."""
+    usual, bounces = type(suppression)(), config.bounces
+    reports = bounces if config.reports_suppress else None
+    text = "is without effect: only an operator puts addresses on the list; see hard_bounces"
+    is_fed_by_bounces = suppression.hard_bounces or (reports and reports.addresses)
+    if not is_fed_by_bounces and suppression.categories != usual.categories:
+        yield Problem("suppression.categories", text)
+    is_fed = is_fed_by_bounces or reports
+    if not is_fed and suppression.expire_after != usual.expire_after:
+        yield Problem("suppression.expire_after", text)
 
 
 def _check_files(config: "Config") -> Iterator[Problem]:
@@ -291,8 +353,25 @@ def _check_files(config: "Config") -> Iterator[Problem]:
     name = config.log.dispositions
     if not (name and name.isprintable()):
         yield Problem("log.dispositions", 'is no path; write "dispositions.jsonl" or "-"')
-    elif Path(name).is_absolute():
-        yield from _check_folder("log.dispositions", Path(name).parent)
+    elif name != "-":
+        yield from _check_log(Path(os.path.normpath(config.data_dir / name)), config.data_dir)
+
+
+def _check_log(path: Path, data_dir: Path) -> Iterator[Problem]:
+    """Whether the log can be opened; only the data directory is made where it is not there."""
+    key = "log.dispositions"
+    try:
+        if path.parent == Path(os.path.normpath(data_dir)):
+            if path.name in _OURS:
+                yield Problem(key, f"{path} is for something else; write another name")
+        elif not path.parent.is_dir():
+            yield Problem(key, f"{path.parent} is no folder that is there; make it first")
+        elif not os.access(path.parent, os.W_OK | os.X_OK):
+            yield Problem(key, f"{path}: no permission to write in {path.parent}")
+        elif path.is_dir():
+            yield Problem(key, f"{path} is a folder")
+    except OSError as error:
+        yield Problem(key, f"{path} cannot be used: {error.strerror}")
 
 
 def _check_folder(key: str, path: Path) -> Iterator[Problem]:
@@ -313,6 +392,7 @@ RULES = (
     _check_tls,
     _check_nameservers,
     _check_routes,
+    _check_mx_settings,
     _check_headers,
     _check_sources,
     _check_pools,

@@ -6,12 +6,13 @@ of the configuration.
 
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
+import re2
 from msgspec import UNSET, Meta, UnsetType
 
 from fastmta.config_reader import (
@@ -151,6 +152,20 @@ def shipped_slow_down_rules() -> tuple[SlowDownRule, ...]:
     return _shipped("slow_down.toml").slow_down
 
 
+def compile_pattern(pattern: str) -> Any:
+    """Of a rule's pattern, for replies as octets; re2.error where it is none. By RE2, whose time
+    grows with the reply alone: the peer chooses that, and the loop searches in it."""
+    options = re2.Options()
+    options.log_errors = False
+    options.dot_nl = True
+    return re2.compile(pattern.encode(), options)
+
+
+def together(rules: Iterable[SlowDownRule]) -> Any:
+    """Found where one of the patterns is."""
+    return compile_pattern("|".join(f"(?:{each.pattern})" for each in rules if each.pattern))
+
+
 # What is to be true of the table, called by config_rules.
 
 
@@ -233,28 +248,52 @@ def _check_slow_downs(shaping: Shaping) -> Iterator[Problem]:
     if shaping.slow_down and not shaping.adaptive:
         text = "is without effect where adaptive = false; remove it"
         yield Problem("shaping.slow_down", text)
-    providers = {each.name for each in shaping.providers}
-    for i, rule in enumerate(shaping.slow_down):
-        key = f"shaping.slow_down[{i}]"
-        if not (rule.enhanced or rule.pattern):
-            yield Problem(key, "fits every reply; write enhanced, pattern or both")
-        if rule.enhanced and not re.fullmatch(r"[45]\.\d{1,3}\.\d{1,3}", rule.enhanced, re.ASCII):
-            text = f'"{rule.enhanced}" is no enhanced code of a refusal; write one such as "4.7.28"'
-            yield Problem(f"{key}.enhanced", text)
-        if rule.provider and rule.provider not in providers:
-            yield Problem(f"{key}.provider", f'no provider "{rule.provider}" is known')
-        yield from _check_pattern(f"{key}.pattern", rule.pattern)
+    rules = range(len(shaping.slow_down))
+    yield from [found for i in rules for found in _check_slow_down(shaping, i)] or _check_size(
+        shaping
+    )
+
+
+def _check_slow_down(shaping: Shaping, i: int) -> Iterator[Problem]:
+    rule, key = shaping.slow_down[i], f"shaping.slow_down[{i}]"
+    if not (rule.enhanced or rule.pattern):
+        yield Problem(key, "fits every reply; write enhanced, pattern or both")
+    if rule.enhanced and not re.fullmatch(r"[45]\.\d{1,3}\.\d{1,3}", rule.enhanced, re.ASCII):
+        text = f'"{rule.enhanced}" is no enhanced code of a refusal; write one such as "4.7.28"'
+        yield Problem(f"{key}.enhanced", text)
+    if rule.provider and rule.provider not in {each.name for each in shaping.providers}:
+        yield Problem(f"{key}.provider", f'no provider "{rule.provider}" is known')
+    for j, earlier in enumerate(shaping.slow_down[:i]):
+        if _hides(earlier, rule):
+            yield Problem(key, f"can never match: shaping.slow_down[{j}] fits all that it does")
+            break
+    yield from _check_pattern(f"{key}.pattern", rule.pattern)
+
+
+def _check_size(shaping: Shaping) -> Iterator[Problem]:
+    try:
+        together(shaping.slow_down_rules)
+    except re2.error:
+        yield Problem("shaping.slow_down", "patterns are too large together; write fewer")
+
+
+def _hides(one: SlowDownRule, other: SlowDownRule) -> bool:
+    """Whether the first fits whatever the second does, as far as the settings show it."""
+    fields = SlowDownRule.__struct_fields__
+    return all(getattr(one, name) in ("", getattr(other, name)) for name in fields)
 
 
 def _check_pattern(key: str, pattern: str) -> Iterator[Problem]:
     try:
-        compiled = re.compile(pattern, re.DOTALL)
-    except re.error as error:
-        yield Problem(key, f"is no regular expression: {error}")
+        compiled = compile_pattern(pattern)
+    except re2.error as error:
+        why = error.args[0]
+        why = why.decode("utf-8", "replace") if isinstance(why, bytes) else why
+        yield Problem(key, f"is no regular expression (RE2 syntax): {why}")
         return
     if re.sub(r"\\.", "", pattern) != re.sub(r"\\.", "", pattern).lower():
         yield Problem(key, "has capitals, but is compared with replies in lower case")
-    elif pattern and compiled.search(""):
+    elif pattern and compiled.search(b""):
         yield Problem(key, "fits every reply")
 
 

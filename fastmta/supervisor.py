@@ -111,7 +111,8 @@ class Supervisor:
         self._desk.stop()
         self._signal(signal.SIGTERM)
         try:
-            codes = await asyncio.wait_for(asyncio.gather(*keepers), DRAIN_SECONDS)
+            async with asyncio.timeout(DRAIN_SECONDS):
+                codes = await asyncio.gather(*keepers)
         except TimeoutError:
             logger.error("workers did not end in %d seconds and are killed", DRAIN_SECONDS)
             self._signal(signal.SIGKILL)
@@ -143,7 +144,8 @@ class Supervisor:
 
     async def _pause(self, seconds: float) -> None:
         try:
-            await asyncio.wait_for(self._ending.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._ending.wait()
         except TimeoutError:
             pass
 

@@ -96,7 +96,8 @@ class WorkerProcess:
             self._snapshot = asyncio.get_running_loop().create_future()
             self._send(control.Ask())
         try:
-            return await asyncio.wait_for(asyncio.shield(self._snapshot), ANSWER_SECONDS)
+            async with asyncio.timeout(ANSWER_SECONDS):
+                return await asyncio.shield(self._snapshot)
         except TimeoutError:
             return []
 
@@ -108,7 +109,8 @@ class WorkerProcess:
             self._reloaded = asyncio.get_running_loop().create_future()
         self._send(control.Reload(source))
         try:
-            return await asyncio.wait_for(asyncio.shield(self._reloaded), RELOAD_SECONDS)
+            async with asyncio.timeout(RELOAD_SECONDS):
+                return await asyncio.shield(self._reloaded)
         except TimeoutError:
             return ["it does not answer"]
 

@@ -1,5 +1,6 @@
 """The configuration: what is right is read as written, what is wrong is named by its key."""
 
+import json
 import subprocess
 from ipaddress import ip_network
 from pathlib import Path
@@ -86,14 +87,14 @@ def test_sources_pools_and_tenants_are_read_as_written(tmp_path: Path) -> None:
         + '[headers]\ntenant = "X-Tenant"\n'
         + SOURCE
         + POOL
-        + '[tenants."a b"]\nweight = 3\npriority = "urgent"\n'
+        + '[tenants."a/b"]\nweight = 3\npriority = "urgent"\n'
     )
     config = parse(text, tmp_path)
     assert config.source[0].addresses == ("192.0.2.10", "2001:db8::10")
     assert config.source[0].hostname is None
     assert config.pool[0].sources == {"out1": 2}
     assert config.pool[0].senders == ("*.example.net",)
-    assert (config.tenants["a b"].weight, config.tenants["a b"].priority) == (3, "urgent")
+    assert (config.tenants["a/b"].weight, config.tenants["a/b"].priority) == (3, "urgent")
 
 
 def test_a_route_by_lmtp() -> None:
@@ -316,7 +317,7 @@ BROKEN = {
     "a pool with a list of sources": (
         GOOD + SOURCE + POOL.replace("{ out1 = 2 }", '["out1"]'),
         "pool[0].sources",
-        "must be a table",
+        "must be a table: write { NAME = ... }",
     ),
     "a source without a share": (
         GOOD + SOURCE + POOL.replace("out1 = 2", "out1 = 0"),
@@ -348,6 +349,29 @@ BROKEN = {
         GOOD + '[tenants.x]\npriority = "high"\n',
         "tenants.x.priority",
         '"urgent"',
+    ),
+    **{
+        f"a tenant that no message may name: {name[:3]!r}": (
+            GOOD + f'[headers]\ntenant = "X-Tenant"\n[tenants.{json.dumps(name)}]\nweight = 2\n',
+            "tenants",
+            "can never match",
+        )
+        for name in ("", "a b", "\u00e9", "x" * 101)
+    },
+    "a pool of a tenant that no message may name": (
+        GOOD + SOURCE + POOL.replace('["newsletter"]', '["news letter"]'),
+        "pool[0].tenants",
+        "can never match",
+    ),
+    "a pool with a tenant twice": (
+        GOOD + SOURCE + POOL.replace('["newsletter"]', '["newsletter", "newsletter"]'),
+        "pool[0].tenants",
+        "there twice",
+    ),
+    "a pool that nothing chooses": (
+        GOOD + SOURCE + '[[pool]]\nname = "b"\nsources = { out1 = 1 }\n',
+        "pool[0]",
+        "nothing chooses it",
     ),
     "a tenant that is no table": (GOOD + "[tenants]\nx = 1\n", "tenants.x", "must be a table"),
     "a first retry after the longest": (
@@ -450,6 +474,30 @@ BROKEN = {
     "a data folder that is a file": (edit('"data"', '"/dev/null/x"'), "data_dir", "/dev/null"),
     "a path with a NUL": (edit('"data"', '"a\\u0000"'), "data_dir", "no path"),
     "a path that is too long": (edit('"data"', f'"{"a" * 300}"'), "data_dir", "too long"),
+    **{
+        f"a log in place of {name}": (
+            GOOD + f'[log]\ndispositions = "{name}"',
+            "log.dispositions",
+            hint,
+        )
+        for name, hint in {
+            "orders.json": "for something else",
+            "x/../spool": "for something else",
+            "missing/x.jsonl": "make it first",
+            "/tmp": "is a folder",
+            "/dev/null/x": "make it first",
+        }.items()
+    },
+    "a rate that is too large": (
+        GOOD + '[shaping]\nmessage_rate = "1000000000/s"',
+        "shaping.message_rate",
+        "at most 999999999",
+    ),
+    "a port of MX hosts that no mail goes to": (
+        GOOD + '[[route]]\ndomain = "*"\nnext_hop = ["192.0.2.1:25"]\n',
+        "delivery.port",
+        "without effect",
+    ),
     "a key twice": ("workers = 1" + GOOD, "", "line 4"),
     "no TOML": (edit("port = 2600", "port 2600"), "", "line 22, column 6"),
     "brackets without end": ("x = " + "[" * 5000, "", "nested too deep"),
@@ -613,6 +661,28 @@ class TestBounces:
             ),
             ("[suppression]\ncategories = []", "suppression.hard_bounces: is without effect"),
             ('[suppression]\ncategories = ["spam"]', r"suppression.categories\[0\]"),
+            ('[suppression]\ncategories = ["full", "full"]', '"full" is there twice'),
+            (
+                '[suppression]\nhard_bounces = false\ncategories = ["full"]',
+                "suppression.categories: is without effect",
+            ),
+            (
+                '[suppression]\nhard_bounces = false\nexpire_after = "3d"',
+                "suppression.expire_after: is without effect",
+            ),
+            (
+                '[bounces]\ncomplaints = ["f@b.test"]\n'
+                '[suppression]\nhard_bounces = false\ncategories = ["full"]',
+                "suppression.categories: is without effect",
+            ),
+            (
+                '[bounces]\naddresses = ["a@b.test", "*@b.test"]',
+                r"bounces.addresses\[0\]: is without effect: \"\*@b.test\" takes it already",
+            ),
+            (
+                '[bounces]\naddresses = ["a@b.test", "A@b.test"]',
+                'bounces.addresses: "a@b.test" is there twice',
+            ),
             ('[suppression]\non_match = "bounce"', "suppression.on_match"),
             ('[suppression]\nexpire_after = "0s"', "suppression.expire_after"),
         ],

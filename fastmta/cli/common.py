@@ -6,6 +6,7 @@ from typing import Any, NoReturn
 import click
 import msgspec
 
+from fastmta.cli.words import visible
 from fastmta.config import Config, ConfigError, Source, read
 
 config_option = click.option(
@@ -39,6 +40,11 @@ def read_or_refuse(path: Path) -> tuple[Source, Config]:
         return source, source.parse()
     except ConfigError as error:
         refuse(*(f"{path}: {problem}" for problem in error.problems))
+
+
+def say(text: str) -> None:
+    """A line on standard output that may hold what others wrote."""
+    click.echo(visible(text))
 
 
 def print_json(value: Any) -> None:

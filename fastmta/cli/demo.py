@@ -38,12 +38,17 @@ bind = "127.0.0.1:{admin}"
 domain = "*"
 next_hop = ["127.0.0.1:{sink}"]
 
+[headers]  # what a message may say of itself, for `fastmta queue`
+tenant = "X-Tenant"
+campaign = "X-Campaign"
+
 [retry]  # short, so that retries can be watched
 first = "5s"
 max_interval = "30s"
 give_up_after = "2m"
 """
 PORTS = {"smtp": 2525, "admin": 2580, "sink": 2700}
+# Any other event is an operator's order, and blue.
 STYLES = {"received": "cyan", "delivered": "green", "deferred": "yellow", "bounced": "red"}
 
 console = Console(highlight=False)
@@ -148,10 +153,7 @@ def _introduce(folder: Path, ports: dict[str, int]) -> None:
     console.print(table)
     console.print(f"Everything is kept in [bold]{escape(str(folder))}[/]")
     console.print(f"  arrived.mbox        what the sink took: less {_short(folder)}/arrived.mbox")
-    console.print(
-        f"  fastmta.toml        {command} queue list -c {_short(folder)}/fastmta.toml",
-        soft_wrap=True,
-    )
+    console.print("  fastmta.toml        the configuration, for the commands below")
     console.print("  dispositions.jsonl  what is shown below, as JSON\n")
     console.print("Send a message from another terminal:\n")
     to = "friend@example.test"
@@ -165,10 +167,15 @@ def _introduce(folder: Path, ports: dict[str, int]) -> None:
         soft_wrap=True,
     )
     console.print(
-        "Mail to tempfail@, permfail@, slow@, 421@ or drop@ any domain meets that fate."
-        " Ctrl-C ends the demo.\n",
+        "Mail to tempfail@, permfail@, slow@, 421@ or drop@ any domain meets that fate. Then look"
+        " into the queue, and steer it:\n",
         soft_wrap=True,
     )
+    for words in ("top", "why example.test", "hold --domain example.test", "release --all"):
+        name, _, rest = words.partition(" ")
+        line = f"  [bold]{command} queue {name} -c {_short(folder)}/fastmta.toml {rest}".rstrip()
+        console.print(f"{line}[/]", soft_wrap=True)
+    console.print("\nCtrl-C ends the demo.\n")
 
 
 def _shown_command() -> str:
@@ -203,7 +210,7 @@ async def _events(path: Path) -> AsyncIterator[dict[str, Any]]:
 def _line(event: dict[str, Any]) -> str:
     at = datetime.fromtimestamp(event["time"]).strftime("%H:%M:%S.%f")[:-3]
     name = event["event"]
-    style = STYLES[name]
+    style = STYLES.get(name, "blue")
     return f"{at}  [{style}]{name:<9}[/]  {event['id']}  {escape(_told(event))}"
 
 
@@ -218,9 +225,13 @@ def _told(event: dict[str, Any]) -> str:
         case "deferred":
             wait = event["due"] - event["time"]
             return f"{event['recipient']}, again in {wait:.0f} s: {_reply(event)}"
-        case _:
+        case "bounced":
             told = f", told the sender in {event['dsn']}" if event["dsn"] else ""
             return f"{event['recipient']}{told}: {_reply(event)}"
+        case _:
+            to = ", ".join(event.get("recipients") or [event["recipient"]])
+            why = f": {event['reason']}" if event["reason"] else ""
+            return f"{to}, by order {event['order']} of {event['by']}{why}"
 
 
 def _reply(event: dict[str, Any]) -> str:

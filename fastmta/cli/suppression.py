@@ -16,7 +16,7 @@ from msgspec import Struct, structs
 from rich.console import Console
 from rich.progress import Progress
 
-from fastmta.cli.common import config_option, json_option, load_or_refuse, print_json, refuse
+from fastmta.cli.common import config_option, json_option, load_or_refuse, print_json, refuse, say
 from fastmta.cli.words import moment
 from fastmta.config import Duration
 from fastmta.store.suppression import BATCH, REASONS, Entry, Reason, SuppressionFile, key_of
@@ -70,7 +70,7 @@ def list_(path: Path, domain: str, reason: str | None, limit: int, as_json: bool
         if as_json:
             print_json(_facts(entry))
         else:
-            click.echo(_line(entry))
+            say(_line(entry))
     if not shown and not as_json:
         click.echo("nothing is suppressed")
     if len(shown) > limit:
@@ -95,7 +95,7 @@ def show(path: Path, address: str, as_json: bool) -> None:
         if name in ("added", "expires"):
             value = moment(value) if value else "never"
         if value:
-            click.echo(f"{name:<9} {value}")
+            say(f"{name:<9} {value}")
 
 
 @suppression.command()
@@ -199,7 +199,9 @@ def _open(path: Path) -> Iterator[SuppressionFile]:
             yield entries
         finally:
             entries.close()
-    except (OSError, lmdb.Error, csv.Error) as error:
+    except OSError as error:  # of the list, or of a file that goes in or out
+        refuse(f"{error.filename or folder}: {error.strerror}")
+    except (lmdb.Error, csv.Error) as error:
         refuse(f"{folder}: {error}")
 
 

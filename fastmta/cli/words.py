@@ -3,6 +3,14 @@
 from datetime import UTC, datetime
 
 
+def visible(text: str) -> str:
+    """Text that others wrote, as a terminal may have it: what is not printable but for line ends
+    and tabs is escaped, so that no message moves the cursor or changes the order of letters."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
+
+
 def moment(when: float) -> str:
     return datetime.fromtimestamp(when, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 

@@ -39,7 +39,7 @@ class Bounds(Struct, frozen=True):
     """What holds for one worker, whatever the paths."""
 
     paths: int = 10_000
-    plenty: int = 4000  # jobs of all paths; with fewer, each may have as many as it is allowed
+    plenty: int = 10_000  # jobs of all paths; with fewer, each may have as many as it is allowed
     all_connections: int = 2000
     attempts: int = 10  # addresses tried for one connection
     conversions: int = 2  # large messages held in seven bits, for hosts without 8BITMIME

@@ -40,6 +40,7 @@ class Category(StrEnum):
     PROTOCOL = "protocol"
     SYSTEM = "system"
     EXPIRED = "expired"
+    OPERATOR = "operator"  # no rule says so: an order of ours, not an answer
     OTHER = "other"
 
 

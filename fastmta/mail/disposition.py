@@ -28,6 +28,7 @@ class Disposition(Struct, frozen=True, array_like=True):
     time: float  # seconds since the epoch
     success: Action | None = None
     tls: str = ""  # "TLSv1.3 TLS_AES_256_GCM_SHA384", " verified" behind it; "" in the clear
+    by_operator: bool = False  # an order, which says nothing of the address
 
     @classmethod
     def of_reply(

@@ -32,7 +32,8 @@ def execute(order: Order, envelope: Envelope, now: float) -> Execution:
         case Action.REROUTE:
             return _reroute(order, envelope, now)
         case Action.BOUNCE:
-            end = Disposition(Kind.FAILED, parse_reply(order.argument), "", now)
+            reply = parse_reply(order.argument)
+            end = Disposition(Kind.FAILED, reply, "", now, by_operator=True)
             failed = [(_heard(order, each), end) for each in envelope.recipients]
             return Execution(None, failed, [events.Returned(**_told(order, envelope, now))])
         case Action.DELETE:
@@ -75,7 +76,9 @@ RETURNED = "550 5.7.1 returned by the operator"
 
 def parse_reply(text: str) -> Reply:
     """A reply for mail that is returned: "550 5.7.1 text", or the text alone; ValueError where it
-    would not end the mail (RFC 5321 section 4.2.1)."""
+    would not end the mail (RFC 5321 section 4.2.1), or is not one line that can be shown."""
+    if not text.isprintable():
+        raise ValueError("a reply is one line without control characters")
     first, _, rest = text.strip().partition(" ")
     if not (first.isascii() and first.isdigit() and len(first) == 3):
         return Reply(550, "5.7.1", text.strip() or RETURNED[10:])

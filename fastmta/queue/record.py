@@ -4,7 +4,7 @@ from typing import Any
 
 from fastmta import log as events
 from fastmta import metrics
-from fastmta.mail.classification import CATEGORIES, classify
+from fastmta.mail.classification import CATEGORIES, Category, classify
 from fastmta.mail.disposition import Disposition
 from fastmta.mail.envelope import Envelope, Recipient
 from fastmta.queue.outcome import End
@@ -75,7 +75,7 @@ def _failure(
     dsns: Dsns,
 ) -> dict[str, Any]:
     event = _attempt(envelope, recipient, end, site, source)
-    event["category"] = classify(end.reply)
+    event["category"] = Category.OPERATOR if end.by_operator else classify(end.reply)
     event["dsn"] = dsns.get(id(recipient), "")
     return event
 

@@ -9,7 +9,9 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from fastmta.queue.execution import parse_reply
 from fastmta.queue.orders import MAX_HOLDS, Action, Order, expired, released
+from fastmta.queue.selector import checked
 
 FILE = "orders.json"  # in the data directory
 
@@ -40,7 +42,7 @@ class Standing:
         """A command as it is carried out: with its number, a hold among those that stand, a
         release with the holds that it is to end. CannotStand where it makes no sense."""
         number = self._content.last + 1
-        order = replace(order, number=number, time=time.time())
+        order = replace(_usable(order), number=number, time=time.time())
         holds = self.holds
         if order.action is Action.HOLD:
             if len(holds) >= MAX_HOLDS:
@@ -85,6 +87,17 @@ class Standing:
         self._content = content
 
 
+def _usable(order: Order) -> Order:
+    """With its selector as `checked` leaves it; CannotStand for what the command would not have
+    sent: in force, it would stop all mail."""
+    try:
+        if order.action is Action.BOUNCE:
+            parse_reply(order.argument)
+        return replace(order, selector=checked(order.selector))
+    except ValueError as error:
+        raise CannotStand(str(error)) from None
+
+
 def _sync_folder(folder: Path) -> None:
     """So that the new name is on disk too."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -103,4 +116,16 @@ def _read(path: Path) -> _Content:
         raise CannotStand(f"{path}, which says what is held, cannot be read: {error}") from None
     if content.version != 1:
         raise CannotStand(f"{path} is of version {content.version}, which is not known here")
+    for order in content.holds:
+        _check_hold(path, order)
     return content
+
+
+def _check_hold(path: Path, order: Order) -> None:
+    """Somebody may have edited the file; what stands there is done to all mail that matches."""
+    if order.action is not Action.HOLD:
+        raise CannotStand(f"{path}: order {order.number} is to {order.action}; only a hold stands")
+    try:
+        _usable(order)
+    except CannotStand as error:
+        raise CannotStand(f"{path}: hold {order.number}: {error}") from None

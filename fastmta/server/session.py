@@ -144,7 +144,8 @@ class Sessions:
         for session in tuple(self._open):
             session.drain()
         try:
-            await asyncio.wait_for(self._empty.wait(), limit)
+            async with asyncio.timeout(limit):
+                await self._empty.wait()
         except TimeoutError:
             for session in tuple(self._open):
                 session.abandon()

@@ -60,7 +60,8 @@ class Sink:
         self._server.close()
         if grace:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._deserted.wait(), grace)
+                async with asyncio.timeout(grace):
+                    await self._deserted.wait()
         for session in tuple(self.sessions):
             session.close()
         await self._server.wait_closed()

@@ -309,7 +309,8 @@ class Spool:
             # A look once a minute at the least: the clock may be set forward.
             wait = self._sleeps_until - now
             try:
-                await asyncio.wait_for(self._changed.wait(), min(wait, 60.0) if wait > 0 else 60.0)
+                async with asyncio.timeout(min(wait, 60.0) if wait > 0 else 60.0):
+                    await self._changed.wait()
             except TimeoutError:
                 pass
 

@@ -14,7 +14,7 @@ from fastmta.cli.queue.paths import together as joined
 from fastmta.cli.queue.suppressed import Suppressed, about_suppressed
 from fastmta.cli.queue.top import Line, picture
 from fastmta.cli.queue.why import explain, together
-from fastmta.cli.words import pace
+from fastmta.cli.words import pace, visible
 from fastmta.queue.orders import Action, Order
 from fastmta.queue.requests import Allowances, HostPause, PathNow, Paths, Waiting
 from fastmta.queue.selector import Selector
@@ -259,6 +259,19 @@ def test_a_hold_says_whose_it_is() -> None:
     hold = Order(action=Action.HOLD, selector=ACME, number=3, by="eve", reason="complaints")
     text = said(replace(WAITING, held={3: 2}), hold)
     assert "hold 3 (--tenant acme, by eve) keeps 2 of them: complaints" in text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("Bj\u00f6rn <b@x.test>\n\tfor", "Bj\u00f6rn <b@x.test>\n\tfor"),
+        ("\x1b]0;owned\x07\x1b[2J", r"\x1b]0;owned\x07\x1b[2J"),
+        ("\x9b31m a\rb\x00", r"\x9b31m a\rb\x00"),
+        ("tset.a@\u202ebob", r"tset.a@\u202ebob"),
+    ],
+)
+def test_what_others_wrote_cannot_steer_the_terminal(text: str, shown: str) -> None:
+    assert visible(text) == shown
 
 
 def test_workers_are_one() -> None:

@@ -320,7 +320,9 @@ def test_why_show_and_top(tmp_path: Path) -> None:
         send(running, "x", "a@a.test", "b@b.test")
         running.wait_for(2, event="deferred")
         order(running, "hold", "--campaign", "y", "--reason", "not yet")
-        send(running, "y", "c@a.test")
+        odd = b"X-Odd: \x1b[2J\n" + message("y", "c@a.test").as_bytes()
+        with SMTP("127.0.0.1", running.smtp, timeout=LIMIT) as client:
+            client.sendmail("news@sender.test", "c@a.test", odd.replace(b"\n", b"\r\n"))
         (held,) = running.wait_for(1, event="held")
         why = queue(running, "why", "A.test")
         assert why.code == 0
@@ -338,6 +340,7 @@ def test_why_show_and_top(tmp_path: Path) -> None:
         )
         shown = queue(running, "show", held["id"])
         assert "held by hold 1 (not yet)" in shown.text and "campaign      y" in shown.text
+        assert r"X-Odd: \x1b[2J" in shown.text  # nobody else steers the terminal
         assert queue(running, "show", held["id"], "--json").json["envelopes"][0]["state"] == "held"
         top = queue(running, "top", "--json").json
         assert (top["envelopes"], top["held"]) == (3, 1)

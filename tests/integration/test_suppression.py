@@ -257,5 +257,7 @@ def test_what_cannot_be_imported_is_told(tmp_path: Path) -> None:
     command(tmp_path, "delete", "eve@dest.test", code=1)
     command(tmp_path, "add", "no address", code=2)
     command(tmp_path, "add", "@dest.test", "--for", "30d", "--note", "they asked")
+    command(tmp_path, "add", "eva@dest.test", "--note", "\x1b[2J")
+    assert r"\x1b[2J" in command(tmp_path, "show", "eva@dest.test")
     assert "they asked" in command(tmp_path, "list", "--domain", "dest.test")
     assert command(tmp_path, "list", "--domain", "other.test") == "nothing is suppressed\n"

@@ -28,7 +28,7 @@ def test_what_a_reply_means(category: str, line: str) -> None:
 
 
 def test_there_is_a_reply_for_each_category() -> None:
-    assert {category for category, _ in REPLIES} == set(CATEGORIES)
+    assert {category for category, _ in REPLIES} == set(CATEGORIES) - {"operator"}
 
 
 @given(st.integers(0, 999), st.text(max_size=20), st.text(max_size=3000))

@@ -198,6 +198,18 @@ def test_what_is_shipped_is_as_good_as_a_configuration_must_be() -> None:
     assert list(check_shaping(shaping)) == []
 
 
+def test_a_reply_cannot_stop_the_loop() -> None:
+    """The peer chooses the text; with a pattern like this `re` would need years for it."""
+    rules = SlowDownRules([SlowDownRule(pattern="(a+)+b")])
+    assert rules.match(Reply(450, "", "a" * 1000), "") is None
+    assert rules.match(Reply(450, "", "a" * 900 + "b"), "") == "/(a+)+b/"
+
+
+def test_a_reply_of_any_characters_is_matched() -> None:
+    rules = SlowDownRules([SlowDownRule(pattern="caf\u00e9.slow")])
+    assert rules.match(Reply(450, "", "caf\u00e9\nslow \udcff"), "") == "/caf\u00e9.slow/"
+
+
 def test_a_rule_of_the_configuration_is_named_in_full() -> None:
     rules = SlowDownRules([SlowDownRule(enhanced="4.9.9", pattern="qu(?:eu)?e", provider="x")])
     assert rules.match(Reply(450, "4.9.9", "a long\nQueue"), "x") == "x: 4.9.9 /qu(?:eu)?e/"

@@ -136,3 +136,9 @@ def test_a_reply_as_an_operator_writes_it(text: str, reply: Reply) -> None:
 def test_mail_is_not_returned_with_a_reply_that_means_wait() -> None:
     with pytest.raises(ValueError, match="500 to 599, not 450"):
         parse_reply("450 4.2.0 later")
+
+
+@pytest.mark.parametrize("text", ["550 5.1.1 a\r\nb", "a\x1b[2Jb", "a\u202eb"])
+def test_a_reply_that_is_returned_can_be_shown(text: str) -> None:
+    with pytest.raises(ValueError, match="control characters"):
+        parse_reply(text)

@@ -203,6 +203,7 @@ def test_the_times_of_a_path_are_those_of_its_connections() -> None:
     assert (timeouts.connect, timeouts.data, timeouts.block, timeouts.mail) == (3, 4, 4, 300)
 
 
+LARGE = ", ".join(f"{{pattern = '{n}[^x]{{999}}'}}" for n in range(200))
 BAD = {
     "a provider twice": (
         'provider = [{name = "a", mx = ["a.test"], ready = 1},'
@@ -252,6 +253,22 @@ BAD = {
     "a rule of nobody": (
         'slow_down = [{pattern = "a", provider = "x"}]',
         "shaping.slow_down[0].provider",
+    ),
+    "a rule behind one that fits more": (
+        'slow_down = [{pattern = "a"}, {pattern = "a", enhanced = "4.7.1"}]',
+        "shaping.slow_down[1]",
+    ),
+    "a pattern that backtracks": (
+        r'slow_down = [{pattern = "(a)\\1"}]',
+        "shaping.slow_down[0].pattern",
+    ),
+    "a pattern that needs too much memory": (
+        r'slow_down = [{pattern = "\\pL{999}"}]',
+        "shaping.slow_down[0].pattern",
+    ),
+    "patterns that need too much memory together": (
+        f"slow_down = [{LARGE}]",
+        "shaping.slow_down",
     ),
     "a rule where nothing adapts": (
         'adaptive = false\nslow_down = [{pattern = "a"}]',

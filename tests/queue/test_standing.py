@@ -1,5 +1,6 @@
 """Holds on disk, and which of them a release ends."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,39 @@ def test_what_cannot_be_read_is_not_taken_for_nothing(tmp_path: Path, content: b
     with pytest.raises(CannotStand, match=FILE):
         Standing(tmp_path)
     assert (tmp_path / FILE).read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("order", "says"),
+    [
+        ({"action": "delete", "selector": {}}, "order 1 is to delete; only a hold stands"),
+        ({"action": "hold", "selector": {"reply": "((("}}, "hold 1: .*no regular expression"),
+        ({"action": "hold", "selector": {"id": ["x"]}}, "hold 1: .*13 characters"),
+    ],
+)
+def test_what_stands_is_a_hold_that_can_be_used(
+    tmp_path: Path, order: dict[str, object], says: str
+) -> None:
+    """It is done to all mail that matches: an edited file must not delete it, nor stop it all."""
+    content = {"version": 1, "last": 1, "holds": [order | {"number": 1}]}
+    (tmp_path / FILE).write_text(json.dumps(content))
+    with pytest.raises(CannotStand, match=says):
+        Standing(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("order", "says"),
+    [
+        (hold(Selector(reply="(((")), "no regular expression"),
+        (hold(Selector(id=("x",))), "13 characters"),
+        (Order(action=Action.BOUNCE, selector=ACME, argument="450 later"), "500 to 599"),
+    ],
+)
+def test_what_another_program_sent_is_checked_too(tmp_path: Path, order: Order, says: str) -> None:
+    standing = Standing(tmp_path)
+    with pytest.raises(CannotStand, match=says):
+        standing.given(order)
+    assert not standing.holds
 
 
 def test_a_write_that_was_cut_short_leaves_the_old_file(tmp_path: Path) -> None:

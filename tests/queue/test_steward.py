@@ -8,6 +8,7 @@ import pytest
 from fastmta import log
 from fastmta.config import Duration, Reports, Retry
 from fastmta.log import DispositionLog
+from fastmta.mail.arrival import Arrival
 from fastmta.mail.disposition import Disposition, Kind
 from fastmta.mail.envelope import Envelope
 from fastmta.mail.reply import Reply
@@ -52,18 +53,21 @@ class Desk:
     def __init__(self, *envelopes: Envelope) -> None:
         self.spool, self.log = MemorySpool(*envelopes), MemoryLog()
         self.orders, self.memory = Orders(), Memory()
+        self.settlement = self.settlement_of(self.spool)
+        self.asked: list[str] = []
+        shards = {0: cast(steward.Shard, self)}
+        self.steward = Steward(3, self.orders, shards, self.memory, self.resolve)
+
+    def settlement_of(self, spool: MemorySpool) -> Settlement:
         policy = Retry(first=Duration(60))
-        self.settlement = Settlement(
-            cast(Spool, self.spool),
+        return Settlement(
+            cast(Spool, spool),
             lambda _: policy,
             Reports(),
             "relay.test",
             cast(DispositionLog, self.log),
             self.orders,
         )
-        self.asked: list[str] = []
-        shards = {0: cast(steward.Shard, self)}
-        self.steward = Steward(3, self.orders, shards, self.memory, self.resolve)
 
     async def resolve(self, domain: str) -> str:
         self.asked.append(domain)
@@ -91,6 +95,30 @@ def order(action: Action, selector: Selector = ACME, **fields: Any) -> Order:
 
 def acme(number: int, **fields: Any) -> Envelope:
     return envelope(number, tenant="acme", **fields)
+
+
+@pytest.mark.parametrize("action", [Action.RELEASE, Action.RETRY, Action.REROUTE])
+def test_what_is_out_again_at_once_is_not_waited_for(action: Action) -> None:
+    """It may wait for hours where its path may send a hundred an hour."""
+
+    class Eager(MemorySpool):
+        """Hands over again what is due, before anybody looks."""
+
+        def _put(self, number: tuple[int, int], remaining: Envelope | None, *_: Arrival) -> None:
+            super()._put(number, remaining)
+            self.out.add(number)
+
+    async def scenario() -> None:
+        desk = Desk()
+        held = "1: wait" if action is Action.RELEASE else ""
+        desk.spool = Eager(acme(1, held=held), acme(2, held=held))
+        desk.settlement = desk.settlement_of(desk.spool)
+        async with asyncio.timeout(5):
+            result = await desk.carry_out(order(action, argument="192.0.2.1:25"))
+        assert result.envelopes == 2
+        assert desk.spool.commits
+
+    run(scenario())
 
 
 def test_hold_what_lies_in_the_queue() -> None:
@@ -177,6 +205,18 @@ def test_bounce(report: bool) -> None:
         bounced = next(each for each in desk.log.events if isinstance(each, log.Bounced))
         assert isinstance(bounced, log.Bounced)
         assert (bounced.code, bounced.enhanced, bool(bounced.dsn)) == (550, "5.7.1", report)
+
+    run(scenario())
+
+
+def test_what_an_operator_returns_says_nothing_of_an_address() -> None:
+    """Whatever reply he writes: it must not put people on the suppression list."""
+
+    async def scenario() -> None:
+        desk = Desk(acme(1))
+        await desk.carry_out(order(Action.BOUNCE, argument="550 5.1.1 No such user"))
+        (bounced,) = (each for each in desk.log.events if isinstance(each, log.Bounced))
+        assert bounced.category == "operator"
 
     run(scenario())
 

@@ -302,6 +302,24 @@ def test_a_lease_wakes_for_what_falls_due_and_not_before(tmp_path: Path) -> None
     run(scenario())
 
 
+def test_who_waits_for_what_falls_due_is_cancelled_also_while_that_changes(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with opened(tmp_path) as (one, _):
+
+            async def wait_for_ever() -> None:
+                while True:
+                    await one.wait_due()
+
+            waiting = asyncio.ensure_future(wait_for_ever())
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            one.reconsider()
+            waiting.cancel()
+            await asyncio.wait([waiting])
+
+    run(scenario())
+
+
 def test_an_earlier_row_is_found_behind_what_was_read_already(tmp_path: Path) -> None:
     """The clock went back, or an operator asked for it now."""
 

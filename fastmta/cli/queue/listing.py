@@ -10,7 +10,7 @@ import click
 import lmdb
 
 from fastmta.cli.client import ControlClient, is_running
-from fastmta.cli.common import config_option, json_option, load_or_refuse, print_json, refuse
+from fastmta.cli.common import config_option, json_option, load_or_refuse, print_json, refuse, say
 from fastmta.cli.queue.orders import answers
 from fastmta.cli.queue.paths import obstacle, slowness, with_allowances
 from fastmta.cli.queue.selecting import selectors
@@ -46,7 +46,7 @@ def list_(path: Path, selector: Selector, limit: int, as_json: bool) -> None:
         click.echo("nothing in the queue matches" if selector else "the queue is empty")
     for envelope in envelopes[:limit]:
         for line in _lines(envelope):
-            click.echo(line)
+            say(line)
     if len(envelopes) > limit:
         click.echo(f"and more; --limit shows more than {limit}", err=True)
 
@@ -83,7 +83,7 @@ def show(path: Path, id: str, as_json: bool) -> None:
         return
     for envelope in found:
         _print_one(envelope, live)
-    click.echo(text)
+    say(text)
 
 
 class Live(NamedTuple):
@@ -197,10 +197,10 @@ def _print_one(envelope: Envelope, live: Live | None) -> None:
         facts["last answer"] = f"{last.reply}{by}, {moment(last.time)}"
     for name, value in facts.items():
         if value:
-            click.echo(f"{name:<13} {value}")
+            say(f"{name:<13} {value}")
     for path in _paths(envelope, live):
         for line in _about_path(path, time.time()):
-            click.echo(line)
+            say(line)
     click.echo()
 
 

@@ -15,7 +15,7 @@ from msgspec import msgpack, structs
 
 from fastmta import control
 from fastmta.cli.client import ControlClient
-from fastmta.cli.common import config_option, json_option, load_or_refuse, print_json
+from fastmta.cli.common import config_option, json_option, load_or_refuse, print_json, say
 from fastmta.cli.queue.selecting import Span, selectors
 from fastmta.cli.words import is_are, many, moment
 from fastmta.delivery.router import parse_hop
@@ -236,11 +236,11 @@ def _hold_facts(order: Order, kept: list[Kept]) -> dict[str, Any]:
 def _print_hold(order: Order, kept: list[Kept]) -> None:
     envelopes = sum(each.envelopes.get(order.number, 0) for each in kept)
     least = "" if all(each.is_all for each in kept) else "at least "
-    click.echo(f"hold {order.number}: {order.selector}")
+    say(f"hold {order.number}: {order.selector}")
     where = "" if order.worker == EVERY_WORKER else f" in worker {order.worker}"
     click.echo(f"    keeps {least}{many(envelopes, 'envelope')}{where}")
     why = f": {order.reason}" if order.reason else ""
-    click.echo(f"    since {moment(order.time)}, by {order.by}{why}")
+    say(f"    since {moment(order.time)}, by {order.by}{why}")
     if order.until:
         click.echo(f"    until {moment(order.until)}")
 
@@ -294,7 +294,7 @@ def _report(order: Order, results: list[Result], failed: dict[int, str], as_json
         )
         return
     for line in sentences(order, results):
-        click.echo(line)
+        say(line)
     for worker, error in failed.items():
         click.echo(f"fastmta: worker {worker} {error}", err=True)
     if failed and order.action is Action.HOLD:

@@ -9,7 +9,7 @@ import click
 from msgspec.structs import replace
 
 from fastmta.cli.client import ControlClient
-from fastmta.cli.common import config_option, json_option, load_or_refuse, print_json
+from fastmta.cli.common import config_option, json_option, load_or_refuse, print_json, say
 from fastmta.cli.queue.orders import answers
 from fastmta.cli.queue.paths import about_path, with_allowances
 from fastmta.cli.queue.suppressed import about_suppressed, look_up
@@ -52,7 +52,7 @@ def why(path: Path, domain: str, as_json: bool) -> None:
             *explain(name, waiting, standing, now),
             *about_suppressed(name, suppressed),
         ):
-            click.echo(sentence)
+            say(sentence)
     if not total(waiting):
         raise SystemExit(1)
 
