@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType, structs
 
+from fastmta.config_auth import Auth, OAuth
 from fastmta.config_reader import (
     Address,
     ConfigError,
@@ -33,6 +34,7 @@ from fastmta.config_shaping import Shaping
 
 __all__ = [
     "Address",
+    "Auth",
     "Bounces",
     "Config",
     "ConfigError",
@@ -51,6 +53,7 @@ __all__ = [
     "Name",
     "Network",
     "NextHop",
+    "OAuth",
     "Pool",
     "Problem",
     "Reports",
@@ -223,6 +226,7 @@ class Config(Table, frozen=True, kw_only=True):
     workers: Annotated[int, Meta(ge=1, le=256)] = min(len(os.sched_getaffinity(0)), 256)
     listener: tuple[Listener, ...]
     tls: Tls | None = None
+    auth: Auth = Auth()
     smtp: Smtp = Smtp()
     headers: Headers = Headers()
     spool: Spool = Spool()

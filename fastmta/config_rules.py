@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import UNSET, structs
 
+from fastmta.config_auth import check_auth
 from fastmta.config_reader import DomainPattern, Endpoint, Problem, covers
 from fastmta.config_shaping import check_shaping, uses_verified
 from fastmta.mail.address import is_domain, is_mailbox
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 _FIELD_NAME = re.compile(r"[!-9;-~]{1,76}")  # RFC 5322 section 2.2
 _LABEL = re.compile(r"[!-~]{1,100}")  # what a message may say, as server.labels reads it
 # What else is in the data directory.
-_OURS = ("orders.json", "orders.new", "control", "lock", "spool", "suppression")
+_OURS = ("orders.json", "orders.new", "control", "lock", "spool", "suppression", "accounts")
 # What readers or the way of a message depend on: never to be taken out.
 _FIELDS_OF_READERS = {
     *("from", "sender", "reply-to", "to", "cc", "date", "message-id", "subject", "received"),
@@ -92,6 +93,10 @@ def _check_pair(tls: "Tls") -> Iterator[Problem]:
         else:
             reason = error.reason or "no certificate or key in PEM form"
             yield Problem("tls", f"{tls.certificate} and {tls.key} cannot be loaded: {reason}")
+
+
+def _check_auth(config: "Config") -> Iterator[Problem]:
+    yield from check_auth(config.auth)
 
 
 def _check_headers(config: "Config") -> Iterator[Problem]:
@@ -390,6 +395,7 @@ def _check_folder(key: str, path: Path) -> Iterator[Problem]:
 RULES = (
     _check_listeners,
     _check_tls,
+    _check_auth,
     _check_nameservers,
     _check_routes,
     _check_mx_settings,

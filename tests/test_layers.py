@@ -32,7 +32,10 @@ LAYERS = [
     {"__main__"},
 ]
 # They stand beside the layers, for everything above protocol.
-BESIDE = {"config", "config_reader", "config_rules", "config_shaping", "log", "metrics"}
+BESIDE = {
+    *("config", "config_auth", "config_reader", "config_rules", "config_shaping"),
+    *("log", "metrics"),
+}
 PURE = {"_core", "mail", "protocol"}
 APART = {("server", "delivery"), ("delivery", "server")}
 NO_INPUT_OR_OUTPUT = {"asyncio", "socket", "ssl", "uvloop", "lmdb", "aiohttp", "dns", "threading"}

@@ -11,6 +11,7 @@ from fastmta import __version__
 
 # Name -> short help. `fastmta.cli.NAME` holds the click command NAME.
 COMMANDS = {
+    "account": "Show and change the accounts that may log in.",
     "check": "Say whether a configuration can be used.",
     "demo": "Try fastmta here: a relay and a sink on high ports.",
     "dns": "Show where mail for a domain goes.",

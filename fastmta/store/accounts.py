@@ -15,7 +15,8 @@ Names and aliases are in the form of `name_of`.
 import hmac
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -72,7 +73,10 @@ _decode = msgspec.msgpack.Decoder(Account).decode
 
 def name_of(address: str) -> str:
     """An address as accounts know it; ValueError for what is none."""
-    name = prepare_name(address.encode("utf-8", "surrogateescape"))
+    try:
+        name = prepare_name(address.encode())
+    except ValueError:
+        name = ""
     if not (is_mailbox(address) and is_mailbox(name)) or len(name.encode()) > _LONGEST_KEY:
         raise ValueError(f"{address[:80]!r} is no address; write bob@example.test")
     return name
@@ -131,7 +135,7 @@ class Accounts:
     def names(self) -> Iterator[str]:
         """Of all accounts, sorted. Short reads only."""
         key = b""
-        while found := self._look(lambda txn, db, key=key: _some(txn, db, key)):  # type: ignore[misc]
+        while found := self._look(partial(_some, start=key)):
             yield from (name.decode() for name in found)
             key = found[-1] + b"\0"
 
@@ -139,7 +143,11 @@ class Accounts:
         with self._env.begin() as txn:
             return look(txn, self._db)
 
-    # Changing; Refused where that cannot be.
+    # Changing; Refused where that cannot be. Each is one synced transaction.
+
+    def check_free(self, address: str) -> None:
+        """Refused where an address is somebody's."""
+        self._look(lambda txn, db: _check_free(txn, db, address))
 
     def add(self, name: str, password: str, scram: Keys, quota: int = 0) -> Account:
         now = self._clock()
@@ -163,22 +171,30 @@ class Accounts:
                 txn.delete(alias.encode(), db=self._db["aliases"])
             txn.delete(name.encode(), db=self._db["accounts"])
 
-    def add_alias(self, name: str, alias: str) -> None:
+    def add_aliases(self, name: str, aliases: Iterable[str]) -> None:
+        """All of them or none; those that it has already are no fault."""
         with self._env.begin(write=True) as txn:
             account = _known(txn, self._db, name)
-            _check_free(txn, self._db, alias)
-            if len(account.aliases) >= MAX_ALIASES:
-                raise Refused(f"{name} has {MAX_ALIASES} aliases; that is the most")
-            txn.put(alias.encode(), name.encode(), db=self._db["aliases"])
-            self._put_aliases(txn, account, {*account.aliases, alias})
+            known = {*account.aliases}
+            for alias in {*aliases} - known:
+                _check_free(txn, self._db, alias)
+                txn.put(alias.encode(), name.encode(), db=self._db["aliases"])
+                known.add(alias)
+            if len(known) > MAX_ALIASES:
+                raise Refused(f"an account has at most {MAX_ALIASES} aliases")
+            self._put_aliases(txn, account, known)
 
-    def remove_alias(self, name: str, alias: str) -> None:
+    def remove_aliases(self, name: str, aliases: Iterable[str]) -> None:
+        """All of them or none."""
         with self._env.begin(write=True) as txn:
             account = _known(txn, self._db, name)
-            if alias not in account.aliases:
-                raise Refused(f"{alias} is no alias of {name}")
-            txn.delete(alias.encode(), db=self._db["aliases"])
-            self._put_aliases(txn, account, {*account.aliases} - {alias})
+            known = {*account.aliases}
+            for alias in {*aliases}:
+                if alias not in known:
+                    raise Refused(f"{alias} is no alias of {name}")
+                txn.delete(alias.encode(), db=self._db["aliases"])
+                known.remove(alias)
+            self._put_aliases(txn, account, known)
 
     def _put_aliases(self, txn: Transaction, account: Account, aliases: set[str]) -> None:
         ordered = tuple(sorted(aliases))
