@@ -28,7 +28,8 @@ class OAuth(Table, frozen=True, kw_only=True):
 
 
 class Auth(Table, frozen=True, kw_only=True):
-    mechanisms: tuple[Mechanism, ...] = ("SCRAM-SHA-256-PLUS", "SCRAM-SHA-256", "PLAIN", "LOGIN")
+    # Clients that know "tls-exporter" alone would fail by -PLUS under TLS 1.3: see server.binding.
+    mechanisms: tuple[Mechanism, ...] = ("SCRAM-SHA-256", "PLAIN", "LOGIN")
     # How long a password that was right is not hashed again; 0: never remembered.
     remember: Annotated[Duration, Meta(ge=0, le=_LONGEST_MEMORY)] = Duration(300)
     oauth: OAuth | None = None
@@ -58,8 +59,7 @@ def check_auth(auth: Auth) -> Iterator[Problem]:
 def _check_oauth(oauth: OAuth) -> Iterator[Problem]:
     for name in ("issuer", "audience", "claim"):
         if not getattr(oauth, name):
-            text = "is empty: tokens that were made for others would be good here"
-            yield Problem(f"auth.oauth.{name}", text)
+            yield Problem(f"auth.oauth.{name}", "is empty; no token has such a thing")
     try:
         yield from _check_address(oauth.jwks)
     except ValueError:  # of a bad port, or brackets that do not match
