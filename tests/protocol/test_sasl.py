@@ -1,6 +1,8 @@
 """SASL exchanges: what the RFCs show, to the byte, and what comes from outside."""
 
-from base64 import b64decode
+import hashlib
+import hmac
+from base64 import b64decode, b64encode
 
 import pytest
 from hypothesis import example, given
@@ -144,6 +146,25 @@ def test_a_client_of_another_hand_proves_its_password(name: str) -> None:
 def test_a_wrong_password_proves_nothing() -> None:
     outcome = scram(ScramClient(["SCRAM-SHA-256"], "tim@a.test", "pencils"), "SCRAM-SHA-256")
     assert outcome == Failed(Kind.CREDENTIALS, "tim@a.test")
+
+
+def proof_of(password: str, signed: bytes) -> bytes:
+    """RFC 5802 section 3, with FEW's salt and iterations."""
+    salted = hashlib.pbkdf2_hmac("sha256", password.encode(), FEW.salt, FEW.iterations)
+    client = hmac.digest(salted, b"Client Key", "sha256")
+    signature = hmac.digest(hashlib.sha256(client).digest(), signed, "sha256")
+    return b64encode(bytes(a ^ b for a, b in zip(client, signature, strict=True)))
+
+
+@pytest.mark.parametrize(("nonce", "proves"), [(b"CS", True), (b"C", False), (b"CX", False)])
+def test_the_nonce_of_the_server_has_to_come_back(nonce: bytes, proves: bool) -> None:
+    exchange = Exchange("SCRAM-SHA-256", Context(lambda _: FEW, nonce=lambda: "S"))
+    challenge = exchange.begin(b"n,,n=tim,r=C")
+    assert isinstance(challenge, Challenge)
+    final = b"c=biws,r=" + nonce
+    proof = proof_of("pencil", b",".join((b"n=tim,r=C", challenge.text, final)))
+    outcome = exchange.step(final + b",p=" + proof)
+    assert isinstance(outcome, Proven) is proves
 
 
 def bound_client(data: bytes = BOUND["tls-server-end-point"]) -> ScramClient:
