@@ -86,7 +86,7 @@ class Dispatcher:
         self._turned_away = False  # somebody waits until there may be one more path
         self._active = 0
         self._slots = bounds.all_connections
-        self._starved: dict[Path, None] = {}  # want a connection, and there is no slot
+        self.starved: dict[Path, None] = {}  # want a connection, but others have them all
         self._timer: asyncio.TimerHandle | None = None
         self._emptied: asyncio.Future[None] | None = None
 
@@ -200,29 +200,24 @@ class Dispatcher:
             hostname, self._read, timeouts, timeouts.by_step(), self.conversions, self._tls
         )
 
-    @property
-    def is_crowded(self) -> bool:
-        """There are paths that have no connection, because others have them all."""
-        return bool(self._starved)
-
     def is_starved(self, path: Path) -> bool:
-        return path in self._starved
+        return path in self.starved
 
     def take_slot(self, path: Path, *, first: bool) -> bool:
         """For one connection more, the `first` of its path or not; False: none is free."""
         if self._slots:
             self._slots -= 1
             return True
-        if first and path not in self._starved:
-            self._starved[path] = None  # it will be asked again
+        if first and path not in self.starved:
+            self.starved[path] = None  # it will be asked again
             self._end_an_idle_connection()
         return False
 
     def free_slot(self) -> None:
         self._slots += 1
-        if self._starved:
-            path = next(iter(self._starved))
-            del self._starved[path]
+        if self.starved:
+            path = next(iter(self.starved))
+            del self.starved[path]
             path.open_more()
 
     def settle(self, job: Job, site: str, source: str, dispositions: list[Disposition]) -> None:
@@ -243,7 +238,7 @@ class Dispatcher:
         if self._paths.get(path.name) is not path:
             return
         del self._paths[path.name]
-        self._starved.pop(path, None)
+        self.starved.pop(path, None)
         self.permits.forget(path.shape, path)
         if self._turned_away:
             self._turned_away = False

@@ -200,8 +200,10 @@ class Path:
         if self._recalls and connection.messages:
             self._recalls -= 1
             return connection.quit()
-        crowded = self._dispatcher.is_crowded
-        if not (self._is_worn(connection) or (crowded and len(self._open) > 1)):
+        dispatcher = self._dispatcher
+        is_worn = connection.messages >= self.shape.limits.messages_per_connection
+        crowded = bool(dispatcher.starved)
+        if not (is_worn or dispatcher.draining or (crowded and len(self._open) > 1)):
             if self._give_job(connection):
                 return None
             if not crowded:
@@ -210,16 +212,21 @@ class Path:
 
     def done(self, connection: Connection, job: Job, replies: list[Reply]) -> None:
         now = time.time()
-        telling = replies[0] if len(replies) == 1 else _telling(replies)
+        host, success, tls = connection.label, connection.client.success, connection.tls
+        if len(replies) == 1:
+            [telling] = replies
+            is_delivered = telling.is_positive
+            ends = [Disposition.of_reply(telling, host, now, success, tls)]
+        else:
+            telling = _telling(replies)
+            is_delivered = any(reply.is_positive for reply in replies)
+            ends = [Disposition.of_reply(reply, host, now, success, tls) for reply in replies]
         self._permits.heard(self.shape, telling)
         self._last, self._last_time = telling, now
-        if any(reply.is_positive for reply in replies):
+        if is_delivered:
             self._delivered += 1
         else:
             self._deferred += 1
-        host = connection.label
-        success, tls = connection.client.success, connection.tls
-        ends = [Disposition.of_reply(reply, host, now, success, tls) for reply in replies]
         if len(replies) > 1 and not self._dispatcher.draining:
             left = left_over(replies)
             if left:
@@ -248,10 +255,6 @@ class Path:
         self._forget_if_unused()
 
     # Giving out jobs.
-
-    def _is_worn(self, connection: Connection) -> bool:
-        most = self.shape.limits.messages_per_connection
-        return self._dispatcher.draining or connection.messages >= most
 
     def _has_job(self, connection: Connection) -> bool:
         return bool(self._ready or self._portions or (self._again and not connection.kept))
@@ -336,13 +339,15 @@ class Path:
         opened, under_way = len(self._open), len(self._openers)
         # An opener that probes a paused host holds nobody up.
         opening = under_way - self._probing
+        room = self.shape.limits.connections - opened - under_way
+        if opened and room <= 0:  # mostly, where there is much to do
+            return
         wanted = len(self._ready) + len(self._again) + len(self._portions) - opening
         if wanted <= 0 or self._dispatcher.draining:
             return
-        room = self.shape.limits.connections - opened - under_way
         if not opened:
             room = min(room, 1 - opening)
-        elif room <= 0 or self.loop.time() < self._hold_until:
+        elif self.loop.time() < self._hold_until:
             return
         for _ in range(min(wanted, room)):
             if not self._may_open(first=not (opened or self._openers)):

@@ -10,6 +10,8 @@ _TO_ENCODE = re.compile(r"[^!-*,-<>-~]")
 
 def encode(text: str) -> str:
     """ASCII as xtext."""
+    if _TO_ENCODE.search(text) is None:  # nearly always
+        return text
     return _TO_ENCODE.sub(lambda match: f"+{ord(match[0]):02X}", text)
 
 

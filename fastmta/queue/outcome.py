@@ -41,7 +41,7 @@ class Outcome(NamedTuple):
 
 
 def outcome(
-    envelope: Envelope, ends: list[Disposition], policy: retry.Policy, site: str = ""
+    envelope: Envelope, ends: list[Disposition], policy_for: retry.PolicyFor, site: str = ""
 ) -> Outcome:
     """Sort an envelope's recipients by how the attempt ended for each, `ends` in their order."""
     failed: list[End] = []
@@ -58,6 +58,7 @@ def outcome(
         return Outcome(None, failed, deferred, delivered)
     last = deferred[-1][1]
     attempts = envelope.attempts + 1
+    policy = policy_for(envelope.domain)
     due = retry.next_due(policy, envelope.message, envelope.received, attempts, last.time)
     if due is None:
         failed += [(recipient, _expired(end)) for recipient, end in deferred]
@@ -96,9 +97,11 @@ def notices(
     if not envelope.sender:
         return _to_postmaster(envelope, result.failed, reports.postmaster)
     found = []
-    if failed := [one for one in result.failed if _wants(one[0], "FAILURE", unasked=True)]:
+    if result.failed and (
+        failed := [one for one in result.failed if _wants(one[0], "FAILURE", unasked=True)]
+    ):
         found.append(Notice(Action.FAILED, failed, envelope.sender))
-    if delayed := _delayed(envelope, result, reports, now):
+    if result.remaining and (delayed := _delayed(envelope, result, reports, now)):
         until = envelope.received + policy_for(envelope.domain).give_up_after
         found.append(Notice(Action.DELAYED, delayed, envelope.sender, until))
     if asked := [one for one in result.delivered if one[0].notify and one[1].success]:
@@ -115,7 +118,7 @@ def _succeeded(delivered: list[End], sender: str) -> list[Notice]:
 
 def _delayed(envelope: Envelope, result: Outcome, reports: Reports, now: float) -> list[End]:
     """Whose delay is reported: once, at the first deferral beyond the age."""
-    if not result.remaining or envelope.delays or now - envelope.received < reports.delay_after:
+    if envelope.delays or now - envelope.received < reports.delay_after:
         return []
     return [one for one in result.deferred if _wants(one[0], "DELAY", reports.unasked_delays)]
 

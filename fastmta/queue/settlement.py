@@ -53,7 +53,7 @@ class Settlement:
     def settle(self, job: Job, site: str, source: str, ends: list[Disposition]) -> None:
         """`ends` has one disposition for each of the job's recipients, in their order."""
         envelope = job.envelope
-        result = outcome(envelope, ends, self._policy_for(envelope.domain), site)
+        result = outcome(envelope, ends, self._policy_for, site)
         waiting = result.remaining
         if waiting and self._orders.any and (order := self._orders.find(waiting, waiting.site)):
             done = self._carry_out(order, waiting)

@@ -29,30 +29,34 @@ def number_of(envelope: Envelope) -> int:
 
 def envelopes_of(arrival: Arrival) -> list[Envelope]:
     """One envelope for each destination domain."""
+    recipients = arrival.recipients
+    if len(recipients) == 1:  # mostly
+        return [_envelope(arrival, 0, domain_of(recipients[0].address), recipients)]
     by_domain: dict[str, list[Recipient]] = {}
-    for recipient in arrival.recipients:
+    for recipient in recipients:
         by_domain.setdefault(domain_of(recipient.address), []).append(recipient)
-    return [
-        Envelope(
-            message=arrival.message,
-            index=index,
-            sender=arrival.sender,
-            domain=domain,
-            recipients=recipients,
-            received=arrival.received,
-            size=arrival.size,
-            eight_bit=arrival.eight_bit,
-            utf8=arrival.utf8,
-            ret=arrival.ret,
-            envid=arrival.envid,
-            client=arrival.client,
-            priority=arrival.priority,
-            tenant=arrival.tenant,
-            campaign=arrival.campaign,
-            pool=arrival.pool,
-        )
-        for index, (domain, recipients) in enumerate(by_domain.items())
-    ]
+    return [_envelope(arrival, index, *each) for index, each in enumerate(by_domain.items())]
+
+
+def _envelope(arrival: Arrival, index: int, domain: str, recipients: list[Recipient]) -> Envelope:
+    return Envelope(
+        message=arrival.message,
+        index=index,
+        sender=arrival.sender,
+        domain=domain,
+        recipients=recipients,
+        received=arrival.received,
+        size=arrival.size,
+        eight_bit=arrival.eight_bit,
+        utf8=arrival.utf8,
+        ret=arrival.ret,
+        envid=arrival.envid,
+        client=arrival.client,
+        priority=arrival.priority,
+        tenant=arrival.tenant,
+        campaign=arrival.campaign,
+        pool=arrival.pool,
+    )
 
 
 class Accept:

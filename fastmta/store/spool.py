@@ -48,6 +48,7 @@ ASIDE = metrics.counter("fastmta_spool_unreadable_total", "Rows that were moved 
 
 WINDOW = 20_000  # envelopes that are out at the same time; a twentieth of it for urgent ones alone
 LEASE = 1_000  # envelopes that one look into `waiting` hands over at the most
+LEASE_INTERVAL = 0.005  # seconds from one such look to the next
 RESIDENT_OCTETS = 64 << 20  # octets of messages kept in memory for envelopes that are out
 SETTLE_DELAY = 0.02  # seconds that a settlement waits for an accept to share its flush with
 RETRY_DELAY = 1.0  # seconds until a settlement that could not be written is tried again
@@ -91,6 +92,7 @@ class Spool:
         self._taken_back: set[int] | None = None  # while a look into `waiting` is under way
         self._lanes = Lanes()
         self._sleeps_until = 0.0  # when the next lane is due, as far as `wait_due` knows
+        self._next_lease = 0.0  # not before, so that a transaction reads more than a few
         self._awaited = -1  # so few have to be out for `wait_due` to go on
         self._changed = asyncio.Event()
         self._flush_timer: asyncio.TimerHandle | None = None
@@ -302,7 +304,10 @@ class Spool:
             self._sleeps_until = self._lanes.next_time(now, urgent=room <= 0)
             if self._sleeps_until <= now and self._room(Priority.URGENT) > 0:
                 self._awaited = -1
-                return
+                if (early := self._next_lease - self._loop.time()) <= 0:
+                    return
+                await asyncio.sleep(early)
+                continue
             self._awaited = max(0, len(self._out) + room - LEASE) if room <= 0 else -1
             if self._sleeps_until <= now:  # for an urgent one
                 self._awaited = WINDOW - 1
@@ -320,6 +325,7 @@ class Spool:
         lmdb.Error: nothing was read.
         """
         now, room = time.time(), self._room(Priority.BULK)
+        self._next_lease = self._loop.time() + LEASE_INTERVAL
         is_urgent = room <= 0
         room = min(self._room(Priority.URGENT) if is_urgent else room, LEASE)
         looks = self._lanes.take(now, urgent=is_urgent) if room > 0 else []

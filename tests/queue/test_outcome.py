@@ -32,7 +32,7 @@ def ends(kinds: tuple[Kind, ...], time: float = 2000.0) -> list[Disposition]:
 def test_every_recipient_goes_where_its_own_end_says() -> None:
     for kinds in product(Kind, repeat=4):
         before = envelope(4)
-        result = outcome(before, ends(kinds), Retry())
+        result = outcome(before, ends(kinds), lambda _: Retry())
         waiting = [r.address for r in result.remaining.recipients] if result.remaining else []
         failed = [recipient.address for recipient, _ in result.failed]
         assert waiting == [f"u{n}@to.test" for n in range(4) if kinds[n] is Kind.DEFERRED]
@@ -41,7 +41,7 @@ def test_every_recipient_goes_where_its_own_end_says() -> None:
 
 
 def test_a_deferral_counts_the_attempt_and_keeps_the_answer() -> None:
-    result = outcome(envelope(1, attempts=2), ends((Kind.DEFERRED,)), Retry())
+    result = outcome(envelope(1, attempts=2), ends((Kind.DEFERRED,)), lambda _: Retry())
     assert result.remaining is not None
     assert result.remaining.attempts == 3
     assert result.remaining.due == 2000.0 + 1200.0 * spread(1 << 20, 3)
@@ -50,7 +50,7 @@ def test_a_deferral_counts_the_attempt_and_keeps_the_answer() -> None:
 
 def test_after_the_last_attempt_a_deferral_is_a_failure_that_tells_the_last_answer() -> None:
     late = 1000.0 + Retry().give_up_after
-    result = outcome(envelope(2), ends((Kind.DEFERRED, Kind.DELIVERED), late), Retry())
+    result = outcome(envelope(2), ends((Kind.DEFERRED, Kind.DELIVERED), late), lambda _: Retry())
     assert result.remaining is None
     [(recipient, end)] = result.failed
     assert recipient.address == "u0@to.test"
@@ -74,7 +74,7 @@ def told(
     end = Disposition.of_reply(
         ENDS[kind], "mx.to.test [192.0.2.1]", now, reports.pop("success", RELAYED)
     )
-    result = outcome(before, [end], Retry())
+    result = outcome(before, [end], lambda _: Retry())
     return notices(before, result, POLICY, Reports(**reports), now)
 
 
@@ -119,7 +119,7 @@ def test_a_delay_is_told_once_and_from_an_age_on() -> None:
     assert told(Kind.DEFERRED, "DELAY", age=60, delay_after=Duration(60))
     before = envelope(1, delays=1)
     before.recipients[0].notify = "DELAY"
-    result = outcome(before, ends((Kind.DEFERRED,), 1000 + 5 * HOUR), Retry())
+    result = outcome(before, ends((Kind.DEFERRED,), 1000 + 5 * HOUR), lambda _: Retry())
     assert notices(before, result, POLICY, Reports(), 1000 + 5 * HOUR) == []
 
 
@@ -130,7 +130,7 @@ def test_one_report_of_each_action_names_all_whom_it_concerns() -> None:
     now = 1000 + 5 * HOUR
     both = [*ends(tuple(Kind), now), *ends(tuple(Kind), now)]
     both = [replace(end, success=RELAYED) for end in both]
-    result = outcome(before, both, Retry())
+    result = outcome(before, both, lambda _: Retry())
     found = notices(before, result, POLICY, Reports(), now)
     assert {n.action: [r.address for r, _ in n.ends] for n in found} == {
         "failed": ["u2@to.test", "u5@to.test"],
