@@ -6,6 +6,7 @@ import ssl
 import time
 from collections.abc import Callable, Coroutine
 from functools import lru_cache
+from inspect import isawaitable
 from ipaddress import ip_address
 from typing import NamedTuple, Protocol, cast
 
@@ -17,7 +18,10 @@ from fastmta.mail.reply import Reply
 from fastmta.mail.trace import address_literal, protocol_name, received_field
 from fastmta.protocol import smtp_replies as reply
 from fastmta.protocol.smtp_limits import Load, Policy
-from fastmta.protocol.smtp_server import Event, SmtpServer, Vet
+from fastmta.protocol.smtp_machine import Event
+from fastmta.protocol.smtp_question import Question, Step
+from fastmta.protocol.smtp_server import SmtpServer, Vet
+from fastmta.server.judges import Judges, Verdict
 from fastmta.server.labels import BadLabel, Labels
 from fastmta.server.port import HANDSHAKE_SECONDS, Port
 from fastmta.server.session import (
@@ -47,6 +51,7 @@ REJECTED = metrics.counter("fastmta_smtp_in_rejected_total", "SMTP commands and 
 SECONDS = metrics.histogram("fastmta_smtp_in_accept_seconds", "From end of data to its reply")
 
 _NOT_NOW = Reply(451, "4.3.0", "Something is wrong here; try again later")
+_GONE = Reply(451, "4.4.2", "The client has gone")
 
 
 class Backend(Protocol):
@@ -67,6 +72,7 @@ class SmtpSession(Session):
 
     __slots__ = (
         "_arrived",
+        "_asking",
         "_content_octets",
         "_content_since",
         "_delayed_until",
@@ -79,16 +85,27 @@ class SmtpSession(Session):
         "_service",
         "_settling",
         "_size",
-        "_tls",
+        "account",
+        "service",
+        "tenant",
+        "tls",
     )
 
-    def __init__(self, service: "SmtpService", policy: Policy, implicit_tls: bool) -> None:
+    def __init__(self, service: "SmtpService", offer: "Offer") -> None:
         super().__init__(service.sessions)
         self._service = service
         self._machine = SmtpServer(
-            policy, service.load, service.backend.refusal, tls=implicit_tls, vet=service.vet
+            offer.policy,
+            service.load,
+            service.backend.refusal,
+            tls=offer.implicit,
+            vet=service.vet,
+            asks=service.judges.asks,
         )
-        self._tls = ""  # "TLSv1.3"
+        self.service = offer.service
+        self.tls = ""  # "TLSv1.3"
+        self.account = self.tenant = ""
+        self._asking: asyncio.Task[None] | None = None  # while a judge thinks
         self._id = ""  # of the message that is being made safe, its size and when it was whole
         self._size = 0
         self._arrived = 0.0
@@ -112,8 +129,17 @@ class SmtpSession(Session):
         self._flush()
 
     def admit(self) -> None:
-        """Note whether the client may relay, as the configuration says now."""
+        """Note whether the client may relay, and who is asked, as the configuration says now."""
         self._machine.may_relay = self._service.may_relay(self.client)
+        self._machine.asks = self._service.judges.asks
+
+    @property
+    def helo(self) -> str:
+        return self._machine.helo
+
+    @property
+    def may_relay(self) -> bool:
+        return self._machine.may_relay
 
     def data_received(self, data: bytes) -> None:
         self._octets += len(data)
@@ -125,11 +151,13 @@ class SmtpSession(Session):
 
     def eof_received(self) -> bool:
         """A client may half-close and still read: the 250 that it waits for is sent first."""
-        self._half_closed = self._machine.is_waiting and not self._tls
+        self._half_closed = self._machine.is_waiting and not self.tls
         return self._half_closed
 
     def connection_lost(self, error: Exception | None) -> None:
         self._gone = True
+        if self._asking is not None:  # not before it has begun: it could not clean up, then
+            asyncio.get_running_loop().call_soon(self._asking.cancel)
         self._machine.lose()
         self.sessions.remove(self)
 
@@ -140,6 +168,8 @@ class SmtpSession(Session):
         machine = self._machine
         while True:
             event = machine.take_event()
+            while type(event) is Question and self._is_answered(event):
+                event = machine.take_event()
             if event is Event.DELAY:
                 self._delayed_until = asyncio.get_running_loop().time() + _DELAY
                 return
@@ -148,10 +178,10 @@ class SmtpSession(Session):
             if output := machine.take_output():
                 self.transport.write(output)
                 self.since = self.sessions.now
-            if event is None:
+            if event is None or type(event) is Question:
                 return
             if type(event) is Arrival:
-                self._accept(event)
+                self._receive(event)
             elif event is Event.CLOSE:
                 self.transport.close()
                 return
@@ -171,29 +201,80 @@ class SmtpSession(Session):
 
     def _spoke_too_soon(self) -> bytes:
         """Under implicit TLS the handshake's octets are all that could be seen."""
-        if not self._tls and has_spoken(self.transport):
+        if not self.tls and has_spoken(self.transport):
             return reply.TALKED_TOO_SOON
         return b""
 
+    # Judges.
+
+    def _is_answered(self, question: Question) -> bool:
+        """Ask the judges; whether the machine has its answer, or gets it later."""
+        verdict = self._service.judges.ask(question, self)
+        if isawaitable(verdict):
+            self._wait_for(verdict, self._answer)
+            return False
+        self._machine.answer(verdict)
+        return True
+
+    def _wait_for(
+        self, verdict: Coroutine[None, None, Verdict], tell: Callable[[Verdict], None]
+    ) -> None:
+        async def wait() -> None:
+            try:
+                heard = await verdict
+            except asyncio.CancelledError:
+                heard = _GONE
+            self._asking = None
+            tell(heard)
+
+        self._asking = self._service.run(wait())
+
+    def _answer(self, verdict: Verdict) -> None:
+        if not self._gone:
+            self._machine.answer(verdict)
+            self._go_on()
+
     # Messages.
 
-    def _accept(self, arrival: Arrival) -> None:
-        """Complete the arrival and hand it to the backend, which answers to `_settled`."""
-        backend = self._service.backend
+    def _receive(self, arrival: Arrival) -> None:
+        """Complete the arrival; what becomes of it then is told to `_settled`."""
         self._arrived = time.perf_counter()
-        arrival.message = backend.new_id()
+        arrival.message = self._service.backend.new_id()
         self._id = format_id(arrival.message)
         self._content_since = 0.0
         self._settling = True
         try:
             self._complete(arrival)
-            backend.accept(arrival, self._settled)
         except BadLabel as error:
             self._settled(error.reply)
+        else:
+            asks = self._service.judges.asks
+            if asks and Step.MESSAGE in asks:
+                self._judge(arrival)
+            else:
+                self._accept(arrival)
+        self._settling = False
+
+    def _judge(self, arrival: Arrival) -> None:
+        def tell(refusal: Verdict) -> None:
+            if refusal is None and arrival.recipients:
+                arrival.size = self._size = sum(map(len, arrival.parts))
+                self._accept(arrival)
+            else:
+                self._settled(refusal)
+
+        verdict = self._service.judges.ask(Question(Step.MESSAGE, arrival=arrival), self)
+        if isawaitable(verdict):
+            self._wait_for(verdict, tell)
+        else:
+            tell(verdict)
+
+    def _accept(self, arrival: Arrival) -> None:
+        try:
+            self._service.backend.accept(arrival, self._settled)
         except Exception:
             log.exception("the spool failed to take %s", self._id)
             self._settled(_NOT_NOW)
-        self._settling = False
 
     def _complete(self, arrival: Arrival) -> None:
         """Add what the session knows and the machine does not; BadLabel."""
@@ -216,7 +297,7 @@ class SmtpSession(Session):
             client=address_literal(self.client),
             by=self._service.hostname,
             protocol=arrival.protocol,
-            tls=self._tls,
+            tls=self.tls,
             id=self._id,
             recipient=recipients[0].address if len(recipients) == 1 else "",
             time=arrival.received,
@@ -282,7 +363,7 @@ class SmtpSession(Session):
 
     def _note_tls(self) -> None:
         session = self.transport.get_extra_info("ssl_object")
-        self._tls = (session.version() or "") if session is not None else ""
+        self.tls = (session.version() or "") if session is not None else ""
 
     # Time.
 
@@ -291,12 +372,12 @@ class SmtpSession(Session):
         if self.transport.is_closing():
             if now - self.since > _CLOSE_TIMEOUT:
                 self.transport.abort()
+        elif self._service.load.draining and self._is_free:
+            self._stop(reply.SHUTTING_DOWN)
         elif machine.is_waiting:
             if 0 < self._delayed_until <= now:
                 self._delayed_until = 0.0
                 self._resume()
-        elif self._service.load.draining and machine.is_idle:
-            self._stop(reply.SHUTTING_DOWN)
         elif self._is_overdue(now):
             self._stop(reply.TIMED_OUT)
 
@@ -320,17 +401,24 @@ class SmtpSession(Session):
         return now - self.since > timeout or now - self._content_since > budget
 
     def drain(self) -> None:
-        if self._machine.is_idle and not self._machine.is_waiting:
+        if self._is_free:
             self._stop(reply.SHUTTING_DOWN)
+
+    @property
+    def _is_free(self) -> bool:
+        """Whether no message is lost when the session ends now, and nobody's turn is cut short."""
+        machine = self._machine
+        return machine.is_idle and (machine.is_asking or not machine.is_waiting)
 
     def _stop(self, why: bytes) -> None:
         self._machine.stop(why)
         self._flush()
 
 
-class _Offer(NamedTuple):
+class Offer(NamedTuple):
     """What a new session on a listener gets."""
 
+    service: str
     policy: Policy
     implicit: bool  # TLS from the first octet
 
@@ -344,15 +432,17 @@ class SmtpService:
         backend: Backend,
         tls: ssl.SSLContext | None,
         vet: Vet | None = None,
+        judges: Judges | None = None,
     ) -> None:
         self.backend = backend
         self.vet = vet
+        self.judges = judges or Judges()
         self.tls = tls
         self.load = Load(_most_held(config), REJECTED)
         self.sessions = Sessions(config.smtp.max_sessions, config.smtp.max_sessions_per_client)
         self.sessions.on_sweep = self._note_stress
         self._ports: dict[Endpoint, Port] = {}
-        self._offers: dict[Endpoint, _Offer] = {}
+        self._offers: dict[Endpoint, Offer] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         OPEN.read = lambda: len(self.sessions)
         self._take_on(config)
@@ -361,7 +451,9 @@ class SmtpService:
         """Listen; gives the address, with the port that port 0 has become."""
         self.sessions.start()
         bind, mode = listener.bind, self._config.tls_mode(listener)
-        self._offers[bind] = _Offer(self._policy(mode == "starttls"), mode == "implicit")
+        self._offers[bind] = Offer(
+            listener.service, self._policy(mode == "starttls"), mode == "implicit"
+        )
         port = self._ports.get(bind)
         if port is None:
             port = self._ports[bind] = Port(bind, lambda: self._session(bind))
@@ -398,8 +490,7 @@ class SmtpService:
         self.timeout: float = config.smtp.command_timeout
 
     def _session(self, bind: Endpoint) -> SmtpSession:
-        offer = self._offers[bind]
-        return SmtpSession(self, offer.policy, offer.implicit)
+        return SmtpSession(self, self._offers[bind])
 
     async def drain(self, limit: float) -> None:
         """Stop listening, let messages in flight end, for `limit` seconds at most."""
@@ -418,10 +509,11 @@ class SmtpService:
             return reply.TOO_MANY_OF_CLIENT
         return b""
 
-    def run(self, work: Coroutine[None, None, None]) -> None:
+    def run(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     def _note_stress(self) -> None:
         timeout: float = self._config.smtp.command_timeout

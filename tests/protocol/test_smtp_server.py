@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from fastmta.mail.envelope import Recipient
 from fastmta.mail.reply import Reply
-from fastmta.protocol import smtp_server
-from fastmta.protocol.smtp_server import Event
+from fastmta.protocol import smtp_machine
+from fastmta.protocol.smtp_machine import Event
 from tests.protocol.dialogue import Dialogue, codes, greeted, in_data, with_recipient
 
 MESSAGE = b"Subject: a\r\n\r\nfirst\r\n..second\r\n"
@@ -355,7 +355,7 @@ def test_draining_ends_the_session_behind_its_message() -> None:
     assert dialogue.events == [Event.CLOSE]
 
 
-OPEN = {smtp_server.SENDER, smtp_server.RECIPIENT, smtp_server.CHUNKS, smtp_server.CONTENT}
+OPEN = {smtp_machine.SENDER, smtp_machine.RECIPIENT, smtp_machine.CHUNKS, smtp_machine.CONTENT}
 GROUPS = [
     b"EHLO a\r\n", b"MAIL FROM:<a@b.test>\r\nRCPT TO:<c@d.test>\r\n", b"MAIL FROM:<>\r\n",
     b"RSET\r\n", b"RCPT TO:<c@d.test>\r\n", b"DATA\r\n", b"a\r\n", b"a\rb\r\n.\r\n", b".\r\n",
@@ -367,7 +367,7 @@ GROUPS = [
 def check_invariants(dialogue: Dialogue) -> None:
     """What the machine's module says is always true."""
     machine = dialogue.machine
-    if machine.state != smtp_server.CHUNK:
+    if machine.state != smtp_machine.CHUNK:
         assert (machine.arrival is not None) == (machine.state in OPEN)
     if not machine.is_reading_content:
         assert dialogue.load.held == 0

@@ -18,6 +18,7 @@ from fastmta.mail.arrival import Arrival
 from fastmta.mail.envelope import Priority
 from fastmta.mail.reply import Reply
 from fastmta.server import session, smtp
+from fastmta.server.judges import Judges
 from fastmta.server.smtp import SmtpService, SmtpSession
 from tests.support import run, until
 
@@ -142,6 +143,7 @@ async def serving(
     bind: str = "127.0.0.1",
     mode: str = "",
     headers: Headers | None = None,
+    judges: Judges | None = None,
     **settings: object,
 ) -> AsyncIterator[Server]:
     context = None
@@ -157,7 +159,7 @@ async def serving(
         headers=headers or Headers(),
     )
     memory = Memory()
-    service = SmtpService(config, memory, context)
+    service = SmtpService(config, memory, context, judges=judges)
     options = {"tls": mode} if mode else {}
     listener = Listener(service="smtp", bind=Endpoint(bind, 0), **options)  # type: ignore[arg-type]
     server = Server(service, memory, await service.start(listener))
