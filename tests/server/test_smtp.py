@@ -17,9 +17,10 @@ from fastmta.config import Config, Duration, Endpoint, Headers, Listener, Smtp, 
 from fastmta.mail.arrival import Arrival
 from fastmta.mail.envelope import Priority
 from fastmta.mail.reply import Reply
-from fastmta.server import session, smtp
+from fastmta.server import session, smtp, smtp_session
 from fastmta.server.judges import Judges
-from fastmta.server.smtp import SmtpService, SmtpSession
+from fastmta.server.smtp import SmtpService
+from fastmta.server.smtp_session import SmtpSession
 from tests.support import run, until
 
 MESSAGE = b"Subject: a\r\n\r\nhello\r\n"
@@ -267,9 +268,14 @@ def test_two_workers_share_a_port() -> None:
 
 def test_what_is_counted() -> None:
     async def scenario() -> None:
-        metrics = smtp.SESSIONS, smtp.RECEIVED, smtp.OCTETS, smtp.REJECTED
+        metrics = (
+            smtp_session.SESSIONS,
+            smtp_session.RECEIVED,
+            smtp_session.OCTETS,
+            smtp_session.REJECTED,
+        )
         before = [metric.value for metric in metrics]
-        observed = sum(smtp.SECONDS.counts)
+        observed = sum(smtp_session.SECONDS.counts)
         async with serving() as server:
             client = await server.in_data()
             assert smtp.OPEN.read is not None
@@ -278,7 +284,7 @@ def test_what_is_counted() -> None:
             size = server.memory.arrivals[0].size
         after = [metric.value for metric in metrics]
         assert [b - a for a, b in zip(before, after, strict=True)] == [1, 1, size, 1]
-        assert sum(smtp.SECONDS.counts) == observed + 1
+        assert sum(smtp_session.SECONDS.counts) == observed + 1
 
     run(scenario())
 
@@ -332,9 +338,9 @@ def test_a_message_is_kept_though_its_client_has_gone() -> None:
             await until(lambda: server.memory.waiting)
             client.reset()
             await until(lambda: not len(server.service.sessions))
-            before = smtp.RECEIVED.value
+            before = smtp_session.RECEIVED.value
             server.memory.answer()
-            assert smtp.RECEIVED.value == before + 1
+            assert smtp_session.RECEIVED.value == before + 1
 
     run(scenario())
 
@@ -670,11 +676,11 @@ def test_threat_07_a_reply_to_an_error_is_held_back() -> None:
 def test_threat_08_sessions_in_all() -> None:
     async def scenario() -> None:
         async with serving(max_sessions=3) as server:
-            refused = smtp.REFUSED.value
+            refused = smtp_session.REFUSED.value
             clients = [await server.greeted() for _ in range(3)]
             late = await server.connect()
             assert [await late.reply(), await late.reply()] == ["421 4.3.2", ""]
-            assert smtp.REFUSED.value == refused + 1
+            assert smtp_session.REFUSED.value == refused + 1
             await clients[0].close()
             await until(lambda: len(server.service.sessions) < 3)
             await server.greeted()
