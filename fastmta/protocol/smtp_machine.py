@@ -9,7 +9,8 @@ from fastmta._core.data import NO_ROOM, DataScanner
 from fastmta._core.lines import LineBuffer
 from fastmta.mail.arrival import Arrival
 from fastmta.protocol import smtp_replies as reply
-from fastmta.protocol.smtp_limits import Load, Policy
+from fastmta.protocol.sasl import Exchange
+from fastmta.protocol.smtp_limits import MAX_LOGIN_LINE, Door, Load, Policy
 from fastmta.protocol.smtp_question import Question, Step
 
 
@@ -20,12 +21,12 @@ class Event(Enum):
     CLOSE = "write the output, then close"
 
 
-# States. Up to CHUNKS commands are read; in CONTENT and CHUNK, the message; from ASKING on the
-# session waits for somebody else.
+# States. Up to CHUNKS commands are read; in CONTENT and CHUNK, the message, in CREDENTIALS
+# a login; from ASKING on the session waits for somebody else.
 (
-    START, READY, SENDER, RECIPIENT, CHUNKS, CONTENT, CHUNK, ASKING, PENDING, PAUSED, HANDSHAKE,
-    CLOSED,
-) = range(12)  # fmt: skip
+    START, READY, SENDER, RECIPIENT, CHUNKS, CONTENT, CHUNK, CREDENTIALS, ASKING,
+    PENDING, PAUSED, HANDSHAKE, CLOSED,
+) = range(13)  # fmt: skip
 
 
 class SmtpMachine:
@@ -37,8 +38,10 @@ class SmtpMachine:
         "_chunk_refusal",
         "_errors",
         "_event",
+        "_exchange",
         "_held",
         "_junk",
+        "_last_word",
         "_lines",
         "_load",
         "_output",
@@ -48,21 +51,30 @@ class SmtpMachine:
         "_scanner",
         "_state_before",
         "arrival",
+        "authenticated",
+        "door",
         "extended",
         "helo",
         "may_relay",
         "state",
+        "tls",
     )
 
-    def __init__(self, policy: Policy, load: Load) -> None:
+    def __init__(self, policy: Policy, load: Load, door: Door | None, tls: bool) -> None:
         self._policy = policy
         self._load = load
+        self.door = door
+        self.tls = tls
+        self.authenticated = False
+        self._exchange: Exchange | None = None  # while CREDENTIALS are read
+        self._last_word = b""  # the reply, where only the client's acknowledgement is waited for
         self.helo = ""
         self.extended = False  # EHLO, not HELO
         self.may_relay = False
         self.state = START
         self.arrival: Arrival | None = None
-        self._lines = LineBuffer(policy.max_line)
+        # A response may come on the line of AUTH, however long it is.
+        self._lines = LineBuffer(MAX_LOGIN_LINE if door else policy.max_line)
         self._scanner = DataScanner(
             policy.max_message_size, policy.max_header_size, policy.normalise
         )

@@ -6,11 +6,15 @@ from msgspec import Struct
 
 from fastmta.mail.arrival import Arrival
 from fastmta.mail.envelope import Recipient
+from fastmta.protocol.sasl import Failed, Password, Proven, Token
+
+Attempt = Password | Token | Proven | Failed
 
 
 class Step(Enum):
     CONNECT = "the client waits for the greeting"
     EHLO = "EHLO or HELO"
+    AUTH = "AUTH; the client has said who it is, or has failed to prove it"
     MAIL = "MAIL; the reverse-path is one"
     RCPT = "RCPT; the recipient would be taken"
     MESSAGE = "the message is whole, our trace field in front"
@@ -25,5 +29,6 @@ class Question(Struct):
     step: Step
     helo: str = ""  # of EHLO
     extended: bool = False  # of EHLO: not HELO
+    attempt: Attempt | None = None  # of AUTH
     arrival: Arrival | None = None  # of MAIL, RCPT and MESSAGE
     recipient: Recipient | None = None  # of RCPT: not yet in the arrival

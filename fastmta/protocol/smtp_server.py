@@ -23,8 +23,9 @@ from fastmta.mail.envelope import Recipient
 from fastmta.mail.reply import Reply
 from fastmta.protocol import smtp_replies as reply
 from fastmta.protocol.smtp_arguments import Refused, read_mail, read_rcpt
+from fastmta.protocol.smtp_auth import Authenticator
 from fastmta.protocol.smtp_content import OUT_OF_ORDER, ContentReader
-from fastmta.protocol.smtp_limits import Load, Policy
+from fastmta.protocol.smtp_limits import Door, Load, Policy
 from fastmta.protocol.smtp_machine import (
     ASKING,
     CHUNKS,
@@ -42,6 +43,9 @@ from fastmta.protocol.smtp_question import Question, Step
 # An address, and whether the client may relay: why it is refused, or nothing.
 Vet = Callable[[str, bool], bytes]
 
+# Why a reverse-path is not for the one who is logged in, or nothing.
+VetSender = Callable[[str], bytes]
+
 # Recipients beyond the limit that are not yet errors: a client may send all it has before it
 # reads the first 452 (RFC 5321 section 4.5.3.1.10).
 _OVERSHOOT = 1000
@@ -54,10 +58,10 @@ _HOST = re.compile(rb"[0-9A-Za-z_.:\-]{1,255}|\[[0-9A-Za-z.:]{1,64}\]")
 _CLOSING = 421
 
 
-class SmtpServer(ContentReader):
+class SmtpServer(ContentReader, Authenticator):
     """One session: see the module."""
 
-    __slots__ = ("_refusal", "_vet", "asks", "tls")
+    __slots__ = ("_refusal", "_vet", "asks", "vet_sender")
 
     def __init__(
         self,
@@ -69,17 +73,18 @@ class SmtpServer(ContentReader):
         tls: bool = False,
         vet: Vet | None = None,
         asks: frozenset[Step] = frozenset(),
+        door: Door | None = None,
     ) -> None:
         """`refusal` is asked at each MAIL, `vet` at each RCPT; `tls`: under TLS from the start.
 
-        At each of `asks` the machine waits for `answer`; for MESSAGE it need not be told, since
-        `settle` is waited for anyway.
+        At each of `asks` the machine waits for `answer`; of MESSAGE it need not know, since
+        `settle` is waited for anyway, and at AUTH it always asks.
         """
-        super().__init__(policy, load)
+        super().__init__(policy, load, door, tls)
         self._refusal = refusal
         self._vet = vet
         self.may_relay = may_relay
-        self.tls = tls
+        self.vet_sender: VetSender | None = None
         self.asks = asks
         if Step.CONNECT in asks:
             self._ask(Question(Step.CONNECT))
@@ -96,8 +101,11 @@ class SmtpServer(ContentReader):
             self._lines.feed(data)
             self._run()
 
-    def answer(self, refusal: Reply | None) -> None:
-        """Carry out what was asked for, or refuse it; go on with what came behind it."""
+    def answer(self, refusal: Reply | None, last: bytes = b"") -> None:
+        """Carry out what was asked for, or refuse it; go on with what came behind it.
+
+        `last`: a challenge that the mechanism has before a login is refused.
+        """
         question, self._question = self._question, None
         if question is None:
             return
@@ -105,7 +113,7 @@ class SmtpServer(ContentReader):
         if refusal is None:
             self._output.append(_CARRY_OUT[question.step](self, question))
         else:
-            self._output.append(self._turn_down(question, refusal))
+            self._output.append(self._turn_down(question, refusal, last))
         self._run()
 
     def settle(self, refusal: Reply | None, id: str) -> None:
@@ -133,7 +141,7 @@ class SmtpServer(ContentReader):
         """RFC 3207 section 4.2: nothing that was said in the clear is remembered."""
         self.tls = True
         self.helo = ""
-        self.extended = False
+        self.extended = self.authenticated = False
         self._lines.clear()
         self._end(START)
 
@@ -190,8 +198,13 @@ class SmtpServer(ContentReader):
         self.extended = extended
         self._end(READY)  # RFC 5321 section 4.1.4: as RSET
         if extended:
-            return self._counted(_extensions(self._policy, self.tls))
+            return self._counted(_extensions(self._policy, self.tls, self._mechanisms))
         return self._counted(f"250 {self._policy.hostname}\r\n".encode())
+
+    @property
+    def _mechanisms(self) -> tuple[str, ...]:
+        """What can be used now: no password goes in the clear."""
+        return self.door.mechanisms() if self.door and self.tls else ()
 
     def _starttls(self, argument: bytes) -> bytes:
         if self.tls or not self._policy.starttls:
@@ -217,10 +230,14 @@ class SmtpServer(ContentReader):
     # Transactions.
 
     def _mail(self, argument: bytes) -> bytes:
+        if self._policy.needs_login and not self.authenticated:
+            return self._error(reply.NEEDS_AUTH if self.tls else reply.TLS_FIRST)
         try:
             arrival = read_mail(argument, self._policy.max_message_size)
         except Refused as refused:
             return self._error(refused.answer)
+        if self.vet_sender is not None and (refusal := self.vet_sender(arrival.sender)):
+            return self._error(refusal)
         if (not_now := self._refusal()) is not None:
             return bytes(not_now)
         if self._load.held + arrival.size > self._load.max_held:
@@ -272,6 +289,10 @@ class SmtpServer(ContentReader):
     def _carry_out_ehlo(self, question: Question) -> bytes:
         return self._introduce(question.helo, question.extended)
 
+    def _carry_out_auth(self, question: Question) -> bytes:
+        assert question.attempt is not None
+        return self._let_in(question.attempt)
+
     def _carry_out_mail(self, question: Question) -> bytes:
         assert question.arrival is not None
         return self._open(question.arrival)
@@ -281,11 +302,13 @@ class SmtpServer(ContentReader):
         assert question.recipient is not None
         return self._add(question.arrival, question.recipient)
 
-    def _turn_down(self, question: Question, refusal: Reply) -> bytes:
+    def _turn_down(self, question: Question, refusal: Reply, last: bytes) -> bytes:
         """421 closes, at any step (RFC 5321 section 3.8); so does every "no" to a connection."""
         if refusal.code == _CLOSING or question.step is Step.CONNECT:
             self._load.rejected.value += 1
             return self._close(bytes(refusal))
+        if question.step is Step.AUTH:
+            return self._keep_out(bytes(refusal), last)
         if refusal.is_permanent:
             return self._refused(bytes(refusal))
         self._load.rejected.value += 1
@@ -307,7 +330,7 @@ class SmtpServer(ContentReader):
 
 
 @lru_cache(maxsize=16)
-def _extensions(policy: Policy, tls: bool) -> bytes:
+def _extensions(policy: Policy, tls: bool, mechanisms: tuple[str, ...]) -> bytes:
     """The reply to EHLO; STARTTLS is not offered again under TLS (RFC 3207 section 4.2)."""
     lines = [
         policy.hostname,
@@ -322,6 +345,8 @@ def _extensions(policy: Policy, tls: bool) -> bytes:
     ]
     if policy.starttls and not tls:
         lines.append("STARTTLS")
+    if mechanisms:
+        lines.append(f"AUTH {' '.join(mechanisms)}")
     return bytes(Reply(250, "", "\n".join(lines)))
 
 
@@ -344,11 +369,17 @@ _COMMON: dict[int, _Handler] = {
     verb.VRFY: _Server._vrfy,
     verb.EXPN: _Server._not_implemented,
     verb.QUIT: _Server._quit,
+    verb.AUTH: _Server._out_of_order,
     verb.STARTTLS: _Server._out_of_order,
+    verb.XCLIENT: _Server._unknown,
 }
 _LEGAL: dict[int, dict[int, _Handler]] = {
     START: {},
-    READY: {verb.MAIL: _Server._mail, verb.STARTTLS: _Server._starttls},
+    READY: {
+        verb.AUTH: _Server._auth,
+        verb.MAIL: _Server._mail,
+        verb.STARTTLS: _Server._starttls,
+    },
     SENDER: {verb.RCPT: _Server._rcpt},
     RECIPIENT: {verb.RCPT: _Server._rcpt, verb.DATA: _Server._data, verb.BDAT: _Server._bdat},
     CHUNKS: {verb.BDAT: _Server._bdat},  # DATA too is 503 here (RFC 3030 section 2)
@@ -356,12 +387,14 @@ _LEGAL: dict[int, dict[int, _Handler]] = {
 _TRANSITIONS = tuple(
     tuple((_COMMON | own)[code] for code in sorted(_COMMON)) for _, own in sorted(_LEGAL.items())
 )
-# RFC 2920 section 3.1; of those that it names, the ones whose reply changes what may follow.
-_LAST_IN_GROUP = frozenset({verb.EHLO, verb.HELO, verb.DATA, verb.STARTTLS})
+# RFC 2920 section 3.1; of those that it names, the ones whose reply changes what may follow, and
+# AUTH, whose reply asks for an answer.
+_LAST_IN_GROUP = frozenset({verb.EHLO, verb.HELO, verb.DATA, verb.AUTH, verb.STARTTLS})
 
 _CARRY_OUT: dict[Step, Callable[[SmtpServer, Question], bytes]] = {
     Step.CONNECT: _Server._greet,
     Step.EHLO: _Server._carry_out_ehlo,
+    Step.AUTH: _Server._carry_out_auth,
     Step.MAIL: _Server._carry_out_mail,
     Step.RCPT: _Server._carry_out_rcpt,
 }
@@ -374,6 +407,7 @@ _STEPS: tuple[Callable[[SmtpServer], bool], ...] = (
     _Server._command,  # CHUNKS
     _Server._content,  # CONTENT
     _Server._chunk,  # CHUNK
+    _Server._response,  # CREDENTIALS
     _Server._wait,  # ASKING
     _Server._wait,  # PENDING
     _Server._wait,  # PAUSED
