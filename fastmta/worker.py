@@ -18,7 +18,7 @@ from typing import Any
 from msgspec import Raw, msgpack
 
 from fastmta import control, log, metrics, worker_main
-from fastmta.config import Config, fingerprint
+from fastmta.config import MAIL_SERVICES, Config, fingerprint
 from fastmta.delivery.dispatcher import Dispatcher
 from fastmta.delivery.dns import Resolver
 from fastmta.delivery.hosts import Hosts
@@ -115,6 +115,7 @@ def _received(arrival: Arrival) -> log.Received:
         recipients=[recipient.address for recipient in arrival.recipients],
         size=arrival.size,
         client=arrival.client,
+        account=arrival.account,
         protocol=arrival.protocol,
     )
 
@@ -182,7 +183,7 @@ class Worker:
         for shard in self._shards.values():
             await shard.start()
         for listener in self._config.listener:
-            if listener.service == "smtp":
+            if listener.service in MAIL_SERVICES:
                 await self._smtp.start(listener)
         self._write_journal()
 

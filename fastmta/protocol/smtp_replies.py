@@ -58,6 +58,7 @@ BAD_BASE64 = _reply(501, "5.5.2", "No base64")
 RESPONSE_TOO_LONG = _reply(500, "5.5.6", "The response is too long")
 CANCELLED = _reply(501, "5.7.0", "Authentication cancelled")
 
+NOT_YOURS = _reply(550, "5.7.1", "The sender is not your address, nor an alias of it")
 RELAY_DENIED = _reply(550, "5.7.1", "Relaying denied")
 TOO_MANY_RECIPIENTS = _reply(452, "4.5.3", "Too many recipients; send the rest in another one")
 MESSAGE_TOO_BIG = _reply(552, "5.3.4", "Message too big")

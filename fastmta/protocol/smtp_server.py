@@ -236,7 +236,8 @@ class SmtpServer(ContentReader, Authenticator):
             arrival = read_mail(argument, self._policy.max_message_size)
         except Refused as refused:
             return self._error(refused.answer)
-        if self.vet_sender is not None and (refusal := self.vet_sender(arrival.sender)):
+        vet = self.vet_sender if self.authenticated else None
+        if vet is not None and (refusal := vet(arrival.sender)):
             return self._error(refusal)
         if (not_now := self._refusal()) is not None:
             return bytes(not_now)

@@ -8,11 +8,12 @@ from ipaddress import ip_address
 from typing import cast
 
 from fastmta import metrics
-from fastmta.config import Config, Endpoint, Listener
+from fastmta.config import MAIL_SERVICES, Config, Endpoint, Listener
 from fastmta.mail.envelope import Priority
 from fastmta.protocol import smtp_replies as reply
 from fastmta.protocol.smtp_limits import Load, Policy
 from fastmta.protocol.smtp_server import Vet
+from fastmta.server.access import Access
 from fastmta.server.judges import Judges
 from fastmta.server.labels import Labels
 from fastmta.server.port import Port
@@ -37,7 +38,10 @@ class SmtpService:
         tls: ssl.SSLContext | None,
         vet: Vet | None = None,
         judges: Judges | None = None,
+        access: Access | None = None,
     ) -> None:
+        """`access`: where a listener offers AUTH."""
+        self.access = access
         self.backend = backend
         self.vet = vet
         self.judges = judges or Judges()
@@ -56,7 +60,10 @@ class SmtpService:
         self.sessions.start()
         bind, mode = listener.bind, self._config.tls_mode(listener)
         self._offers[bind] = Offer(
-            listener.service, self._policy(mode == "starttls"), mode == "implicit"
+            service=listener.service,
+            login=self._config.offers_login(listener) and mode != "none",
+            policy=self._policy(listener.service, mode == "starttls"),
+            implicit=mode == "implicit",
         )
         port = self._ports.get(bind)
         if port is None:
@@ -76,7 +83,7 @@ class SmtpService:
         self.load.max_held = _most_held(config)
         self.sessions.each(lambda session: cast(SmtpSession, session).admit())
         problems = []
-        listeners = [each for each in config.listener if each.service == "smtp"]
+        listeners = [each for each in config.listener if each.service in MAIL_SERVICES]
         for listener in listeners:
             try:
                 await self.start(listener)
@@ -89,6 +96,7 @@ class SmtpService:
     def _take_on(self, config: Config) -> None:
         self._config = config
         self.hostname = config.hostname
+        self.submission = config.submission
         self.labels = _labels(config)
         self.may_relay = lru_cache(maxsize=4096)(self._is_in_relay_networks)
         self.timeout: float = config.smtp.command_timeout
@@ -130,11 +138,12 @@ class SmtpService:
         address = ip_address(client)
         return any(address in network for network in self._config.smtp.relay_networks)
 
-    def _policy(self, starttls: bool) -> Policy:
+    def _policy(self, service: str, starttls: bool) -> Policy:
         settings = self._config.smtp
         return Policy(
             hostname=self.hostname,
             starttls=starttls,
+            needs_login=service == "submission",
             max_message_size=settings.max_message_size,
             max_recipients=settings.max_recipients,
             max_hops=settings.max_hops,

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Coroutine
+from functools import partial
 from inspect import isawaitable
 from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
@@ -18,7 +19,8 @@ from fastmta.protocol.smtp_machine import Event
 from fastmta.protocol.smtp_question import Question, Step
 from fastmta.protocol.smtp_server import SmtpServer
 from fastmta.server.judges import Verdict
-from fastmta.server.labels import BadLabel
+from fastmta.server.labels import Unfit
+from fastmta.server.login import Login
 from fastmta.server.port import HANDSHAKE_SECONDS
 from fastmta.server.session import (
     HOLD_HANDSHAKE,
@@ -27,6 +29,8 @@ from fastmta.server.session import (
     client_address,
     has_spoken,
 )
+from fastmta.server.submission import finish, tenant_of, why_not_from
+from fastmta.store.accounts import Account
 
 if TYPE_CHECKING:
     from fastmta.server.smtp import SmtpService
@@ -66,6 +70,7 @@ class Offer(NamedTuple):
     """What a new session on a listener gets."""
 
     service: str
+    login: bool  # AUTH, under TLS
     policy: Policy
     implicit: bool  # TLS from the first octet
 
@@ -82,21 +87,22 @@ class SmtpSession(Session):
         "_gone",
         "_half_closed",
         "_id",
+        "_login",
         "_machine",
         "_octets",
         "_octets_seen",
+        "_offer",
         "_service",
         "_settling",
         "_size",
-        "account",
-        "service",
-        "tenant",
         "tls",
     )
 
     def __init__(self, service: "SmtpService", offer: "Offer") -> None:
         super().__init__(service.sessions)
         self._service = service
+        self._offer = offer
+        self._login = Login(service.access) if offer.login and service.access else None
         self._machine = SmtpServer(
             offer.policy,
             service.load,
@@ -104,10 +110,9 @@ class SmtpSession(Session):
             tls=offer.implicit,
             vet=service.vet,
             asks=service.judges.asks,
+            door=self._login,
         )
-        self.service = offer.service
         self.tls = ""  # "TLSv1.3"
-        self.account = self.tenant = ""
         self._asking: asyncio.Task[None] | None = None  # while a judge thinks
         self._id = ""  # of the message that is being made safe, its size and when it was whole
         self._size = 0
@@ -133,8 +138,31 @@ class SmtpSession(Session):
 
     def admit(self) -> None:
         """Note whether the client may relay, and who is asked, as the configuration says now."""
-        self._machine.may_relay = self._service.may_relay(self.client)
-        self._machine.asks = self._service.judges.asks
+        machine, service = self._machine, self._service
+        machine.may_relay = machine.authenticated or (
+            self.service == "smtp" and service.may_relay(self.client)
+        )
+        machine.asks = service.judges.asks
+
+    # What judges learn.
+
+    @property
+    def service(self) -> str:
+        return self._offer.service
+
+    @property
+    def account(self) -> str:
+        account = self._account
+        return account.name if account else ""
+
+    @property
+    def tenant(self) -> str:
+        account = self._account
+        return tenant_of(account, self._service.submission) if account else ""
+
+    @property
+    def _account(self) -> Account | None:
+        return self._login.account if self._login and self._machine.authenticated else None
 
     @property
     def helo(self) -> str:
@@ -212,7 +240,12 @@ class SmtpSession(Session):
 
     def _is_answered(self, question: Question) -> bool:
         """Ask the judges; whether the machine has its answer, or gets it later."""
-        verdict = self._service.judges.ask(question, self)
+        judges = self._service.judges
+        if question.step is Step.AUTH:
+            assert self._login is not None
+            self._wait_for(self._login.check(question, self, judges), self._answer_login)
+            return False
+        verdict = judges.ask(question, self)
         if isawaitable(verdict):
             self._wait_for(verdict, self._answer)
             return False
@@ -227,6 +260,9 @@ class SmtpSession(Session):
                 heard = await verdict
             except asyncio.CancelledError:
                 heard = _GONE
+            except Exception:
+                log.exception("a question of %s was not answered", self.client)
+                heard = _NOT_NOW
             self._asking = None
             tell(heard)
 
@@ -236,6 +272,15 @@ class SmtpSession(Session):
         if not self._gone:
             self._machine.answer(verdict)
             self._go_on()
+
+    def _answer_login(self, verdict: Verdict) -> None:
+        login = self._login
+        if self._gone or login is None:
+            return
+        if login.account is not None and self._service.submission.check_sender:
+            self._machine.vet_sender = partial(why_not_from, login.account)
+        self._machine.answer(verdict, login.last)
+        self._go_on()
 
     # Messages.
 
@@ -248,7 +293,7 @@ class SmtpSession(Session):
         self._settling = True
         try:
             self._complete(arrival)
-        except BadLabel as error:
+        except Unfit as error:
             self._settled(error.reply)
         else:
             asks = self._service.judges.asks
@@ -280,18 +325,29 @@ class SmtpSession(Session):
             self._settled(_NOT_NOW)
 
     def _complete(self, arrival: Arrival) -> None:
-        """Add what the session knows and the machine does not; BadLabel."""
-        machine, labels = self._machine, self._service.labels
+        """Add what the session knows and the machine does not; Unfit."""
+        machine, service = self._machine, self._service
         arrival.received = time.time()
         arrival.client = f"{machine.helo} [{self.client}]"
         arrival.protocol = protocol_name(
-            extended=machine.extended, tls=machine.tls, utf8=arrival.utf8
+            extended=machine.extended,
+            tls=machine.tls,
+            utf8=arrival.utf8,
+            login=machine.authenticated,
         )
-        if labels is not None and machine.may_relay:
-            labels.read(arrival)
+        if account := self._account:
+            self._complete_submission(arrival, account)
+        if service.labels is not None and machine.may_relay:
+            service.labels.read(arrival, arrival.tenant)
         trace = self._trace(arrival)
         arrival.parts.insert(0, trace)
         arrival.size = self._size = arrival.size + len(trace)
+
+    def _complete_submission(self, arrival: Arrival, account: Account) -> None:
+        arrival.account, arrival.tenant = self.account, self.tenant
+        if self.service == "submission":
+            rules, hostname = self._service.submission, self._service.hostname
+            finish(arrival, rules, account, hostname)
 
     def _trace(self, arrival: Arrival) -> bytes:
         recipients = arrival.recipients
@@ -367,6 +423,8 @@ class SmtpSession(Session):
     def _note_tls(self) -> None:
         session = self.transport.get_extra_info("ssl_object")
         self.tls = (session.version() or "") if session is not None else ""
+        if self._login is not None:
+            self._login.bind(self.transport)
 
     # Time.
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from fastmta.mail.arrival import Arrival
 from fastmta.mail.reply import Reply
-from fastmta.protocol.smtp_limits import Load, Policy
+from fastmta.protocol.smtp_limits import Door, Load, Policy
 from fastmta.protocol.smtp_machine import Event
 from fastmta.protocol.smtp_question import Question, Step
 from fastmta.protocol.smtp_server import SmtpServer, Vet
@@ -25,6 +25,7 @@ class Dialogue:
         max_held: int = 1 << 28,
         vet: Vet | None = None,
         asks: frozenset[Step] = frozenset(),
+        door: Door | None = None,
         **policy: object,
     ) -> None:
         self.load = Load(max_held, Count())
@@ -42,6 +43,7 @@ class Dialogue:
             tls=tls,
             vet=vet,
             asks=asks,
+            door=door,
         )
         self.greeting = self.machine.take_output()
         self.arrivals: list[Arrival] = []
