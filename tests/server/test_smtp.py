@@ -10,14 +10,16 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from ipaddress import ip_network
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
-from fastmta.config import Config, Duration, Endpoint, Headers, Listener, Smtp, Tls
+from fastmta.config import Config, Duration, Endpoint, Headers, Listener, Smtp, Submission, Tls
 from fastmta.mail.arrival import Arrival
 from fastmta.mail.envelope import Priority
 from fastmta.mail.reply import Reply
 from fastmta.server import session, smtp, smtp_session
+from fastmta.server.access import Access
 from fastmta.server.judges import Judges
 from fastmta.server.smtp import SmtpService
 from fastmta.server.smtp_session import SmtpSession
@@ -145,6 +147,9 @@ async def serving(
     mode: str = "",
     headers: Headers | None = None,
     judges: Judges | None = None,
+    access: Access | None = None,
+    service: Literal["smtp", "submission"] = "smtp",
+    submission: Submission | None = None,
     **settings: object,
 ) -> AsyncIterator[Server]:
     context = None
@@ -158,20 +163,21 @@ async def serving(
         tls=tls and Tls(certificate=tls[0], key=tls[1]),
         smtp=Smtp(**settings),  # type: ignore[arg-type]
         headers=headers or Headers(),
+        submission=submission or Submission(),
     )
     memory = Memory()
-    service = SmtpService(config, memory, context, judges=judges)
+    mail = SmtpService(config, memory, context, judges=judges, access=access)
     options = {"tls": mode} if mode else {}
-    listener = Listener(service="smtp", bind=Endpoint(bind, 0), **options)  # type: ignore[arg-type]
-    server = Server(service, memory, await service.start(listener))
+    listener = Listener(service=service, bind=Endpoint(bind, 0), **options)  # type: ignore[arg-type]
+    server = Server(mail, memory, await mail.start(listener))
     try:
         yield server
         for client in server.clients:
             await client.close()
     finally:
-        await service.drain(0.0)
-    assert service.load.held == 0
-    assert len(service.sessions) == 0
+        await mail.drain(0.0)
+    assert mail.load.held == 0
+    assert len(mail.sessions) == 0
 
 
 def make_certificate(folder: Path, name: str) -> Tls:
