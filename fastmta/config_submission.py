@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
+from fastmta.config_auth import Auth
 from fastmta.config_reader import Problem, Table
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ def check_submission(config: "Config") -> Iterator[Problem]:
                 'nobody can log in without TLS; write "starttls" or "implicit", and a [tls] table'
             )
             yield Problem(f"listener[{i}].tls", text)
+    if config.auth != Auth() and not any(map(config.offers_login, config.listener)):
+        text = 'is without effect: no listener offers logins; see smtp.auth and "submission"'
+        yield Problem("auth", text)
     if "submission" not in services:
         yield from _check_unused(config)
     if config.smtp.auth and not any(

@@ -38,7 +38,7 @@ def missing(step: str) -> list[str]:
     packages = {
         package
         for program, package in NEEDS[step].items()
-        if not (os.path.exists(program) or shutil.which(program, path=SEARCH))
+        if not (Path(program).exists() or shutil.which(program, path=SEARCH))
     }
     return sorted(packages | (missing_of_python() if step == "build" else set()))
 
