@@ -58,6 +58,9 @@ BAD_BASE64 = _reply(501, "5.5.2", "No base64")
 RESPONSE_TOO_LONG = _reply(500, "5.5.6", "The response is too long")
 CANCELLED = _reply(501, "5.7.0", "Authentication cancelled")
 
+NO_XCLIENT = _reply(550, "5.7.0", "You may not speak for others")
+BAD_XCLIENT = _reply(501, "5.5.4", "XCLIENT takes NAME=value and the like, in xtext")
+
 NOT_YOURS = _reply(550, "5.7.1", "The sender is not your address, nor an alias of it")
 RELAY_DENIED = _reply(550, "5.7.1", "Relaying denied")
 TOO_MANY_RECIPIENTS = _reply(452, "4.5.3", "Too many recipients; send the rest in another one")

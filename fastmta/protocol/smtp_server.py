@@ -39,6 +39,7 @@ from fastmta.protocol.smtp_machine import (
     Event,
 )
 from fastmta.protocol.smtp_question import Question, Step
+from fastmta.protocol.smtp_xclient import NAMES, read_claims
 
 # An address, and whether the client may relay: why it is refused, or nothing.
 Vet = Callable[[str, bool], bytes]
@@ -61,7 +62,7 @@ _CLOSING = 421
 class SmtpServer(ContentReader, Authenticator):
     """One session: see the module."""
 
-    __slots__ = ("_refusal", "_vet", "asks", "vet_sender")
+    __slots__ = ("_refusal", "_vet", "asks", "trusts_xclient", "vet_sender")
 
     def __init__(
         self,
@@ -84,12 +85,10 @@ class SmtpServer(ContentReader, Authenticator):
         self._refusal = refusal
         self._vet = vet
         self.may_relay = may_relay
+        self.trusts_xclient = False  # this client may speak for others
         self.vet_sender: VetSender | None = None
         self.asks = asks
-        if Step.CONNECT in asks:
-            self._ask(Question(Step.CONNECT))
-        else:
-            self._output.append(self._greet(None))
+        self._output.append(self._connect())
 
     # What the socket code calls.
 
@@ -176,6 +175,11 @@ class SmtpServer(ContentReader, Authenticator):
 
     # Sessions.
 
+    def _connect(self) -> bytes:
+        if Step.CONNECT in self.asks:
+            return self._ask(Question(Step.CONNECT))
+        return self._greet(None)
+
     def _greet(self, question: Question | None) -> bytes:
         return f"220 {self._policy.hostname} ESMTP fastmta\r\n".encode()
 
@@ -198,13 +202,35 @@ class SmtpServer(ContentReader, Authenticator):
         self.extended = extended
         self._end(READY)  # RFC 5321 section 4.1.4: as RSET
         if extended:
-            return self._counted(_extensions(self._policy, self.tls, self._mechanisms))
+            return self._counted(self._extensions())
         return self._counted(f"250 {self._policy.hostname}\r\n".encode())
+
+    def _extensions(self) -> bytes:
+        return _extensions(self._policy, self.tls, self._mechanisms, self.trusts_xclient)
 
     @property
     def _mechanisms(self) -> tuple[str, ...]:
         """What can be used now: no password goes in the clear."""
         return self.door.mechanisms() if self.door and self.tls else ()
+
+    def _xclient(self, argument: bytes) -> bytes:
+        if not self.trusts_xclient:
+            return self._error(reply.NO_XCLIENT)
+        try:
+            claims = read_claims(argument)
+        except ValueError:
+            return self._error(reply.BAD_XCLIENT)
+        return self._ask(Question(Step.XCLIENT, claims=claims))
+
+    def _begin_anew(self, question: Question) -> bytes:
+        """As with a new client, but for TLS and the counts, which are of the host that speaks.
+
+        Who has logged in, and who may relay, is noted by whoever answers.
+        """
+        self.helo = ""
+        self.extended = False
+        self._end(START)
+        return self._connect()
 
     def _starttls(self, argument: bytes) -> bytes:
         if self.tls or not self._policy.starttls:
@@ -331,7 +357,7 @@ class SmtpServer(ContentReader, Authenticator):
 
 
 @lru_cache(maxsize=16)
-def _extensions(policy: Policy, tls: bool, mechanisms: tuple[str, ...]) -> bytes:
+def _extensions(policy: Policy, tls: bool, mechanisms: tuple[str, ...], xclient: bool) -> bytes:
     """The reply to EHLO; STARTTLS is not offered again under TLS (RFC 3207 section 4.2)."""
     lines = [
         policy.hostname,
@@ -348,6 +374,8 @@ def _extensions(policy: Policy, tls: bool, mechanisms: tuple[str, ...]) -> bytes
         lines.append("STARTTLS")
     if mechanisms:
         lines.append(f"AUTH {' '.join(mechanisms)}")
+    if xclient:
+        lines.append(f"XCLIENT {' '.join(NAMES)}")
     return bytes(Reply(250, "", "\n".join(lines)))
 
 
@@ -372,14 +400,15 @@ _COMMON: dict[int, _Handler] = {
     verb.QUIT: _Server._quit,
     verb.AUTH: _Server._out_of_order,
     verb.STARTTLS: _Server._out_of_order,
-    verb.XCLIENT: _Server._unknown,
+    verb.XCLIENT: _Server._out_of_order,
 }
 _LEGAL: dict[int, dict[int, _Handler]] = {
-    START: {},
+    START: {verb.XCLIENT: _Server._xclient},
     READY: {
         verb.AUTH: _Server._auth,
         verb.MAIL: _Server._mail,
         verb.STARTTLS: _Server._starttls,
+        verb.XCLIENT: _Server._xclient,
     },
     SENDER: {verb.RCPT: _Server._rcpt},
     RECIPIENT: {verb.RCPT: _Server._rcpt, verb.DATA: _Server._data, verb.BDAT: _Server._bdat},
@@ -389,11 +418,14 @@ _TRANSITIONS = tuple(
     tuple((_COMMON | own)[code] for code in sorted(_COMMON)) for _, own in sorted(_LEGAL.items())
 )
 # RFC 2920 section 3.1; of those that it names, the ones whose reply changes what may follow, and
-# AUTH, whose reply asks for an answer.
-_LAST_IN_GROUP = frozenset({verb.EHLO, verb.HELO, verb.DATA, verb.AUTH, verb.STARTTLS})
+# AUTH and XCLIENT, whose replies begin something.
+_LAST_IN_GROUP = frozenset(
+    {verb.EHLO, verb.HELO, verb.DATA, verb.AUTH, verb.STARTTLS, verb.XCLIENT}
+)
 
 _CARRY_OUT: dict[Step, Callable[[SmtpServer, Question], bytes]] = {
     Step.CONNECT: _Server._greet,
+    Step.XCLIENT: _Server._begin_anew,
     Step.EHLO: _Server._carry_out_ehlo,
     Step.AUTH: _Server._carry_out_auth,
     Step.MAIL: _Server._carry_out_mail,

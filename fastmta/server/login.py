@@ -49,6 +49,10 @@ class Login:
     def exchange(self, mechanism: str) -> Exchange | None:
         return self._access.exchange(mechanism, self._bindings)
 
+    def named(self, name: str) -> Account | None:
+        """The account of whom a trusted host has let in, if there is one."""
+        return self._access.named(name)
+
     async def check(self, question: Question, facts: Facts, judges: Judges) -> Verdict:
         """None, then `account` is set; or why not."""
         verdict = judges.ask(question, facts)

@@ -2,13 +2,13 @@
 
 import asyncio
 import ssl
-from collections.abc import Coroutine
-from functools import lru_cache
+from collections.abc import Coroutine, Sequence
+from functools import lru_cache, partial
 from ipaddress import ip_address
 from typing import cast
 
 from fastmta import metrics
-from fastmta.config import MAIL_SERVICES, Config, Endpoint, Listener
+from fastmta.config import MAIL_SERVICES, Config, Endpoint, Listener, Network
 from fastmta.mail.envelope import Priority
 from fastmta.protocol import smtp_replies as reply
 from fastmta.protocol.smtp_limits import Load, Policy
@@ -98,7 +98,9 @@ class SmtpService:
         self.hostname = config.hostname
         self.submission = config.submission
         self.labels = _labels(config)
-        self.may_relay = lru_cache(maxsize=4096)(self._is_in_relay_networks)
+        networks, hosts = config.smtp.relay_networks, config.smtp.xclient_hosts
+        self.may_relay = lru_cache(maxsize=4096)(partial(_is_in, networks))
+        self.trusts_xclient = lru_cache(maxsize=4096)(partial(_is_in, hosts))
         self.timeout: float = config.smtp.command_timeout
 
     def _session(self, bind: Endpoint) -> SmtpSession:
@@ -117,9 +119,12 @@ class SmtpService:
             return reply.SHUTTING_DOWN
         if self.sessions.is_full:
             return reply.TOO_MANY_SESSIONS
-        if self.sessions.has_too_many(client) and not self.may_relay(client):
+        if self.has_too_many(client):
             return reply.TOO_MANY_OF_CLIENT
         return b""
+
+    def has_too_many(self, client: str) -> bool:
+        return self.sessions.has_too_many(client) and not self.may_relay(client)
 
     def run(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
@@ -131,12 +136,6 @@ class SmtpService:
         timeout: float = self._config.smtp.command_timeout
         self.load.stressed = self.sessions.is_stressed
         self.timeout = min(timeout, _STRESS_TIMEOUT) if self.load.stressed else timeout
-
-    def _is_in_relay_networks(self, client: str) -> bool:
-        if not client:
-            return False
-        address = ip_address(client)
-        return any(address in network for network in self._config.smtp.relay_networks)
 
     def _policy(self, service: str, starttls: bool) -> Policy:
         settings = self._config.smtp
@@ -150,6 +149,13 @@ class SmtpService:
             max_errors=settings.max_errors,
             normalise=settings.bare_newlines == "normalise",
         )
+
+
+def _is_in(networks: Sequence[Network], client: str) -> bool:
+    if not (client and networks):
+        return False
+    address = ip_address(client)
+    return any(address in network for network in networks)
 
 
 def _most_held(config: Config) -> int:

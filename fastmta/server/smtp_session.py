@@ -18,6 +18,7 @@ from fastmta.protocol.smtp_limits import Policy
 from fastmta.protocol.smtp_machine import Event
 from fastmta.protocol.smtp_question import Question, Step
 from fastmta.protocol.smtp_server import SmtpServer
+from fastmta.protocol.smtp_xclient import Claims
 from fastmta.server.judges import Verdict
 from fastmta.server.labels import Unfit
 from fastmta.server.login import Login
@@ -50,6 +51,8 @@ REJECTED = metrics.counter("fastmta_smtp_in_rejected_total", "SMTP commands and 
 SECONDS = metrics.histogram("fastmta_smtp_in_accept_seconds", "From end of data to its reply")
 
 _NOT_NOW = Reply(451, "4.3.0", "Something is wrong here; try again later")
+_NO_ACCOUNT = Reply(550, "5.7.0", "There is no such account")
+_TOO_MANY = Reply(421, "4.7.0", "Too many sessions from that address")
 _GONE = Reply(451, "4.4.2", "The client has gone")
 
 
@@ -92,6 +95,7 @@ class SmtpSession(Session):
         "_octets",
         "_octets_seen",
         "_offer",
+        "_peer",
         "_service",
         "_settling",
         "_size",
@@ -112,6 +116,7 @@ class SmtpSession(Session):
             asks=service.judges.asks,
             door=self._login,
         )
+        self._peer = ""  # the client until XCLIENT says otherwise
         self.tls = ""  # "TLSv1.3"
         self._asking: asyncio.Task[None] | None = None  # while a judge thinks
         self._id = ""  # of the message that is being made safe, its size and when it was whole
@@ -125,7 +130,7 @@ class SmtpSession(Session):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
-        self.client = client_address(transport)
+        self.client = self._peer = client_address(transport)
         self._note_tls()
         self.admit()
         SESSIONS.value += 1
@@ -143,6 +148,7 @@ class SmtpSession(Session):
             self.service == "smtp" and service.may_relay(self.client)
         )
         machine.asks = service.judges.asks
+        machine.trusts_xclient = service.trusts_xclient(self._peer)
 
     # What judges learn.
 
@@ -245,6 +251,9 @@ class SmtpSession(Session):
             assert self._login is not None
             self._wait_for(self._login.check(question, self, judges), self._answer_login)
             return False
+        if question.claims is not None:
+            self._machine.answer(self._become(question.claims))
+            return True
         verdict = judges.ask(question, self)
         if isawaitable(verdict):
             self._wait_for(verdict, self._answer)
@@ -277,10 +286,34 @@ class SmtpSession(Session):
         login = self._login
         if self._gone or login is None:
             return
-        if login.account is not None and self._service.submission.check_sender:
-            self._machine.vet_sender = partial(why_not_from, login.account)
+        self._note_login()
         self._machine.answer(verdict, login.last)
         self._go_on()
+
+    def _note_login(self) -> None:
+        account = self._login.account if self._login else None
+        self._machine.vet_sender = None
+        if account is not None and self._service.submission.check_sender:
+            self._machine.vet_sender = partial(why_not_from, account)
+
+    # XCLIENT.
+
+    def _become(self, claims: Claims) -> Verdict:
+        """Whoever is spoken for counts as the client from here on."""
+        login, service = self._login, self._service
+        account = login.named(claims.login) if login and claims.login else None
+        if claims.login and account is None:
+            return _NO_ACCOUNT
+        client = claims.address or self.client
+        if client != self.client and service.has_too_many(client):
+            return _TOO_MANY
+        self.sessions.rename(self, client)
+        if login is not None:
+            login.account = account
+            self._note_login()
+        self._machine.authenticated = account is not None
+        self.admit()
+        return None
 
     # Messages.
 

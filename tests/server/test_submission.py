@@ -51,6 +51,9 @@ class OneAccount:
     def _keys(self, name: str) -> Keys:
         return KEYS
 
+    def named(self, name: str) -> Account | None:
+        return ACCOUNT if name == NAME else None
+
     async def verify(self, attempt: Attempt, client: str) -> Account | Refusal:
         if attempt == Password("", NAME, PASSWORD):
             return ACCOUNT
@@ -254,3 +257,54 @@ async def _late(server: Server, client: Client) -> str:
     await until(lambda: server.session._delayed_until)
     server.pass_time(10.0)
     return await client.reply()
+
+
+# XCLIENT.
+
+LOOPBACK = (ip_network("127.0.0.0/8"),)
+
+
+def test_a_trusted_host_speaks_for_others(certificate: tuple[Path, Path]) -> None:
+    async def scenario() -> None:
+        trusted = {"xclient_hosts": LOOPBACK, "relay_networks": (ip_network("192.0.2.7/32"),)}
+        async with submitting(certificate, "smtp", auth=True, **trusted) as server:
+            client = await server.greeted(ssl=trusting())
+            said = "EHLO a", "MAIL FROM:<>", "RCPT TO:<any@example.net>"
+            assert await client.say(*said) == "550 5.7.1"
+            assert await client.say("RSET", "XCLIENT ADDR=192.0.2.7 HELO=x") == "220"
+            assert await client.say(*said, "DATA", ".") == "250 2.0.0"
+            assert server.memory.arrivals[0].client == "a [192.0.2.7]"
+            assert server.service.sessions._per_client == {"192.0.2.7": 1}
+            assert await client.say("XCLIENT ADDR=192.0.2.8") == "220"
+            assert await client.say(*said) == "550 5.7.1"
+            assert await client.say("RSET", f"XCLIENT LOGIN={NAME}") == "220"
+            assert await client.say(*said) == "250 2.1.5"
+            assert await client.say("DATA", ".") == "250 2.0.0"
+            assert server.memory.arrivals[1].account == NAME
+            assert await client.say("XCLIENT LOGIN=nobody@example.test") == "550 5.7.0"
+            assert await client.say("XCLIENT ADDR=192.0.2.8") == "220"
+            assert await client.say(*said) == "550 5.7.1"
+        assert not server.service.sessions._per_client
+
+    run(scenario())
+
+
+def test_sessions_of_whom_is_spoken_for_are_counted(certificate: tuple[Path, Path]) -> None:
+    async def scenario() -> None:
+        trusted = {"xclient_hosts": LOOPBACK, "max_sessions_per_client": 2}
+        async with submitting(certificate, "smtp", auth=True, **trusted) as server:
+            for answer in ("220", "220", "421 4.7.0"):
+                client = await server.greeted(ssl=trusting())
+                assert await client.say("XCLIENT ADDR=198.51.100.7") == answer
+
+    run(scenario())
+
+
+def test_others_may_not(certificate: tuple[Path, Path]) -> None:
+    async def scenario() -> None:
+        async with submitting(certificate, xclient_hosts=NOBODY) as server:
+            client = await server.greeted(ssl=trusting())
+            assert await client.say(f"XCLIENT ADDR=192.0.2.7 LOGIN={NAME}") == "550 5.7.0"
+            assert await client.say("MAIL FROM:<>") == "530 5.7.0"
+
+    run(scenario())
