@@ -31,6 +31,7 @@ from fastmta.config_reader import (
 )
 from fastmta.config_rules import RULES
 from fastmta.config_shaping import Shaping
+from fastmta.config_submission import Submission
 
 __all__ = [
     "Address",
@@ -64,6 +65,7 @@ __all__ = [
     "Smtp",
     "Source",
     "Spool",
+    "Submission",
     "Suppression",
     "Tenant",
     "Tls",
@@ -79,6 +81,8 @@ MiB = 1 << 20
 HOUR, DAY = 3600, 86400
 _LARGEST_FILE = MiB  # of a configuration, octets
 
+MAIL_SERVICES = ("smtp", "submission")
+
 TlsMode = Literal["none", "starttls", "implicit"]
 HopProtocol = Literal["smtp", "lmtp"]
 Port = Annotated[int, Meta(ge=1, le=65535)]
@@ -88,7 +92,7 @@ Weight = Annotated[int, Meta(ge=1, le=1000)]
 
 
 class Listener(Table, frozen=True, kw_only=True):
-    service: Literal["smtp", "admin"]
+    service: Literal["smtp", "submission", "admin"]
     bind: Endpoint
     tls: TlsMode | UnsetType = UNSET  # starttls where [tls] is set; see Config.tls_mode
 
@@ -109,6 +113,8 @@ class Smtp(Table, frozen=True, kw_only=True):
     command_timeout: Annotated[Duration, Meta(gt=0, le=DAY)] = Duration(300)
     max_errors: Count = 20
     bare_newlines: Literal["refuse", "normalise"] = "refuse"
+    auth: bool = False  # AUTH is offered under TLS, and who has logged in may relay
+    xclient_hosts: tuple[Network, ...] = ()  # who may speak for others by XCLIENT
 
 
 class Headers(Table, frozen=True, kw_only=True):
@@ -228,6 +234,7 @@ class Config(Table, frozen=True, kw_only=True):
     tls: Tls | None = None
     auth: Auth = Auth()
     smtp: Smtp = Smtp()
+    submission: Submission = Submission()
     headers: Headers = Headers()
     spool: Spool = Spool()
     dns: Dns = Dns()
@@ -247,7 +254,15 @@ class Config(Table, frozen=True, kw_only=True):
         """What a listener does: as it says, else starttls for SMTP where [tls] is set."""
         if listener.tls is not UNSET:
             return listener.tls
-        return "starttls" if self.tls and listener.service == "smtp" else "none"
+        return "starttls" if self.tls and listener.service in MAIL_SERVICES else "none"
+
+    def offers_login(self, listener: Listener) -> bool:
+        return listener.service == "submission" or (listener.service == "smtp" and self.smtp.auth)
+
+    @property
+    def knows_tenants(self) -> bool:
+        """Whether anything says whose mail it is: a field, or who has logged in."""
+        return bool(self.headers.tenant) or any(map(self.offers_login, self.listener))
 
     @property
     def reports_suppress(self) -> bool:
@@ -266,8 +281,8 @@ class Config(Table, frozen=True, kw_only=True):
 _LATER = {
     **{
         f'service = "{service}"': f'the service "{service}" is not in this release; '
-        'write "smtp" or "admin"'
-        for service in ("submission", "pop3", "imap", "http")
+        'write "smtp", "submission" or "admin"'
+        for service in ("pop3", "imap", "http")
     },
     "domains": "local mailboxes are not in this release; a [[route]] can pass the mail on",
     "dkim": "DKIM signing is not in this release; remove the table",

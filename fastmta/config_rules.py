@@ -13,6 +13,7 @@ from msgspec import UNSET, structs
 from fastmta.config_auth import check_auth
 from fastmta.config_reader import DomainPattern, Endpoint, Problem, covers
 from fastmta.config_shaping import check_shaping, uses_verified
+from fastmta.config_submission import check_submission
 from fastmta.mail.address import is_domain, is_mailbox
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ _FIELDS_OF_READERS = {
 
 
 def _check_listeners(config: "Config") -> Iterator[Problem]:
-    if not any(listener.service == "smtp" for listener in config.listener):
+    if all(listener.service == "admin" for listener in config.listener):
         yield Problem("listener", 'no mail can come in; write a [[listener]] with service = "smtp"')
     seen: dict[Endpoint, int] = {}
     for i, listener in enumerate(config.listener):
@@ -169,7 +170,7 @@ def _check_pools(config: "Config") -> Iterator[Problem]:
         for name in pool.sources:
             if name not in known:
                 yield Problem(f"{key}.sources.{name}", "no [[source]] is called so")
-        if pool.tenants and not config.headers.tenant:
+        if pool.tenants and not config.knows_tenants:
             text = "is without effect: nothing says whose mail it is; set headers.tenant"
             yield Problem(f"{key}.tenants", text)
         for name in pool.tenants:
@@ -196,7 +197,7 @@ def _check_tenants(config: "Config") -> Iterator[Problem]:
         if tenant == type(tenant)():
             text = "is without effect, these are the defaults; set weight or priority"
             yield Problem(f"tenants.{name}", text)
-        elif not config.headers.tenant:
+        elif not config.knows_tenants:
             text = "is without effect: nothing says whose mail it is; set headers.tenant"
             yield Problem(f"tenants.{name}", text)
 
@@ -394,6 +395,7 @@ def _check_folder(key: str, path: Path) -> Iterator[Problem]:
 
 RULES = (
     _check_listeners,
+    check_submission,
     _check_tls,
     _check_auth,
     _check_nameservers,

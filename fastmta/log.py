@@ -61,6 +61,7 @@ class Received(Event, tag="received", kw_only=True):
     recipients: list[str]
     size: int
     client: str
+    account: str = ""  # who had logged in
     protocol: str  # RFC 3848
 
 

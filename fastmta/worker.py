@@ -18,7 +18,7 @@ from typing import Any
 from msgspec import Raw, msgpack
 
 from fastmta import control, log, metrics, worker_main
-from fastmta.config import Config, fingerprint
+from fastmta.config import MAIL_SERVICES, Config, fingerprint
 from fastmta.delivery.dispatcher import Dispatcher
 from fastmta.delivery.dns import Resolver
 from fastmta.delivery.hosts import Hosts
@@ -42,8 +42,10 @@ from fastmta.queue.scheduler import Scheduler
 from fastmta.queue.settlement import Settlement
 from fastmta.queue.shaping import Shaper
 from fastmta.queue.suppressor import FeedingLog, Suppressor
+from fastmta.server.access import Access
 from fastmta.server.reception import Reception
 from fastmta.server.smtp import SmtpService
+from fastmta.store.accounts import Accounts
 from fastmta.store.spool import Spool
 from fastmta.store.suppression import SuppressionList
 from fastmta.worker_desk import Rules, WorkerDesk
@@ -115,6 +117,7 @@ def _received(arrival: Arrival) -> log.Received:
         recipients=[recipient.address for recipient in arrival.recipients],
         size=arrival.size,
         client=arrival.client,
+        account=arrival.account,
         protocol=arrival.protocol,
     )
 
@@ -148,6 +151,8 @@ class Worker:
             self._suppressor = Suppressor(config.suppression, self._list)
         self.journal = self._open_journal()
         self._reception: Reception | None = None
+        self._accounts: Accounts | None = None  # where a listener offers logins
+        self._access: Access | None = None
         self._cleaned = 0.0
         self._router = Router(config, Resolver(config.dns))
         self._dispatcher = Dispatcher(
@@ -178,11 +183,12 @@ class Worker:
             self._shards[number] = self._open(folder / str(number), number)
         _show(list(self._shards.values()))
         intake = Intake(self._shards[self._index].spool, self.journal)
+        self._open_accounts()
         self._smtp = self._open_smtp(intake)
         for shard in self._shards.values():
             await shard.start()
         for listener in self._config.listener:
-            if listener.service == "smtp":
+            if listener.service in MAIL_SERVICES:
                 await self._smtp.start(listener)
         self._write_journal()
 
@@ -193,7 +199,7 @@ class Worker:
     def _open_smtp(self, intake: Intake) -> SmtpService:
         config, tls = self._config, _tls(self._config)
         if not (config.suppression or config.bounces):
-            return SmtpService(config, intake, tls)
+            return SmtpService(config, intake, tls, access=self._access)
         drops = bool(config.suppression and config.suppression.on_match == "drop")
         self._reception = Reception(
             intake,
@@ -203,7 +209,14 @@ class Worker:
             bounces=config.bounces,
             feeds=config.reports_suppress,
         )
-        return SmtpService(config, self._reception, tls, self._reception.vet)
+        vet = self._reception.vet
+        return SmtpService(config, self._reception, tls, vet, access=self._access)
+
+    def _open_accounts(self) -> None:
+        config = self._config
+        if self._access is None and any(map(config.offers_login, config.listener)):
+            self._accounts = Accounts(config.data_dir / "accounts")
+            self._access = Access(config.auth, self._accounts)
 
     def _open(self, folder: Path, number: int) -> Shard:
         spool = Spool(folder, number, self._config.spool.min_free_space)
@@ -306,6 +319,10 @@ class Worker:
         self._dispatcher.reshape(self._admit)
         for shard in self._shards.values():
             shard.reload(config)
+        self._open_accounts()
+        self._smtp.access = self._access
+        if self._access is not None:
+            await self._access.reload(config.auth)
         problems = await self._smtp.reload(config, tls)
         return [*fixed, *([problem] if problem else []), *problems]
 
@@ -347,6 +364,9 @@ class Worker:
             await shard.close()
         if self._reception is not None:
             self._reception.close()
+        if self._access is not None and self._accounts is not None:
+            await self._access.close()
+            self._accounts.close()
         if self._list is not None:
             await self._list.close()
         if self._journal_timer is not None:

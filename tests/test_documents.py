@@ -16,6 +16,7 @@ from fastmta import metrics
 from fastmta.config import Config, Duration, parse
 from fastmta.config_reader import Table, table_of
 from fastmta.mail.classification import CATEGORIES
+from tests.certificates import make_certificate
 
 ROOT = Path(__file__).parent.parent
 CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text()
@@ -79,8 +80,17 @@ def test_every_setting_is_documented_with_its_default() -> None:
     assert documented() == declared()
 
 
-@pytest.mark.parametrize("example", re.findall(r"```toml\n(.*?)```", CONFIGURATION, re.S))
+SUBMISSION = (ROOT / "docs" / "smtp.md").read_text().partition("## Submission\n")[2]
+EXAMPLES = [
+    *re.findall(r"```toml\n(.*?)```", CONFIGURATION, re.S),
+    *re.findall(r"```toml\n(.*?)```", SUBMISSION.partition("\n## ")[0], re.S),
+]
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
 def test_an_example_is_a_good_configuration(example: str, tmp_path: Path) -> None:
+    if "[tls]" in example:
+        make_certificate(tmp_path, "DNS:relay.example.test")
     assert parse(example, tmp_path)
 
 

@@ -12,7 +12,7 @@ import sysconfig
 from importlib.util import find_spec
 from pathlib import Path
 
-# program that must be on the path -> Debian package that brings it
+# program that must be on the path, or file -> Debian package that brings it
 NEEDS = {
     "build": {"cc": "gcc"},
     "test": {
@@ -26,6 +26,9 @@ NEEDS = {
         "dnsmasq": "dnsmasq-base",
         "lmtp": "dovecot-lmtpd",
         "strace": "strace",
+        "/usr/share/doc/libnet-ssleay-perl": "libnet-ssleay-perl",  # swaks over TLS
+        "node": "nodejs",
+        "/usr/share/nodejs/nodemailer": "node-nodemailer",
     },
 }
 SEARCH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin", "/usr/lib/dovecot"])
@@ -35,7 +38,7 @@ def missing(step: str) -> list[str]:
     packages = {
         package
         for program, package in NEEDS[step].items()
-        if not shutil.which(program, path=SEARCH)
+        if not (Path(program).exists() or shutil.which(program, path=SEARCH))
     }
     return sorted(packages | (missing_of_python() if step == "build" else set()))
 

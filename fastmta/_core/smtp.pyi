@@ -17,7 +17,9 @@ HELP: Final = 10
 VRFY: Final = 11
 EXPN: Final = 12
 QUIT: Final = 13
-STARTTLS: Final = 14
+AUTH: Final = 14
+STARTTLS: Final = 15
+XCLIENT: Final = 16
 
 def parse_command(line: bytes) -> tuple[int, bytes]: ...
 def parse_mail(argument: bytes) -> tuple[str, bool, dict[str, str | None] | None]: ...

@@ -16,18 +16,20 @@ class ParameterError(ValueError):
 
 (
     UNKNOWN, MALFORMED, EHLO, HELO, MAIL, RCPT, DATA, BDAT, RSET, NOOP, HELP, VRFY, EXPN, QUIT,
-    STARTTLS,
-) = range(15)
+    AUTH, STARTTLS, XCLIENT,
+) = range(17)
 
 cdef enum:
     C_UNKNOWN = 0
     C_MALFORMED = 1
-    C_STARTTLS = 14
+    C_STARTTLS = 15
+    C_XCLIENT = 16
     MAX_PATH = 1024  # RFC 5321 section 4.5.3.1.3 asks for 256 at least
 
 # The four letters in lower case, as one number each, in the order of the codes from EHLO on.
-cdef unsigned int[12] FOUR_LETTERS
-for _i, _name in enumerate(b"ehlo helo mail rcpt data bdat rset noop help vrfy expn quit".split()):
+cdef unsigned int[13] FOUR_LETTERS
+for _i, _name in enumerate(
+        b"ehlo helo mail rcpt data bdat rset noop help vrfy expn quit auth".split()):
     FOUR_LETTERS[_i] = _name[0] << 24 | _name[1] << 16 | _name[2] << 8 | _name[3]
 
 
@@ -65,11 +67,13 @@ cdef int verb_of(const unsigned char* word, Py_ssize_t length) noexcept nogil:
     if length == 4:
         letters = (<unsigned int>(word[0] | 32) << 24 | (word[1] | 32) << 16 | (word[2] | 32) << 8
                    | (word[3] | 32))
-        for i in range(12):
+        for i in range(13):
             if FOUR_LETTERS[i] == letters:
                 return i + 2
     elif length == 8 and is_word(word, word + length, b"starttls", 8):
         return C_STARTTLS
+    elif length == 7 and is_word(word, word + length, b"xclient", 7):
+        return C_XCLIENT
     return C_UNKNOWN
 
 

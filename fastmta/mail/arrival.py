@@ -19,6 +19,7 @@ class Arrival(Struct):
     ret: str = ""
     envid: str = ""
     client: str = ""  # "helo.name [192.0.2.1]"
+    account: str = ""  # who had logged in
     protocol: str = ""  # "ESMTP", as in the Received field (RFC 3848)
     priority: Priority = Priority.NORMAL
     tenant: str = ""

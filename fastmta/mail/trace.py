@@ -8,11 +8,11 @@ from functools import lru_cache
 _LONGEST_FOR = 900
 
 
-def protocol_name(*, extended: bool, tls: bool, utf8: bool) -> str:
+def protocol_name(*, extended: bool, tls: bool, utf8: bool, login: bool = False) -> str:
     """What stands behind "with" (RFC 3848; RFC 6531 section 4.3 for SMTPUTF8)."""
     if not extended:
         return "SMTP"
-    return ("UTF8SMTP" if utf8 else "ESMTP") + ("S" if tls else "")
+    return ("UTF8SMTP" if utf8 else "ESMTP") + ("S" if tls else "") + ("A" if login else "")
 
 
 def address_literal(address: str) -> str:

@@ -1,4 +1,4 @@
-"""What MAIL and RCPT carry: a path, and the parameters SIZE, BODY, SMTPUTF8 and those of DSN."""
+"""What MAIL and RCPT carry: a path, and the parameters SIZE, BODY, SMTPUTF8, AUTH, those of DSN."""
 
 import re
 from collections.abc import Callable
@@ -13,6 +13,7 @@ from fastmta.protocol import smtp_replies as reply
 
 _XTEXT = r"(?:[!-*,-<>-~]|\+[0-9A-F]{2})"  # RFC 3461 section 4
 _ENVID = re.compile(rf"{_XTEXT}{{1,100}}")
+_IDENTITY = re.compile(rf"<>|{_XTEXT}{{1,500}}")
 # RFC 6533 section 3 adds UTF-8, as it is and as \x{HEXPOINT}, to the type "utf-8".
 _ORCPT = re.compile(rf"[A-Za-z0-9-]+;{_XTEXT}+|[Uu][Tt][Ff]-8;(?:{_XTEXT}|[^\x00-\xa0])+")
 _NOTIFY = re.compile(r"NEVER|(?:SUCCESS|FAILURE|DELAY)(?:,(?:SUCCESS|FAILURE|DELAY)){0,2}")
@@ -116,6 +117,11 @@ def _envid(arrival: Arrival, value: _Value) -> bool:
     return _ENVID.fullmatch(arrival.envid) is not None
 
 
+def _auth(arrival: Arrival, value: _Value) -> bool:
+    """RFC 4954 section 5. Who sent it before is not kept: nobody that we trust says it."""
+    return value is not None and _IDENTITY.fullmatch(value) is not None
+
+
 def _notify(recipient: Recipient, value: _Value) -> bool:
     """RFC 3461 section 4.1: each at most once, NEVER alone."""
     recipient.notify = (value or "").upper()
@@ -135,5 +141,6 @@ OF_MAIL: dict[str, Callable[[Arrival, _Value], bool]] = {
     "SMTPUTF8": _smtputf8,
     "RET": _ret,
     "ENVID": _envid,
+    "AUTH": _auth,
 }
 OF_RCPT: dict[str, Callable[[Recipient, _Value], bool]] = {"NOTIFY": _notify, "ORCPT": _orcpt}

@@ -19,7 +19,7 @@ GO_AHEAD = _reply(354, "", "End data with CRLF.CRLF")
 READY_FOR_TLS = _reply(220, "2.0.0", "Ready to start TLS")
 GOODBYE = _reply(221, "2.0.0", "Bye")
 HELP = _reply(
-    214, "2.0.0", "EHLO HELO MAIL RCPT DATA BDAT RSET NOOP HELP VRFY STARTTLS QUIT (RFC 5321)"
+    214, "2.0.0", "EHLO HELO AUTH MAIL RCPT DATA BDAT RSET NOOP HELP VRFY STARTTLS QUIT (RFC 5321)"
 )
 # RFC 5321 section 3.5.3: says nothing about whether the address exists.
 CANNOT_VERIFY = _reply(252, "2.1.5", "Cannot verify, but will take mail and try to deliver it")
@@ -46,6 +46,22 @@ TRANSACTION_OPEN = _reply(503, "5.5.1", "A transaction is open; RSET ends it")
 CHUNKS_ONLY = _reply(503, "5.5.1", "Only BDAT goes on with a transaction that BDAT began")
 NO_TLS = _reply(502, "5.5.1", "STARTTLS is not offered here")
 
+AUTHENTICATED = _reply(235, "2.7.0", "Authentication successful")
+NO_AUTH = _reply(502, "5.5.1", "AUTH is not offered here")
+# RFC 4954 section 6 has these codes.
+NEEDS_TLS = _reply(538, "5.7.11", "Say STARTTLS first")
+NEEDS_AUTH = _reply(530, "5.7.0", "Log in first")
+TLS_FIRST = _reply(530, "5.7.0", "Say STARTTLS first")  # RFC 3207 section 4
+AUTHENTICATED_ALREADY = _reply(503, "5.5.1", "You are logged in already")
+UNKNOWN_MECHANISM = _reply(504, "5.5.4", "The mechanism is not offered")
+BAD_BASE64 = _reply(501, "5.5.2", "No base64")
+RESPONSE_TOO_LONG = _reply(500, "5.5.6", "The response is too long")
+CANCELLED = _reply(501, "5.7.0", "Authentication cancelled")
+
+NO_XCLIENT = _reply(550, "5.7.0", "You may not speak for others")
+BAD_XCLIENT = _reply(501, "5.5.4", "XCLIENT takes NAME=value and the like, in xtext")
+
+NOT_YOURS = _reply(550, "5.7.1", "The sender is not your address, nor an alias of it")
 RELAY_DENIED = _reply(550, "5.7.1", "Relaying denied")
 TOO_MANY_RECIPIENTS = _reply(452, "4.5.3", "Too many recipients; send the rest in another one")
 MESSAGE_TOO_BIG = _reply(552, "5.3.4", "Message too big")

@@ -4,25 +4,48 @@ Octets go in through `receive`; `take_output` gives what is to be written, and `
 is to be done. All replies to one `receive` are one output.
 
 Always true:
-- `arrival` is set exactly while a transaction is open (SENDER, RECIPIENT, CONTENT, CHUNK, CHUNKS)
-  and not refused; every end of a transaction, good or bad, goes through `_end`.
-- While PENDING, PAUSED or in HANDSHAKE, no command is looked at: replies stay in order.
+- `arrival` is set exactly while a transaction is open (SENDER, RECIPIENT, CONTENT, CHUNK, CHUNKS,
+  and ASKING from there) and not refused; every end of a transaction, good or bad, goes through
+  `_end`.
+- While ASKING, PENDING, PAUSED or in HANDSHAKE, no command is looked at: replies stay in order.
+- What is ASKED has been checked and is not carried out before `answer`.
 - In HANDSHAKE nothing is buffered, and `started_tls` forgets everything but the counts.
 """
 
 import re
 from collections.abc import Callable
-from enum import Enum
 from functools import lru_cache
 
 from fastmta._core import smtp as verb
-from fastmta._core.data import NO_ROOM, DataScanner
-from fastmta._core.lines import BareLineFeed, LineBuffer, LineTooLong
+from fastmta._core.lines import BareLineFeed, LineTooLong
 from fastmta.mail.arrival import Arrival
+from fastmta.mail.envelope import Recipient
 from fastmta.mail.reply import Reply
 from fastmta.protocol import smtp_replies as reply
 from fastmta.protocol.smtp_arguments import Refused, read_mail, read_rcpt
-from fastmta.protocol.smtp_limits import Load, Policy
+from fastmta.protocol.smtp_auth import Authenticator
+from fastmta.protocol.smtp_content import OUT_OF_ORDER, ContentReader
+from fastmta.protocol.smtp_limits import Door, Load, Policy
+from fastmta.protocol.smtp_machine import (
+    ASKING,
+    CHUNKS,
+    HANDSHAKE,
+    PAUSED,
+    PENDING,
+    READY,
+    RECIPIENT,
+    SENDER,
+    START,
+    Event,
+)
+from fastmta.protocol.smtp_question import Question, Step
+from fastmta.protocol.smtp_xclient import NAMES, read_claims
+
+# An address, and whether the client may relay: why it is refused, or nothing.
+Vet = Callable[[str, bool], bytes]
+
+# Why a reverse-path is not for the one who is logged in, or nothing.
+VetSender = Callable[[str], bytes]
 
 # Recipients beyond the limit that are not yet errors: a client may send all it has before it
 # reads the first 452 (RFC 5321 section 4.5.3.1.10).
@@ -33,54 +56,13 @@ _STEPS_AT_ONCE = 2000
 
 # Wider than RFC 5321 section 4.1.3 so that common names pass; narrow enough for a trace field.
 _HOST = re.compile(rb"[0-9A-Za-z_.:\-]{1,255}|\[[0-9A-Za-z.:]{1,64}\]")
-_CHUNK = re.compile(rb"([0-9]{1,18})( +[Ll][Aa][Ss][Tt])?")
+_CLOSING = 421
 
 
-# An address, and whether the client may relay: why it is refused, or nothing.
-Vet = Callable[[str, bool], bytes]
-
-
-class Event(Enum):
-    STARTTLS = "the output ends in 220: flush it, shake hands, call started_tls"
-    DELAY = "hold the output for a second, call go_on, then write it"
-    YIELD = "write the output, let others have their turn, call go_on"
-    CLOSE = "write the output, then close"
-
-
-# States. Up to CHUNKS commands are read; in CONTENT and CHUNK, the message; from PENDING on the
-# session waits for somebody else.
-(START, READY, SENDER, RECIPIENT, CHUNKS, CONTENT, CHUNK, PENDING, PAUSED, HANDSHAKE, CLOSED) = (
-    range(11)
-)
-
-
-class SmtpServer:
+class SmtpServer(ContentReader, Authenticator):
     """One session: see the module."""
 
-    __slots__ = (
-        "_chunk_is_last",
-        "_chunk_left",
-        "_chunk_refusal",
-        "_errors",
-        "_event",
-        "_held",
-        "_junk",
-        "_lines",
-        "_load",
-        "_output",
-        "_overshoot",
-        "_policy",
-        "_refusal",
-        "_scanner",
-        "_state_after_pause",
-        "_vet",
-        "arrival",
-        "extended",
-        "helo",
-        "may_relay",
-        "state",
-        "tls",
-    )
+    __slots__ = ("_refusal", "_vet", "asks", "trusts_xclient", "vet_sender")
 
     def __init__(
         self,
@@ -91,52 +73,47 @@ class SmtpServer:
         may_relay: bool = False,
         tls: bool = False,
         vet: Vet | None = None,
+        asks: frozenset[Step] = frozenset(),
+        door: Door | None = None,
     ) -> None:
-        """`refusal` is asked at each MAIL, `vet` at each RCPT; `tls`: under TLS from the start."""
-        self._policy = policy
-        self._load = load
+        """`refusal` is asked at each MAIL, `vet` at each RCPT; `tls`: under TLS from the start.
+
+        At each of `asks` the machine waits for `answer`; of MESSAGE it need not know, since
+        `settle` is waited for anyway, and at AUTH it always asks.
+        """
+        super().__init__(policy, load, door, tls)
         self._refusal = refusal
-        self.may_relay = may_relay
-        self.tls = tls
         self._vet = vet
-        self.helo = ""
-        self.extended = False  # EHLO, not HELO
-        self.state = START
-        self.arrival: Arrival | None = None
-        self._lines = LineBuffer(policy.max_line)
-        self._scanner = DataScanner(
-            policy.max_message_size, policy.max_header_size, policy.normalise
-        )
-        self._output: list[bytes] = [f"220 {policy.hostname} ESMTP fastmta\r\n".encode()]
-        self._event: Arrival | Event | None = None
-        self._held = self._errors = self._junk = self._overshoot = 0
-        self._chunk_left = 0
-        self._chunk_is_last = False
-        self._chunk_refusal = b""
-        self._state_after_pause = START
+        self.may_relay = may_relay
+        self.trusts_xclient = False  # this client may speak for others
+        self.vet_sender: VetSender | None = None
+        self.asks = asks
+        self._output.append(self._connect())
 
     # What the socket code calls.
 
     def receive(self, data: bytes) -> None:
         """Take in what the client sent, and do all that can be done with it."""
-        if self.state < HANDSHAKE:
+        if self.state == ASKING and self._awaits_greeting:
+            self.stop(reply.TALKED_TOO_SOON)  # RFC 5321 section 4.3.1: the greeting comes first
+        elif self.state < HANDSHAKE:
             self._lines.feed(data)
             self._run()
 
-    def take_output(self) -> bytes:
-        """What is to be written now, maybe nothing."""
-        output = self._output
-        if not output:
-            return b""
-        joined = output[0] if len(output) == 1 else b"".join(output)
-        output.clear()
-        return joined
+    def answer(self, refusal: Reply | None, last: bytes = b"") -> None:
+        """Carry out what was asked for, or refuse it; go on with what came behind it.
 
-    def take_event(self) -> Arrival | Event | None:
-        """What is to be done now; an Arrival waits for `settle`."""
-        event = self._event
-        self._event = None
-        return event
+        `last`: a challenge that the mechanism has before a login is refused.
+        """
+        question, self._question = self._question, None
+        if question is None:
+            return
+        self.state = self._state_before
+        if refusal is None:
+            self._output.append(_CARRY_OUT[question.step](self, question))
+        else:
+            self._output.append(self._turn_down(question, refusal, last))
+        self._run()
 
     def settle(self, refusal: Reply | None, id: str) -> None:
         """The arrival is safe under this id, or it is not; go on with what came behind it."""
@@ -156,49 +133,16 @@ class SmtpServer:
     def go_on(self) -> None:
         """What Event.DELAY or Event.YIELD asked to wait for has come."""
         if self.state == PAUSED:
-            self.state = self._state_after_pause
+            self.state = self._state_before
             self._run()
 
     def started_tls(self) -> None:
         """RFC 3207 section 4.2: nothing that was said in the clear is remembered."""
         self.tls = True
         self.helo = ""
-        self.extended = False
+        self.extended = self.authenticated = False
         self._lines.clear()
         self._end(START)
-
-    def stop(self, why: bytes) -> None:
-        """Say a last reply and close, whatever the client was about to do."""
-        if self.state != CLOSED:
-            self._output.append(self._close(why))
-
-    def lose(self) -> None:
-        """The client has gone; an arrival that is pending still waits for `settle`."""
-        if self.state != PENDING:
-            self._release()
-        self._lines.clear()
-        self.arrival = None
-        self.state = CLOSED
-
-    @property
-    def is_waiting(self) -> bool:
-        """Whether somebody else has to finish something first."""
-        return PENDING <= self.state <= HANDSHAKE
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether no transaction is open and none is being made safe."""
-        return self.arrival is None and self.state not in (PENDING, CHUNK)
-
-    @property
-    def buffered(self) -> int:
-        """Octets that came but were not looked at yet."""
-        return len(self._lines)
-
-    @property
-    def is_reading_content(self) -> bool:
-        """Whether a message is on its way in, be it between two chunks."""
-        return CHUNKS <= self.state <= CHUNK
 
     # One step for each state: True while there is more to do.
 
@@ -206,11 +150,8 @@ class SmtpServer:
         for _ in range(_STEPS_AT_ONCE):
             if not _STEPS[self.state](self):
                 return
-        if self.state < PENDING:
+        if self.state < ASKING:
             self._pause(Event.YIELD)
-
-    def _wait(self) -> bool:
-        return False
 
     def _command(self) -> bool:
         lines = self._lines
@@ -232,44 +173,64 @@ class SmtpServer:
         self._output.append(_TRANSITIONS[self.state][code](self, argument))
         return True
 
-    def _content(self) -> bool:
-        data = self._lines.take()
-        end = self._scanner.feed(data)
-        self._hold()
-        if end < 0:
-            return False
-        if end < len(data):
-            self._lines.feed(data[end:])
-        self._end_of_message()
-        return True
-
-    def _chunk(self) -> bool:
-        """The octets of a BDAT chunk; those of a refused one are read too (RFC 3030 section 2)."""
-        data = self._lines.take(self._chunk_left)
-        self._chunk_left -= len(data)
-        if not self._chunk_refusal:
-            self._scanner.feed(data)
-            self._hold()
-        if self._chunk_left:
-            return False
-        self._end_of_chunk()
-        return True
-
     # Sessions.
 
+    def _connect(self) -> bytes:
+        if Step.CONNECT in self.asks:
+            return self._ask(Question(Step.CONNECT))
+        return self._greet(None)
+
+    def _greet(self, question: Question | None) -> bytes:
+        return f"220 {self._policy.hostname} ESMTP fastmta\r\n".encode()
+
     def _ehlo(self, argument: bytes) -> bytes:
-        return self._hello(argument, _extensions(self._policy, self.tls), True)
+        return self._hello(argument, True)
 
     def _helo(self, argument: bytes) -> bytes:
-        return self._hello(argument, f"250 {self._policy.hostname}\r\n".encode(), False)
+        return self._hello(argument, False)
 
-    def _hello(self, argument: bytes, greeting: bytes, extended: bool) -> bytes:
+    def _hello(self, argument: bytes, extended: bool) -> bytes:
         if not _HOST.fullmatch(argument):
             return self._error(reply.NEEDS_HOST)
-        self.helo = argument.decode("ascii")
+        helo = argument.decode("ascii")
+        if self.asks and Step.EHLO in self.asks:
+            return self._ask(Question(Step.EHLO, helo, extended))
+        return self._introduce(helo, extended)
+
+    def _introduce(self, helo: str, extended: bool) -> bytes:
+        self.helo = helo
         self.extended = extended
         self._end(READY)  # RFC 5321 section 4.1.4: as RSET
-        return self._counted(greeting)
+        if extended:
+            return self._counted(self._extensions())
+        return self._counted(f"250 {self._policy.hostname}\r\n".encode())
+
+    def _extensions(self) -> bytes:
+        return _extensions(self._policy, self.tls, self._mechanisms, self.trusts_xclient)
+
+    @property
+    def _mechanisms(self) -> tuple[str, ...]:
+        """What can be used now: no password goes in the clear."""
+        return self.door.mechanisms() if self.door and self.tls else ()
+
+    def _xclient(self, argument: bytes) -> bytes:
+        if not self.trusts_xclient:
+            return self._error(reply.NO_XCLIENT)
+        try:
+            claims = read_claims(argument)
+        except ValueError:
+            return self._error(reply.BAD_XCLIENT)
+        return self._ask(Question(Step.XCLIENT, claims=claims))
+
+    def _begin_anew(self, question: Question) -> bytes:
+        """As with a new client, but for TLS and the counts, which are of the host that speaks.
+
+        Who has logged in, and who may relay, is noted by whoever answers.
+        """
+        self.helo = ""
+        self.extended = False
+        self._end(START)
+        return self._connect()
 
     def _starttls(self, argument: bytes) -> bytes:
         if self.tls or not self._policy.starttls:
@@ -295,14 +256,24 @@ class SmtpServer:
     # Transactions.
 
     def _mail(self, argument: bytes) -> bytes:
+        if self._policy.needs_login and not self.authenticated:
+            return self._error(reply.NEEDS_AUTH if self.tls else reply.TLS_FIRST)
         try:
             arrival = read_mail(argument, self._policy.max_message_size)
         except Refused as refused:
             return self._error(refused.answer)
+        vet = self.vet_sender if self.authenticated else None
+        if vet is not None and (refusal := vet(arrival.sender)):
+            return self._error(refusal)
         if (not_now := self._refusal()) is not None:
             return bytes(not_now)
         if self._load.held + arrival.size > self._load.max_held:
             return reply.OUT_OF_MEMORY
+        if self.asks and Step.MAIL in self.asks:
+            return self._ask(Question(Step.MAIL, arrival=arrival))
+        return self._open(arrival)
+
+    def _open(self, arrival: Arrival) -> bytes:
         self.arrival = arrival
         self.state = SENDER
         return reply.SENDER_OK
@@ -321,16 +292,14 @@ class SmtpServer:
             return self._refused(refusal)
         if len(arrival.recipients) >= self._policy.max_recipients:
             return self._too_many_recipients()
+        if self.asks and Step.RCPT in self.asks:
+            return self._ask(Question(Step.RCPT, arrival=arrival, recipient=recipient))
+        return self._add(arrival, recipient)
+
+    def _add(self, arrival: Arrival, recipient: Recipient) -> bytes:
         arrival.recipients.append(recipient)
         self.state = RECIPIENT
         return reply.RECIPIENT_OK
-
-    def _refused(self, answer: bytes) -> bytes:
-        """A recipient that is not taken; no error of a client that may relay."""
-        if not self.may_relay:
-            return self._error(answer)
-        self._load.rejected.value += 1
-        return answer
 
     def _too_many_recipients(self) -> bytes:
         self._overshoot += 1
@@ -342,123 +311,35 @@ class SmtpServer:
         self._end(READY if self.helo else START)
         return self._counted(reply.OK)
 
-    def _data(self, argument: bytes) -> bytes:
-        if argument:
-            return self._error(reply.NO_ARGUMENT)
-        if self._load.held >= self._load.max_held:
-            return reply.OUT_OF_MEMORY
-        self._scanner.start(True)
-        self.state = CONTENT
-        return reply.GO_AHEAD
+    # What was asked.
 
-    def _bdat(self, argument: bytes) -> bytes:
-        if self.state == RECIPIENT:
-            self._scanner.start(False)
-        return self._begin_chunk(argument, b"")
+    def _carry_out_ehlo(self, question: Question) -> bytes:
+        return self._introduce(question.helo, question.extended)
 
-    def _bdat_refused(self, argument: bytes) -> bytes:
-        """Out of order, but its octets follow and are none of the commands (RFC 3030 section 2)."""
-        return self._begin_chunk(argument, _OUT_OF_ORDER[self.state])
+    def _carry_out_auth(self, question: Question) -> bytes:
+        assert question.attempt is not None
+        return self._let_in(question.attempt)
 
-    def _begin_chunk(self, argument: bytes, refusal: bytes) -> bytes:
-        match = _CHUNK.fullmatch(argument)
-        if match is None:
-            return self._close(self._error(reply.BAD_CHUNK))  # where the chunk ends is unknown
-        self._chunk_left = int(match[1])
-        self._chunk_is_last = match[2] is not None
-        self._chunk_refusal = refusal
-        self.state = CHUNK
-        return b""  # the reply comes behind the octets
+    def _carry_out_mail(self, question: Question) -> bytes:
+        assert question.arrival is not None
+        return self._open(question.arrival)
 
-    def _end_of_chunk(self) -> None:
-        if self._chunk_refusal:
-            self._end(READY if self.helo else START)
-            self._output.append(self._counted(self._chunk_refusal))
-        elif self._chunk_is_last:
-            self._scanner.finish()
-            self._end_of_message()
-        elif self._scanner.fault:
-            self._end_of_message()
-        else:
-            self.state = CHUNKS
-            self._output.append(reply.CHUNK_OK)
+    def _carry_out_rcpt(self, question: Question) -> bytes:
+        assert question.arrival is not None
+        assert question.recipient is not None
+        return self._add(question.arrival, question.recipient)
 
-    def _end_of_message(self) -> None:
-        """All of it is there, or enough to know that it is refused."""
-        scanner = self._scanner
-        arrival = self.arrival
-        assert arrival is not None
-        if scanner.fault or scanner.received > self._policy.max_hops:
-            refused = reply.AFTER_DATA.get(scanner.fault, reply.TOO_MANY_HOPS)
-            self._end(READY)
-            self._output.append(refused if refused[0] == _FOUR else self._error(refused))
-            return
-        arrival.size = scanner.size
-        # Content that is ASCII can go where 8BITMIME is not offered, whatever was declared.
-        arrival.eight_bit = arrival.eight_bit and scanner.eight_bit
-        arrival.parts = scanner.take()
-        self.arrival = None
-        self._overshoot = 0
-        self.state = PENDING
-        self._event = arrival
-
-    def _end(self, state: int) -> None:
-        """No transaction is open any more."""
-        self._release()
-        if self.arrival is not None:
-            self.arrival = None
-            self._overshoot = 0
-            self._scanner.take()
-        self.state = state
-
-    # Counts and limits.
-
-    def _hold(self) -> None:
-        """Count what the scanner holds; over the limit of all sessions it lets go of it."""
-        load, scanner = self._load, self._scanner
-        load.held += scanner.held - self._held
-        self._held = scanner.held
-        if load.held > load.max_held and self._held:
-            scanner.drop(NO_ROOM)
-            self._release()
-
-    def _release(self) -> None:
-        self._load.held -= self._held
-        self._held = 0
-
-    def _counted(self, answer: bytes) -> bytes:
-        """The answer to a command that brings no mail nearer."""
-        self._junk += 1
-        if self._junk > self._policy.max_junk:
-            return self._close(reply.TOO_MUCH_JUNK)
-        return answer
-
-    def _error(self, answer: bytes) -> bytes:
-        """The answer to what the client did wrong: late when it errs often, in the end the last.
-
-        Call it last: it may change the state.
-        """
-        limit = self._policy.max_errors
-        if self._load.stressed:
-            limit = min(limit, 2)
+    def _turn_down(self, question: Question, refusal: Reply, last: bytes) -> bytes:
+        """421 closes, at any step (RFC 5321 section 3.8); so does every "no" to a connection."""
+        if refusal.code == _CLOSING or question.step is Step.CONNECT:
+            self._load.rejected.value += 1
+            return self._close(bytes(refusal))
+        if question.step is Step.AUTH:
+            return self._keep_out(bytes(refusal), last)
+        if refusal.is_permanent:
+            return self._refused(bytes(refusal))
         self._load.rejected.value += 1
-        self._errors += 1
-        if self._errors >= limit:
-            return answer + self._close(reply.TOO_MANY_ERRORS)
-        if self._errors > limit // 2:
-            self._pause(Event.DELAY)
-        return answer
-
-    def _pause(self, event: Event) -> None:
-        self._state_after_pause = self.state
-        self.state = PAUSED
-        self._event = event
-
-    def _close(self, answer: bytes) -> bytes:
-        self._end(CLOSED)
-        self._lines.clear()
-        self._event = Event.CLOSE
-        return answer
+        return bytes(refusal)
 
     # What is not legal now.
 
@@ -472,11 +353,11 @@ class SmtpServer:
         return self._error(reply.NOT_IMPLEMENTED)
 
     def _out_of_order(self, argument: bytes) -> bytes:
-        return self._error(_OUT_OF_ORDER[self.state])
+        return self._error(OUT_OF_ORDER[self.state])
 
 
 @lru_cache(maxsize=16)
-def _extensions(policy: Policy, tls: bool) -> bytes:
+def _extensions(policy: Policy, tls: bool, mechanisms: tuple[str, ...], xclient: bool) -> bytes:
     """The reply to EHLO; STARTTLS is not offered again under TLS (RFC 3207 section 4.2)."""
     lines = [
         policy.hostname,
@@ -491,6 +372,10 @@ def _extensions(policy: Policy, tls: bool) -> bytes:
     ]
     if policy.starttls and not tls:
         lines.append("STARTTLS")
+    if mechanisms:
+        lines.append(f"AUTH {' '.join(mechanisms)}")
+    if xclient:
+        lines.append(f"XCLIENT {' '.join(NAMES)}")
     return bytes(Reply(250, "", "\n".join(lines)))
 
 
@@ -513,11 +398,18 @@ _COMMON: dict[int, _Handler] = {
     verb.VRFY: _Server._vrfy,
     verb.EXPN: _Server._not_implemented,
     verb.QUIT: _Server._quit,
+    verb.AUTH: _Server._out_of_order,
     verb.STARTTLS: _Server._out_of_order,
+    verb.XCLIENT: _Server._out_of_order,
 }
 _LEGAL: dict[int, dict[int, _Handler]] = {
-    START: {},
-    READY: {verb.MAIL: _Server._mail, verb.STARTTLS: _Server._starttls},
+    START: {verb.XCLIENT: _Server._xclient},
+    READY: {
+        verb.AUTH: _Server._auth,
+        verb.MAIL: _Server._mail,
+        verb.STARTTLS: _Server._starttls,
+        verb.XCLIENT: _Server._xclient,
+    },
     SENDER: {verb.RCPT: _Server._rcpt},
     RECIPIENT: {verb.RCPT: _Server._rcpt, verb.DATA: _Server._data, verb.BDAT: _Server._bdat},
     CHUNKS: {verb.BDAT: _Server._bdat},  # DATA too is 503 here (RFC 3030 section 2)
@@ -525,16 +417,20 @@ _LEGAL: dict[int, dict[int, _Handler]] = {
 _TRANSITIONS = tuple(
     tuple((_COMMON | own)[code] for code in sorted(_COMMON)) for _, own in sorted(_LEGAL.items())
 )
-_OUT_OF_ORDER = {
-    START: reply.EHLO_FIRST,
-    READY: reply.MAIL_FIRST,
-    SENDER: reply.RCPT_FIRST,
-    RECIPIENT: reply.TRANSACTION_OPEN,
-    CHUNKS: reply.CHUNKS_ONLY,
+# RFC 2920 section 3.1; of those that it names, the ones whose reply changes what may follow, and
+# AUTH and XCLIENT, whose replies begin something.
+_LAST_IN_GROUP = frozenset(
+    {verb.EHLO, verb.HELO, verb.DATA, verb.AUTH, verb.STARTTLS, verb.XCLIENT}
+)
+
+_CARRY_OUT: dict[Step, Callable[[SmtpServer, Question], bytes]] = {
+    Step.CONNECT: _Server._greet,
+    Step.XCLIENT: _Server._begin_anew,
+    Step.EHLO: _Server._carry_out_ehlo,
+    Step.AUTH: _Server._carry_out_auth,
+    Step.MAIL: _Server._carry_out_mail,
+    Step.RCPT: _Server._carry_out_rcpt,
 }
-# RFC 2920 section 3.1; of those that it names, the ones whose reply changes what may follow.
-_LAST_IN_GROUP = frozenset({verb.EHLO, verb.HELO, verb.DATA, verb.STARTTLS})
-_FOUR = ord("4")
 
 _STEPS: tuple[Callable[[SmtpServer], bool], ...] = (
     _Server._command,  # START
@@ -544,6 +440,8 @@ _STEPS: tuple[Callable[[SmtpServer], bool], ...] = (
     _Server._command,  # CHUNKS
     _Server._content,  # CONTENT
     _Server._chunk,  # CHUNK
+    _Server._response,  # CREDENTIALS
+    _Server._wait,  # ASKING
     _Server._wait,  # PENDING
     _Server._wait,  # PAUSED
     _Server._wait,  # HANDSHAKE

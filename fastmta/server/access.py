@@ -171,6 +171,15 @@ class Access:
             log.error("cannot read the account %s: %s", name, error)
             return None
 
+    def named(self, name: str) -> Account | None:
+        """An account that somebody else has checked the login of; None where it may not enter."""
+        try:
+            account = self._accounts.get(name)
+        except (lmdb.Error, Unreadable) as error:
+            log.error("cannot read the account %s: %s", name, error)
+            return None
+        return account if _may_enter(account, "") else None
+
     # What it came to.
 
     async def verify(self, attempt: Attempt, client: str) -> Account | Refusal:

@@ -20,16 +20,23 @@ _PRIORITIES = {priority.name.lower().encode(): priority for priority in Priority
 Range = tuple[int, int]
 
 
-class BadLabel(Exception):
-    """A field that the configuration names does not hold what it should; has the reply."""
+class Unfit(Exception):
+    """A message that is not taken as it is; has the reply."""
+
+    def __init__(self, reply: Reply) -> None:
+        super().__init__(reply)
+        self.reply = reply
+
+
+class BadLabel(Unfit):
+    """A field that the configuration names does not hold what it should."""
 
     def __init__(self, field: str, text: str) -> None:
-        super().__init__(field, text)
-        self.reply = Reply(554, "5.6.0", f"{field}: {text}")
+        super().__init__(Reply(554, "5.6.0", f"{field}: {text}"))
 
 
 class Labels:
-    """Reads the fields that the configuration names; false where it names none."""
+    """Reads the fields that the configuration names; false where there is nothing to do."""
 
     def __init__(self, names: Headers, pools: Collection[str], usual: Mapping[str, Priority]):
         """`pools` are those that can be asked for, `usual` is the priority of some tenants."""
@@ -37,17 +44,19 @@ class Labels:
 
     def __bool__(self) -> bool:
         names = self._names
-        return bool(names.tenant or names.campaign or names.priority or names.pool)
+        return bool(names.tenant or names.campaign or names.priority or names.pool or self._usual)
 
-    def read(self, arrival: Arrival) -> None:
+    def read(self, arrival: Arrival, known: str = "") -> None:
         """Note in the arrival what its header section says, and take out what is for us.
 
-        BadLabel where it makes no sense; the arrival is as it was, then.
+        `known`: whose it is, whatever the message says, or "". BadLabel where it makes no sense;
+        the arrival is as it was, then.
         """
-        head, rest = _header(arrival.parts)
+        head, rest = header_of(arrival.parts)
         names = self._names
         ours: list[Range] = []
-        tenant = self._label(head, names.tenant, ours)
+        said = self._label(head, names.tenant, ours)
+        tenant = known or said
         priority = self._priority(head, ours)
         if priority is None:
             priority = self._usual.get(tenant, Priority.NORMAL)
@@ -77,7 +86,7 @@ class Labels:
         return value.decode("ascii")
 
 
-def _header(parts: list[bytes]) -> tuple[bytes, list[bytes]]:
+def header_of(parts: list[bytes]) -> tuple[bytes, list[bytes]]:
     """The parts in two: what holds the header section, joined, and the rest."""
     count, head = 1, parts[0] if parts else b""
     while not head.startswith(b"\r\n") and _EMPTY_LINE not in head and count < len(parts):
@@ -86,11 +95,15 @@ def _header(parts: list[bytes]) -> tuple[bytes, list[bytes]]:
     return head, parts[count:]
 
 
+def end_of_section(head: bytes) -> int:
+    """Where the empty line behind the header section begins, or all ends."""
+    end = 0 if head.startswith(b"\r\n") else head.find(_EMPTY_LINE)
+    return end + 2 if end >= 0 else len(head)
+
+
 def _value(head: bytes, name: str, ours: list[Range]) -> bytes:
     """The value of a field, the last one where there are several; `ours` gets their places."""
-    end = 0 if head.startswith(b"\r\n") else head.find(_EMPTY_LINE)
-    section = end + 2 if end >= 0 else len(head)
-    found = find(head, 0, section, name.lower().encode()) if name else []
+    found = find(head, 0, end_of_section(head), name.lower().encode()) if name else []
     ours += ((head.rfind(b"\n", 0, start) + 1, stop + 2) for start, stop in found)
     return unfold(head, *found[-1]) if found else b""
 

@@ -115,6 +115,14 @@ class Sessions:
         if not self._open:
             self._empty.set()
 
+    def rename(self, session: Session, client: str) -> None:
+        """Count it as this client's from now on."""
+        self._per_client[session.client] -= 1
+        if not self._per_client[session.client]:
+            del self._per_client[session.client]
+        session.client = client
+        self._per_client[client] += 1
+
     def each(self, do: Callable[[Session], None]) -> None:
         """Call this for every session that is open."""
         for session in tuple(self._open):

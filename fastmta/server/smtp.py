@@ -1,338 +1,31 @@
-"""The SMTP listener: sockets on one side, the state machine in the middle, the spool behind it."""
+"""The SMTP listeners of a worker: their sessions, what these are offered, and their limits."""
 
 import asyncio
-import logging
 import ssl
-import time
-from collections.abc import Callable, Coroutine
-from functools import lru_cache
+from collections.abc import Coroutine, Sequence
+from functools import lru_cache, partial
 from ipaddress import ip_address
-from typing import NamedTuple, Protocol, cast
+from typing import cast
 
 from fastmta import metrics
-from fastmta.config import Config, Endpoint, Listener
-from fastmta.mail.arrival import Arrival
-from fastmta.mail.envelope import Priority, format_id
-from fastmta.mail.reply import Reply
-from fastmta.mail.trace import address_literal, protocol_name, received_field
+from fastmta.config import MAIL_SERVICES, Config, Endpoint, Listener, Network
+from fastmta.mail.envelope import Priority
 from fastmta.protocol import smtp_replies as reply
 from fastmta.protocol.smtp_limits import Load, Policy
-from fastmta.protocol.smtp_server import Event, SmtpServer, Vet
-from fastmta.server.labels import BadLabel, Labels
-from fastmta.server.port import HANDSHAKE_SECONDS, Port
+from fastmta.protocol.smtp_server import Vet
+from fastmta.server.access import Access
+from fastmta.server.judges import Judges
+from fastmta.server.labels import Labels
+from fastmta.server.port import Port
 from fastmta.server.session import (
-    HOLD_HANDSHAKE,
-    HOLD_PENDING,
-    Session,
     Sessions,
-    client_address,
-    has_spoken,
 )
-
-log = logging.getLogger(__name__)
+from fastmta.server.smtp_session import REJECTED, Backend, Offer, SmtpSession
 
 MAX_HELD = 256 << 20  # octets of content in memory, of all sessions of a worker
-_MAX_BUFFERED = 1 << 16  # octets that may wait while a message is being made safe
-_LEAST_RATE = 500  # octets a second in a message, on the average
 _STRESS_TIMEOUT = 10.0  # seconds; what is left of command_timeout under stress
-_CLOSE_TIMEOUT = 10.0  # seconds for the last reply to go out
-_DELAY = 1.0  # seconds before the reply to an error, from half of max_errors on
 
-SESSIONS = metrics.counter("fastmta_smtp_in_sessions_total", "SMTP sessions accepted")
 OPEN = metrics.gauge("fastmta_smtp_in_sessions", "SMTP sessions open now")
-REFUSED = metrics.counter("fastmta_smtp_in_sessions_refused_total", "SMTP sessions refused")
-RECEIVED = metrics.counter("fastmta_smtp_in_messages_total", "Messages accepted over SMTP")
-OCTETS = metrics.counter("fastmta_smtp_in_octets_total", "Octets of messages accepted over SMTP")
-REJECTED = metrics.counter("fastmta_smtp_in_rejected_total", "SMTP commands and messages refused")
-SECONDS = metrics.histogram("fastmta_smtp_in_accept_seconds", "From end of data to its reply")
-
-_NOT_NOW = Reply(451, "4.3.0", "Something is wrong here; try again later")
-
-
-class Backend(Protocol):
-    """Where messages go: the spool."""
-
-    def new_id(self) -> int:
-        """An id for a message, 64 bits."""
-
-    def accept(self, arrival: Arrival, done: Callable[[Reply | None], None]) -> None:
-        """Make it safe; `done` is called in the loop, once, with None or with why not (4xx)."""
-
-    def refusal(self) -> Reply | None:
-        """Why no mail can be taken now, or None."""
-
-
-class SmtpSession(Session):
-    """One SMTP connection."""
-
-    __slots__ = (
-        "_arrived",
-        "_content_octets",
-        "_content_since",
-        "_delayed_until",
-        "_gone",
-        "_half_closed",
-        "_id",
-        "_machine",
-        "_octets",
-        "_octets_seen",
-        "_service",
-        "_settling",
-        "_size",
-        "_tls",
-    )
-
-    def __init__(self, service: "SmtpService", policy: Policy, implicit_tls: bool) -> None:
-        super().__init__(service.sessions)
-        self._service = service
-        self._machine = SmtpServer(
-            policy, service.load, service.backend.refusal, tls=implicit_tls, vet=service.vet
-        )
-        self._tls = ""  # "TLSv1.3"
-        self._id = ""  # of the message that is being made safe, its size and when it was whole
-        self._size = 0
-        self._arrived = 0.0
-        self._octets = self._octets_seen = self._content_octets = 0
-        self._content_since = self._delayed_until = 0.0
-        self._settling = self._gone = self._half_closed = False
-
-    # What the loop calls.
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
-        self.client = client_address(transport)
-        self._note_tls()
-        self.admit()
-        SESSIONS.value += 1
-        if why := self._service.why_refused(self.client) or self._spoke_too_soon():
-            REFUSED.value += 1
-            self._machine.take_output()
-            self._machine.stop(why)
-        self.sessions.add(self)
-        self._flush()
-
-    def admit(self) -> None:
-        """Note whether the client may relay, as the configuration says now."""
-        self._machine.may_relay = self._service.may_relay(self.client)
-
-    def data_received(self, data: bytes) -> None:
-        self._octets += len(data)
-        machine = self._machine
-        machine.receive(data)
-        self._flush()
-        if machine.is_waiting:
-            self._regulate()
-
-    def eof_received(self) -> bool:
-        """A client may half-close and still read: the 250 that it waits for is sent first."""
-        self._half_closed = self._machine.is_waiting and not self._tls
-        return self._half_closed
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self._gone = True
-        self._machine.lose()
-        self.sessions.remove(self)
-
-    # Between machine and socket.
-
-    def _flush(self) -> None:
-        """Write what the machine has to say, and do what it asks for, as long as it goes on."""
-        machine = self._machine
-        while True:
-            event = machine.take_event()
-            if event is Event.DELAY:
-                self._delayed_until = asyncio.get_running_loop().time() + _DELAY
-                return
-            if event is Event.STARTTLS:
-                self.hold(HOLD_HANDSHAKE)  # before the 220: nothing more is read in the clear
-            if output := machine.take_output():
-                self.transport.write(output)
-                self.since = self.sessions.now
-            if event is None:
-                return
-            if type(event) is Arrival:
-                self._accept(event)
-            elif event is Event.CLOSE:
-                self.transport.close()
-                return
-            elif event is Event.YIELD:
-                asyncio.get_running_loop().call_soon(self._resume)
-                return
-            else:
-                self._service.run(self._upgrade())
-                return
-
-    def _regulate(self) -> None:
-        """While somebody else has to finish, take in only so much of what is sent meanwhile."""
-        if self._machine.is_waiting and self._machine.buffered > _MAX_BUFFERED:
-            self.hold(HOLD_PENDING)
-        else:
-            self.release(HOLD_PENDING)
-
-    def _spoke_too_soon(self) -> bytes:
-        """Under implicit TLS the handshake's octets are all that could be seen."""
-        if not self._tls and has_spoken(self.transport):
-            return reply.TALKED_TOO_SOON
-        return b""
-
-    # Messages.
-
-    def _accept(self, arrival: Arrival) -> None:
-        """Complete the arrival and hand it to the backend, which answers to `_settled`."""
-        backend = self._service.backend
-        self._arrived = time.perf_counter()
-        arrival.message = backend.new_id()
-        self._id = format_id(arrival.message)
-        self._content_since = 0.0
-        self._settling = True
-        try:
-            self._complete(arrival)
-            backend.accept(arrival, self._settled)
-        except BadLabel as error:
-            self._settled(error.reply)
-        except Exception:
-            log.exception("the spool failed to take %s", self._id)
-            self._settled(_NOT_NOW)
-        self._settling = False
-
-    def _complete(self, arrival: Arrival) -> None:
-        """Add what the session knows and the machine does not; BadLabel."""
-        machine, labels = self._machine, self._service.labels
-        arrival.received = time.time()
-        arrival.client = f"{machine.helo} [{self.client}]"
-        arrival.protocol = protocol_name(
-            extended=machine.extended, tls=machine.tls, utf8=arrival.utf8
-        )
-        if labels is not None and machine.may_relay:
-            labels.read(arrival)
-        trace = self._trace(arrival)
-        arrival.parts.insert(0, trace)
-        arrival.size = self._size = arrival.size + len(trace)
-
-    def _trace(self, arrival: Arrival) -> bytes:
-        recipients = arrival.recipients
-        return received_field(
-            helo=self._machine.helo,
-            client=address_literal(self.client),
-            by=self._service.hostname,
-            protocol=arrival.protocol,
-            tls=self._tls,
-            id=self._id,
-            recipient=recipients[0].address if len(recipients) == 1 else "",
-            time=arrival.received,
-        )
-
-    def _settled(self, refusal: Reply | None) -> None:
-        """The message is safe, even if its client has gone; or it is not, and why."""
-        SECONDS.observe(time.perf_counter() - self._arrived)
-        if refusal is None:
-            RECEIVED.value += 1
-            OCTETS.value += self._size
-        else:
-            REJECTED.value += 1
-        self._machine.settle(refusal, self._id)
-        if not self._settling:
-            self._go_on()
-
-    def _resume(self) -> None:
-        """A pause is over."""
-        self._machine.go_on()
-        self._go_on()
-
-    def _go_on(self) -> None:
-        """The machine waits no longer; it says nothing more to a client that has gone."""
-        self._flush()
-        self._regulate()
-        if self._half_closed and not self._machine.is_waiting:
-            self.transport.close()
-
-    # TLS.
-
-    async def _upgrade(self) -> None:
-        """STARTTLS. The 220 is in the transport's buffer and goes out before the handshake.
-
-        The loop resumes this before it delivers the first octets that came under TLS.
-        """
-        context = self._service.tls
-        assert context is not None
-        transport: asyncio.Transport | None = None
-        try:
-            if not self.is_write_held:  # uvloop cannot, then (its issue 564)
-                transport = await asyncio.get_running_loop().start_tls(
-                    self.transport,
-                    self,
-                    context,
-                    server_side=True,
-                    ssl_handshake_timeout=HANDSHAKE_SECONDS,
-                )
-        except OSError as error:  # ssl.SSLError and all timeouts among them
-            log.info("no TLS with %s: %s", self.client, error)
-        if transport is None or self._gone:
-            self.transport.abort()
-            self.connection_lost(None)  # which start_tls leaves out when it fails
-        else:
-            self._upgraded(transport)
-
-    def _upgraded(self, transport: asyncio.Transport) -> None:
-        self.transport = transport
-        self._hold &= ~HOLD_HANDSHAKE  # start_tls has begun to read again
-        self._note_tls()
-        self._machine.started_tls()
-        self.since = self.sessions.now
-
-    def _note_tls(self) -> None:
-        session = self.transport.get_extra_info("ssl_object")
-        self._tls = (session.version() or "") if session is not None else ""
-
-    # Time.
-
-    def sweep(self, now: float) -> None:
-        machine = self._machine
-        if self.transport.is_closing():
-            if now - self.since > _CLOSE_TIMEOUT:
-                self.transport.abort()
-        elif machine.is_waiting:
-            if 0 < self._delayed_until <= now:
-                self._delayed_until = 0.0
-                self._resume()
-        elif self._service.load.draining and machine.is_idle:
-            self._stop(reply.SHUTTING_DOWN)
-        elif self._is_overdue(now):
-            self._stop(reply.TIMED_OUT)
-
-    def _is_overdue(self, now: float) -> bool:
-        """A command has command_timeout from the last reply; it is not the octets that renew it.
-
-        A message has a budget by its octets as well, so that one octet a minute is not enough
-        (RFC 5321 section 4.5.3.2 gives each block its minutes, and sets no limit to their sum).
-        """
-        timeout = self._service.timeout
-        if not self._machine.is_reading_content:
-            self._content_since = 0.0
-            return now - self.since > timeout
-        if not self._content_since:
-            self._content_since = now
-            self._content_octets = self._octets
-        if self._octets != self._octets_seen:
-            self._octets_seen = self._octets
-            self.since = now
-        budget = max(timeout, (self._octets - self._content_octets) / _LEAST_RATE)
-        return now - self.since > timeout or now - self._content_since > budget
-
-    def drain(self) -> None:
-        if self._machine.is_idle and not self._machine.is_waiting:
-            self._stop(reply.SHUTTING_DOWN)
-
-    def _stop(self, why: bytes) -> None:
-        self._machine.stop(why)
-        self._flush()
-
-
-class _Offer(NamedTuple):
-    """What a new session on a listener gets."""
-
-    policy: Policy
-    implicit: bool  # TLS from the first octet
 
 
 class SmtpService:
@@ -344,15 +37,20 @@ class SmtpService:
         backend: Backend,
         tls: ssl.SSLContext | None,
         vet: Vet | None = None,
+        judges: Judges | None = None,
+        access: Access | None = None,
     ) -> None:
+        """`access`: where a listener offers AUTH."""
+        self.access = access
         self.backend = backend
         self.vet = vet
+        self.judges = judges or Judges()
         self.tls = tls
         self.load = Load(_most_held(config), REJECTED)
         self.sessions = Sessions(config.smtp.max_sessions, config.smtp.max_sessions_per_client)
         self.sessions.on_sweep = self._note_stress
         self._ports: dict[Endpoint, Port] = {}
-        self._offers: dict[Endpoint, _Offer] = {}
+        self._offers: dict[Endpoint, Offer] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         OPEN.read = lambda: len(self.sessions)
         self._take_on(config)
@@ -361,7 +59,12 @@ class SmtpService:
         """Listen; gives the address, with the port that port 0 has become."""
         self.sessions.start()
         bind, mode = listener.bind, self._config.tls_mode(listener)
-        self._offers[bind] = _Offer(self._policy(mode == "starttls"), mode == "implicit")
+        self._offers[bind] = Offer(
+            service=listener.service,
+            login=self._config.offers_login(listener) and mode != "none",
+            policy=self._policy(listener.service, mode == "starttls"),
+            implicit=mode == "implicit",
+        )
         port = self._ports.get(bind)
         if port is None:
             port = self._ports[bind] = Port(bind, lambda: self._session(bind))
@@ -380,7 +83,7 @@ class SmtpService:
         self.load.max_held = _most_held(config)
         self.sessions.each(lambda session: cast(SmtpSession, session).admit())
         problems = []
-        listeners = [each for each in config.listener if each.service == "smtp"]
+        listeners = [each for each in config.listener if each.service in MAIL_SERVICES]
         for listener in listeners:
             try:
                 await self.start(listener)
@@ -393,13 +96,15 @@ class SmtpService:
     def _take_on(self, config: Config) -> None:
         self._config = config
         self.hostname = config.hostname
+        self.submission = config.submission
         self.labels = _labels(config)
-        self.may_relay = lru_cache(maxsize=4096)(self._is_in_relay_networks)
+        networks, hosts = config.smtp.relay_networks, config.smtp.xclient_hosts
+        self.may_relay = lru_cache(maxsize=4096)(partial(_is_in, networks))
+        self.trusts_xclient = lru_cache(maxsize=4096)(partial(_is_in, hosts))
         self.timeout: float = config.smtp.command_timeout
 
     def _session(self, bind: Endpoint) -> SmtpSession:
-        offer = self._offers[bind]
-        return SmtpSession(self, offer.policy, offer.implicit)
+        return SmtpSession(self, self._offers[bind])
 
     async def drain(self, limit: float) -> None:
         """Stop listening, let messages in flight end, for `limit` seconds at most."""
@@ -414,37 +119,43 @@ class SmtpService:
             return reply.SHUTTING_DOWN
         if self.sessions.is_full:
             return reply.TOO_MANY_SESSIONS
-        if self.sessions.has_too_many(client) and not self.may_relay(client):
+        if self.has_too_many(client):
             return reply.TOO_MANY_OF_CLIENT
         return b""
 
-    def run(self, work: Coroutine[None, None, None]) -> None:
+    def has_too_many(self, client: str) -> bool:
+        return self.sessions.has_too_many(client) and not self.may_relay(client)
+
+    def run(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     def _note_stress(self) -> None:
         timeout: float = self._config.smtp.command_timeout
         self.load.stressed = self.sessions.is_stressed
         self.timeout = min(timeout, _STRESS_TIMEOUT) if self.load.stressed else timeout
 
-    def _is_in_relay_networks(self, client: str) -> bool:
-        if not client:
-            return False
-        address = ip_address(client)
-        return any(address in network for network in self._config.smtp.relay_networks)
-
-    def _policy(self, starttls: bool) -> Policy:
+    def _policy(self, service: str, starttls: bool) -> Policy:
         settings = self._config.smtp
         return Policy(
             hostname=self.hostname,
             starttls=starttls,
+            needs_login=service == "submission",
             max_message_size=settings.max_message_size,
             max_recipients=settings.max_recipients,
             max_hops=settings.max_hops,
             max_errors=settings.max_errors,
             normalise=settings.bare_newlines == "normalise",
         )
+
+
+def _is_in(networks: Sequence[Network], client: str) -> bool:
+    if not (client and networks):
+        return False
+    address = ip_address(client)
+    return any(address in network for network in networks)
 
 
 def _most_held(config: Config) -> int:

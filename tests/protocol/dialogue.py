@@ -1,9 +1,13 @@
 """A client of the SMTP machine that needs no socket."""
 
+from collections.abc import Callable
+
 from fastmta.mail.arrival import Arrival
 from fastmta.mail.reply import Reply
-from fastmta.protocol.smtp_limits import Load, Policy
-from fastmta.protocol.smtp_server import Event, SmtpServer, Vet
+from fastmta.protocol.smtp_limits import Door, Load, Policy
+from fastmta.protocol.smtp_machine import Event
+from fastmta.protocol.smtp_question import Question, Step
+from fastmta.protocol.smtp_server import SmtpServer, Vet
 
 
 class Count:
@@ -20,6 +24,8 @@ class Dialogue:
         tls: bool = False,
         max_held: int = 1 << 28,
         vet: Vet | None = None,
+        asks: frozenset[Step] = frozenset(),
+        door: Door | None = None,
         **policy: object,
     ) -> None:
         self.load = Load(max_held, Count())
@@ -27,8 +33,17 @@ class Dialogue:
         self.not_now: Reply | None = None
         self.verdict: Reply | None = None  # what settles the next arrivals; None: safe
         self.settles = True  # arrivals are settled at once
+        self.questions: list[Question] = []
+        self.judge: Callable[[Question], Reply | None] | None = lambda question: None
         self.machine = SmtpServer(
-            self.policy, self.load, lambda: self.not_now, may_relay=may_relay, tls=tls, vet=vet
+            self.policy,
+            self.load,
+            lambda: self.not_now,
+            may_relay=may_relay,
+            tls=tls,
+            vet=vet,
+            asks=asks,
+            door=door,
         )
         self.greeting = self.machine.take_output()
         self.arrivals: list[Arrival] = []
@@ -46,6 +61,10 @@ class Dialogue:
                 self.events.append(event)
                 if event in (Event.DELAY, Event.YIELD):
                     self.machine.go_on()
+            elif isinstance(event, Question):
+                self.questions.append(event)
+                if self.judge is not None:
+                    self.machine.answer(self.judge(event))
             else:
                 self.arrivals.append(event)
                 if self.settles:

@@ -5,7 +5,7 @@ import tracemalloc
 
 import pytest
 
-from fastmta.protocol.smtp_server import Event
+from fastmta.protocol.smtp_machine import Event
 from tests.core.test_data import SMUGGLING
 from tests.protocol.dialogue import Dialogue, codes, greeted, in_data, with_recipient
 

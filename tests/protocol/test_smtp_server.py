@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from fastmta.mail.envelope import Recipient
 from fastmta.mail.reply import Reply
-from fastmta.protocol import smtp_server
-from fastmta.protocol.smtp_server import Event
+from fastmta.protocol import smtp_machine
+from fastmta.protocol.smtp_machine import Event
 from tests.protocol.dialogue import Dialogue, codes, greeted, in_data, with_recipient
 
 MESSAGE = b"Subject: a\r\n\r\nfirst\r\n..second\r\n"
@@ -90,6 +90,7 @@ ANSWERS = {
     "EXPN a": ["502 5.5.1"] * 5,
     "QUIT": ["221 2.0.0"] * 5,
     "STARTTLS": ["503 5.5.1", "220 2.0.0"] + ["503 5.5.1"] * 3,
+    "AUTH PLAIN": ["503 5.5.1", "502 5.5.1"] + ["503 5.5.1"] * 3,
     "FROB": ["500 5.5.1"] * 5,
     "": ["500 5.5.1"] * 5,
     "NOOP \x01": ["500 5.5.2"] * 5,
@@ -143,7 +144,10 @@ PARAMETERS = {
     "MAIL FROM:<a@b.test> RET=ALL": "501 5.5.4",
     "MAIL FROM:<a@b.test> ENVID=+2b": "501 5.5.4",
     "MAIL FROM:<a@b.test> ENVID=" + "x" * 101: "501 5.5.4",
-    "MAIL FROM:<a@b.test> AUTH=<>": "555 5.5.4",
+    "MAIL FROM:<a@b.test> AUTH=<>": "250 2.1.0",
+    "MAIL FROM:<a@b.test> AUTH=e+2Bmc2@example.test": "250 2.1.0",
+    "MAIL FROM:<a@b.test> AUTH": "501 5.5.4",
+    "MAIL FROM:<a@b.test> AUTH=+2b": "501 5.5.4",
     "MAIL FROM:<a@b.test> NOTIFY=NEVER": "555 5.5.4",
     "MAIL FROM:<ü@b.test>": "553 5.6.7",
     "MAIL FROM:<ü@b.test> SMTPUTF8": "250 2.1.0",
@@ -355,7 +359,7 @@ def test_draining_ends_the_session_behind_its_message() -> None:
     assert dialogue.events == [Event.CLOSE]
 
 
-OPEN = {smtp_server.SENDER, smtp_server.RECIPIENT, smtp_server.CHUNKS, smtp_server.CONTENT}
+OPEN = {smtp_machine.SENDER, smtp_machine.RECIPIENT, smtp_machine.CHUNKS, smtp_machine.CONTENT}
 GROUPS = [
     b"EHLO a\r\n", b"MAIL FROM:<a@b.test>\r\nRCPT TO:<c@d.test>\r\n", b"MAIL FROM:<>\r\n",
     b"RSET\r\n", b"RCPT TO:<c@d.test>\r\n", b"DATA\r\n", b"a\r\n", b"a\rb\r\n.\r\n", b".\r\n",
@@ -367,7 +371,7 @@ GROUPS = [
 def check_invariants(dialogue: Dialogue) -> None:
     """What the machine's module says is always true."""
     machine = dialogue.machine
-    if machine.state != smtp_server.CHUNK:
+    if machine.state != smtp_machine.CHUNK:
         assert (machine.arrival is not None) == (machine.state in OPEN)
     if not machine.is_reading_content:
         assert dialogue.load.held == 0

@@ -10,15 +10,19 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from ipaddress import ip_network
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
-from fastmta.config import Config, Duration, Endpoint, Headers, Listener, Smtp, Tls
+from fastmta.config import Config, Duration, Endpoint, Headers, Listener, Smtp, Submission, Tls
 from fastmta.mail.arrival import Arrival
 from fastmta.mail.envelope import Priority
 from fastmta.mail.reply import Reply
-from fastmta.server import session, smtp
-from fastmta.server.smtp import SmtpService, SmtpSession
+from fastmta.server import session, smtp, smtp_session
+from fastmta.server.access import Access
+from fastmta.server.judges import Judges
+from fastmta.server.smtp import SmtpService
+from fastmta.server.smtp_session import SmtpSession
 from tests.support import run, until
 
 MESSAGE = b"Subject: a\r\n\r\nhello\r\n"
@@ -142,6 +146,10 @@ async def serving(
     bind: str = "127.0.0.1",
     mode: str = "",
     headers: Headers | None = None,
+    judges: Judges | None = None,
+    access: Access | None = None,
+    service: Literal["smtp", "submission"] = "smtp",
+    submission: Submission | None = None,
     **settings: object,
 ) -> AsyncIterator[Server]:
     context = None
@@ -155,20 +163,21 @@ async def serving(
         tls=tls and Tls(certificate=tls[0], key=tls[1]),
         smtp=Smtp(**settings),  # type: ignore[arg-type]
         headers=headers or Headers(),
+        submission=submission or Submission(),
     )
     memory = Memory()
-    service = SmtpService(config, memory, context)
+    mail = SmtpService(config, memory, context, judges=judges, access=access)
     options = {"tls": mode} if mode else {}
-    listener = Listener(service="smtp", bind=Endpoint(bind, 0), **options)  # type: ignore[arg-type]
-    server = Server(service, memory, await service.start(listener))
+    listener = Listener(service=service, bind=Endpoint(bind, 0), **options)  # type: ignore[arg-type]
+    server = Server(mail, memory, await mail.start(listener))
     try:
         yield server
         for client in server.clients:
             await client.close()
     finally:
-        await service.drain(0.0)
-    assert service.load.held == 0
-    assert len(service.sessions) == 0
+        await mail.drain(0.0)
+    assert mail.load.held == 0
+    assert len(mail.sessions) == 0
 
 
 def make_certificate(folder: Path, name: str) -> Tls:
@@ -265,9 +274,14 @@ def test_two_workers_share_a_port() -> None:
 
 def test_what_is_counted() -> None:
     async def scenario() -> None:
-        metrics = smtp.SESSIONS, smtp.RECEIVED, smtp.OCTETS, smtp.REJECTED
+        metrics = (
+            smtp_session.SESSIONS,
+            smtp_session.RECEIVED,
+            smtp_session.OCTETS,
+            smtp_session.REJECTED,
+        )
         before = [metric.value for metric in metrics]
-        observed = sum(smtp.SECONDS.counts)
+        observed = sum(smtp_session.SECONDS.counts)
         async with serving() as server:
             client = await server.in_data()
             assert smtp.OPEN.read is not None
@@ -276,7 +290,7 @@ def test_what_is_counted() -> None:
             size = server.memory.arrivals[0].size
         after = [metric.value for metric in metrics]
         assert [b - a for a, b in zip(before, after, strict=True)] == [1, 1, size, 1]
-        assert sum(smtp.SECONDS.counts) == observed + 1
+        assert sum(smtp_session.SECONDS.counts) == observed + 1
 
     run(scenario())
 
@@ -330,9 +344,9 @@ def test_a_message_is_kept_though_its_client_has_gone() -> None:
             await until(lambda: server.memory.waiting)
             client.reset()
             await until(lambda: not len(server.service.sessions))
-            before = smtp.RECEIVED.value
+            before = smtp_session.RECEIVED.value
             server.memory.answer()
-            assert smtp.RECEIVED.value == before + 1
+            assert smtp_session.RECEIVED.value == before + 1
 
     run(scenario())
 
@@ -668,11 +682,11 @@ def test_threat_07_a_reply_to_an_error_is_held_back() -> None:
 def test_threat_08_sessions_in_all() -> None:
     async def scenario() -> None:
         async with serving(max_sessions=3) as server:
-            refused = smtp.REFUSED.value
+            refused = smtp_session.REFUSED.value
             clients = [await server.greeted() for _ in range(3)]
             late = await server.connect()
             assert [await late.reply(), await late.reply()] == ["421 4.3.2", ""]
-            assert smtp.REFUSED.value == refused + 1
+            assert smtp_session.REFUSED.value == refused + 1
             await clients[0].close()
             await until(lambda: len(server.service.sessions) < 3)
             await server.greeted()

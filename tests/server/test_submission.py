@@ -1,0 +1,310 @@
+"""Submission over real sockets: who may send as whom, and what is done to the message."""
+
+from base64 import b64encode
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from ipaddress import ip_network
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from fastmta.config import Submission
+from fastmta.mail.envelope import Priority
+from fastmta.protocol.sasl import MECHANISMS, Context, Exchange, Kind, Password
+from fastmta.protocol.scram import Keys, derive
+from fastmta.server.access import Access, Attempt, Refusal
+from fastmta.store.accounts import Account
+from tests.protocol.test_smtp_in_threats import RELAY_FORMS
+from tests.server.test_smtp import (
+    MESSAGE,
+    Client,
+    Server,
+    _time_stands_still,
+    certificate,
+    serving,
+    trusting,
+)
+from tests.support import run, until
+
+__all__ = ["_time_stands_still", "certificate"]  # fixtures
+
+NAME, PASSWORD = "bob@example.test", "secret"
+KEYS = derive(PASSWORD, b"salt", 4096)
+ACCOUNT = Account(NAME, "", KEYS, 0.0, 0.0, aliases=("sales@example.test",))
+LOGIN = "AUTH PLAIN " + b64encode(f"\0{NAME}\0{PASSWORD}".encode()).decode()
+NOBODY = (ip_network("192.0.2.0/24"),)  # relay_networks that no test is in
+
+
+class OneAccount:
+    """Lets Bob in, by his password."""
+
+    kind = Kind.CREDENTIALS  # why others are not
+
+    def mechanisms(self, bindings: object) -> tuple[str, ...]:
+        return ("PLAIN", "LOGIN")
+
+    def exchange(self, mechanism: str, bindings: object) -> Exchange | None:
+        name = mechanism.upper()
+        return Exchange(name, Context(self._keys)) if name in MECHANISMS else None
+
+    def _keys(self, name: str) -> Keys:
+        return KEYS
+
+    def named(self, name: str) -> Account | None:
+        return ACCOUNT if name == NAME else None
+
+    async def verify(self, attempt: Attempt, client: str) -> Account | Refusal:
+        if attempt == Password("", NAME, PASSWORD):
+            return ACCOUNT
+        return Refusal(self.kind)
+
+
+@asynccontextmanager
+async def submitting(
+    tls: tuple[Path, Path], service: str = "submission", **options: object
+) -> AsyncIterator[Server]:
+    options = {"relay_networks": NOBODY, **options}
+    access = cast(Access, OneAccount())
+    async with serving(tls, mode="implicit", service=service, access=access, **options) as server:  # type: ignore[arg-type]
+        yield server
+
+
+async def logged_in(server: Server) -> Client:
+    client = await server.greeted(ssl=trusting())
+    assert await client.say(LOGIN) == "235 2.7.0"
+    return client
+
+
+def test_a_message_of_who_has_logged_in(certificate: tuple[Path, Path]) -> None:
+    async def scenario() -> None:
+        async with submitting(certificate) as server:
+            client = await logged_in(server)
+            said = f"MAIL FROM:<{NAME}> AUTH=<>", "RCPT TO:<any@example.net>", "DATA"
+            assert await client.say(*said) == "354"
+            assert await client.say_data("Subject: a\r\n\r\nhello") == "250 2.0.0"
+            [arrival] = server.memory.arrivals
+            assert (arrival.account, arrival.tenant) == (NAME, NAME)
+            assert arrival.protocol == "ESMTPSA"
+            assert b" with ESMTPSA (TLSv1.3" in arrival.parts[0]
+            added, content = arrival.parts[1].decode().splitlines(), b"".join(arrival.parts[2:])
+            assert added[0].startswith("Date: ")
+            assert added[1:] == ["Message-ID: <0000000000001@relay.example.test>"]
+            assert content == MESSAGE
+            assert arrival.size == len(b"".join(arrival.parts))
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("head", "added"),
+    [
+        ("Date: Mon, 23 Nov 2026 05:00:00 +0000\r\nMessage-ID: <1@a.test>\r\n", []),
+        ("date: x\r\n", ["Message-ID"]),
+        ("message-id:\r\n <1@a.test>\r\n", ["Date"]),
+        ("X-Date: x\r\n", ["Date", "Message-ID"]),
+        ("", ["Date", "Message-ID"]),
+    ],
+)
+def test_only_what_is_missing_is_added(
+    certificate: tuple[Path, Path], head: str, added: list[str]
+) -> None:
+    async def scenario() -> None:
+        async with submitting(certificate) as server:
+            client = await logged_in(server)
+            await client.say(f"MAIL FROM:<{NAME}>", "RCPT TO:<any@example.net>", "DATA")
+            await client.say_data(f"{head}\r\nDate: in the body")
+            parts = server.memory.arrivals[0].parts
+            fields = b"".join(parts[1:]).decode().removesuffix(f"{head}\r\nDate: in the body\r\n")
+            assert [line.partition(":")[0] for line in fields.splitlines()] == added
+
+    run(scenario())
+
+
+def test_nothing_is_added_by_setting(certificate: tuple[Path, Path]) -> None:
+    async def scenario() -> None:
+        rules = Submission(add_missing=False, tenant="domain")
+        async with submitting(certificate, submission=rules) as server:
+            client = await logged_in(server)
+            await client.say(f"MAIL FROM:<{NAME}>", "RCPT TO:<any@example.net>", "DATA")
+            await client.say_data("Subject: a\r\n\r\nhello")
+            [arrival] = server.memory.arrivals
+            assert b"".join(arrival.parts[1:]) == MESSAGE
+            assert arrival.tenant == "example.test"
+            assert arrival.priority is Priority.NORMAL
+
+    run(scenario())
+
+
+OWN = [NAME, "sales@example.test", "BOB@Example.TEST", ""]
+
+
+@pytest.mark.parametrize("sender", OWN)
+def test_ones_own_addresses(certificate: tuple[Path, Path], sender: str) -> None:
+    async def scenario() -> None:
+        async with submitting(certificate) as server:
+            client = await logged_in(server)
+            assert await client.say(f"MAIL FROM:<{sender}>") == "250 2.1.0"
+
+    run(scenario())
+
+
+def test_threat_04_anothers_sender_is_refused_in_every_form(
+    certificate: tuple[Path, Path],
+) -> None:
+    """Forms that must not open a relay are no way to send as somebody else either."""
+    anothers = ["alice@example.test", "bob@example.net", "bob%x@example.test", "b.ob@example.test"]
+    quoted = ['"bob@example.test"@example.test', "bob+tag@example.test", "bob@example.test."]
+
+    async def scenario() -> None:
+        async with submitting(certificate, max_errors=1000, max_sessions=10_000) as server:
+            server.service._note_stress = lambda: None  # type: ignore[method-assign]
+            client = await logged_in(server)
+            forms = [form for form in RELAY_FORMS if form]
+            for sender in [*anothers, *quoted, *forms]:
+                said = await client.say(f"MAIL FROM:<{sender}> SMTPUTF8")
+                assert said in ("550 5.7.1", "501 5.1.7", "501 5.5.4"), sender
+            assert server.memory.arrivals == []
+
+    run(scenario())
+
+
+def test_threat_04_nothing_is_relayed_without_a_login(certificate: tuple[Path, Path]) -> None:
+    async def scenario() -> None:
+        networks = (ip_network("127.0.0.0/8"),)
+        async with submitting(certificate, relay_networks=networks) as server:
+            client = await server.greeted(ssl=trusting())
+            said = "MAIL FROM:<bob@example.test>", "RCPT TO:<any@example.net>"
+            assert await client.say(said[0]) == "530 5.7.0"
+            assert await client.say(said[1]) == "503 5.5.1"
+            client.writer.write(b"AUTH PLAIN AGJvYkBleGFtcGxlLnRlc3QAd3Jvbmc=\r\n")
+            assert await _late(server, client) == "535 5.7.8"
+            assert await client.say(*said) == "503 5.5.1"
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("value", "answer"),
+    [
+        ("Bob <bob@example.test>", "250 2.0.0"),
+        ("bob@example.test, Sales <sales@example.test>", "250 2.0.0"),
+        ("Us: bob@example.test, SALES@example.test;", "250 2.0.0"),
+        ("Alice <alice@example.test>", "550 5.7.1"),
+        ("bob@example.test, alice@example.test", "550 5.7.1"),
+        ("bob@example.test\r\nFrom: alice@example.test", "550 5.7.1"),
+        ('"bob@example.test" <alice@example.test>', "550 5.7.1"),
+        ("Us: alice@example.test;", "550 5.7.1"),
+        ("", "554 5.6.0"),
+        ("nobody:;", "554 5.6.0"),
+    ],
+)
+def test_the_author_by_setting(certificate: tuple[Path, Path], value: str, answer: str) -> None:
+    async def scenario() -> None:
+        async with submitting(certificate, submission=Submission(check_from=True)) as server:
+            client = await logged_in(server)
+            await client.say(f"MAIL FROM:<{NAME}>", "RCPT TO:<any@example.net>", "DATA")
+            assert await client.say_data(f"From: {value}\r\n\r\nhello") == answer
+            await client.say(f"MAIL FROM:<{NAME}>", "RCPT TO:<any@example.net>", "DATA")
+            assert await client.say_data("Subject: no author\r\n\r\nhello") == "554 5.6.0"
+
+    run(scenario())
+
+
+def test_a_listener_for_anybody_with_logins(certificate: tuple[Path, Path]) -> None:
+    async def scenario() -> None:
+        async with submitting(certificate, "smtp", auth=True) as server:
+            client = await server.greeted(ssl=trusting())
+            said = f"MAIL FROM:<{NAME}>", "RCPT TO:<any@example.net>"
+            assert await client.say(*said) == "550 5.7.1"
+            assert await client.say("RSET", LOGIN, *said, "DATA") == "354"
+            assert await client.say_data("Subject: a\r\n\r\nhello") == "250 2.0.0"
+            [arrival] = server.memory.arrivals
+            assert arrival.protocol == "ESMTPSA"
+            assert b"".join(arrival.parts[1:]) == MESSAGE
+
+    run(scenario())
+
+
+def test_who_has_logged_in_stays_so_over_a_reload(certificate: tuple[Path, Path]) -> None:
+    async def scenario() -> None:
+        async with submitting(certificate) as server:
+            client = await logged_in(server)
+            await server.service.reload(server.service._config, None)
+            said = f"MAIL FROM:<{NAME}>", "RCPT TO:<any@example.net>"
+            assert await client.say(*said) == "250 2.1.5"
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer"), [(Kind.LATER, "454 4.7.0"), (Kind.UNAVAILABLE, "454 4.7.0")]
+)
+def test_why_nobody_is_let_in(
+    certificate: tuple[Path, Path], kind: Kind, answer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        monkeypatch.setattr(OneAccount, "kind", kind)
+        async with submitting(certificate) as server:
+            client = await server.greeted(ssl=trusting())
+            client.writer.write(b"AUTH PLAIN AGEAYg==\r\n")
+            assert await _late(server, client) == answer
+
+    run(scenario())
+
+
+async def _late(server: Server, client: Client) -> str:
+    await until(lambda: server.session._delayed_until)
+    server.pass_time(10.0)
+    return await client.reply()
+
+
+# XCLIENT.
+
+LOOPBACK = (ip_network("127.0.0.0/8"),)
+
+
+def test_a_trusted_host_speaks_for_others(certificate: tuple[Path, Path]) -> None:
+    async def scenario() -> None:
+        trusted = {"xclient_hosts": LOOPBACK, "relay_networks": (ip_network("192.0.2.7/32"),)}
+        async with submitting(certificate, "smtp", auth=True, **trusted) as server:
+            client = await server.greeted(ssl=trusting())
+            said = "EHLO a", "MAIL FROM:<>", "RCPT TO:<any@example.net>"
+            assert await client.say(*said) == "550 5.7.1"
+            assert await client.say("RSET", "XCLIENT ADDR=192.0.2.7 HELO=x") == "220"
+            assert await client.say(*said, "DATA", ".") == "250 2.0.0"
+            assert server.memory.arrivals[0].client == "a [192.0.2.7]"
+            assert server.service.sessions._per_client == {"192.0.2.7": 1}
+            assert await client.say("XCLIENT ADDR=192.0.2.8") == "220"
+            assert await client.say(*said) == "550 5.7.1"
+            assert await client.say("RSET", f"XCLIENT LOGIN={NAME}") == "220"
+            assert await client.say(*said) == "250 2.1.5"
+            assert await client.say("DATA", ".") == "250 2.0.0"
+            assert server.memory.arrivals[1].account == NAME
+            assert await client.say("XCLIENT LOGIN=nobody@example.test") == "550 5.7.0"
+            assert await client.say("XCLIENT ADDR=192.0.2.8") == "220"
+            assert await client.say(*said) == "550 5.7.1"
+        assert not server.service.sessions._per_client
+
+    run(scenario())
+
+
+def test_sessions_of_whom_is_spoken_for_are_counted(certificate: tuple[Path, Path]) -> None:
+    async def scenario() -> None:
+        trusted = {"xclient_hosts": LOOPBACK, "max_sessions_per_client": 2}
+        async with submitting(certificate, "smtp", auth=True, **trusted) as server:
+            for answer in ("220", "220", "421 4.7.0"):
+                client = await server.greeted(ssl=trusting())
+                assert await client.say("XCLIENT ADDR=198.51.100.7") == answer
+
+    run(scenario())
+
+
+def test_others_may_not(certificate: tuple[Path, Path]) -> None:
+    async def scenario() -> None:
+        async with submitting(certificate, xclient_hosts=NOBODY) as server:
+            client = await server.greeted(ssl=trusting())
+            assert await client.say(f"XCLIENT ADDR=192.0.2.7 LOGIN={NAME}") == "550 5.7.0"
+            assert await client.say("MAIL FROM:<>") == "530 5.7.0"
+
+    run(scenario())
