@@ -5,11 +5,13 @@ from pathlib import Path
 import pytest
 
 from fastmta.config import ConfigError, OAuth, parse
+from tests.certificates import make_certificate
 
 TOP = """
 hostname = "relay.example.test"
 data_dir = "data"
-listener = [{ service = "smtp", bind = "127.0.0.1:2525" }]
+listener = [{ service = "submission", bind = "127.0.0.1:2525" }]
+tls = { certificate = "certificate.pem", key = "key.pem" }
 """
 OAUTH = 'jwks = "https://login.test/keys"\nissuer = "https://login.test"\naudience = "mail.test"\n'
 
@@ -20,15 +22,23 @@ def problems(text: str, folder: Path) -> dict[str, str]:
     return {problem.key: problem.text for problem in error.value.problems}
 
 
-def test_what_is_left_out(tmp_path: Path) -> None:
-    auth = parse(TOP, tmp_path).auth
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With a certificate, without which nobody can log in."""
+    folder = tmp_path_factory.mktemp("certificate")
+    make_certificate(folder, "DNS:relay.example.test")
+    return folder
+
+
+def test_what_is_left_out(folder: Path) -> None:
+    auth = parse(TOP, folder).auth
     assert auth.mechanisms == ("SCRAM-SHA-256", "PLAIN", "LOGIN")
     assert (auth.remember, auth.oauth) == (300, None)
 
 
-def test_what_is_written(tmp_path: Path) -> None:
+def test_what_is_written(folder: Path) -> None:
     text = f'[auth]\nmechanisms = ["PLAIN", "XOAUTH2"]\nremember = "0s"\n[auth.oauth]\n{OAUTH}'
-    auth = parse(TOP + text, tmp_path).auth
+    auth = parse(TOP + text, folder).auth
     assert (auth.mechanisms, auth.remember) == (("PLAIN", "XOAUTH2"), 0)
     assert auth.oauth == OAuth(
         jwks="https://login.test/keys", issuer="https://login.test", audience="mail.test"
@@ -81,12 +91,12 @@ def test_where_keys_cannot_come_from(tmp_path: Path, jwks: str, problem: str) ->
     assert problem in problems(text, tmp_path)["auth.oauth.jwks"]
 
 
-def test_where_keys_may_come_from(tmp_path: Path) -> None:
-    file = tmp_path / "the keys.json"
+def test_where_keys_may_come_from(folder: Path) -> None:
+    file = folder / "the keys.json"
     file.write_text("{}")
     for jwks in (file.as_uri(), "http://127.0.0.1:8080/keys", "http://[::1]/", "https://a.test"):
         text = f"[auth]\nmechanisms = ['XOAUTH2']\n[auth.oauth]\n{OAUTH}"
-        assert parse(TOP + text.replace("https://login.test/keys", jwks), tmp_path).auth.oauth
+        assert parse(TOP + text.replace("https://login.test/keys", jwks), folder).auth.oauth
 
 
 @pytest.mark.parametrize("name", ["issuer", "audience", "claim"])
