@@ -42,6 +42,7 @@ from fastmta.queue.scheduler import Scheduler
 from fastmta.queue.settlement import Settlement
 from fastmta.queue.shaping import Shaper
 from fastmta.queue.suppressor import FeedingLog, Suppressor
+from fastmta.server import binding
 from fastmta.server.access import Access
 from fastmta.server.reception import Reception
 from fastmta.server.smtp import SmtpService
@@ -387,6 +388,8 @@ def _tls(config: Config) -> ssl.SSLContext | None:
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(config.tls.certificate, config.tls.key)
+    if any(name.endswith("-PLUS") for name in config.auth.mechanisms):
+        binding.note(context, config.tls.certificate)
     return context
 
 

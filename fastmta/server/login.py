@@ -9,6 +9,7 @@ from fastmta.mail.reply import Reply
 from fastmta.protocol.sasl import Exchange, Kind
 from fastmta.protocol.smtp_question import Question
 from fastmta.server.access import Access, Refusal
+from fastmta.server.binding import bindings
 from fastmta.server.judges import Facts, Judges, Verdict
 from fastmta.store.accounts import Account
 
@@ -41,7 +42,7 @@ class Login:
 
     def bind(self, transport: asyncio.BaseTransport) -> None:
         """The connection is under TLS now."""
-        self._bindings = channel_bindings(transport)
+        self._bindings = bindings(transport)
 
     def mechanisms(self) -> tuple[str, ...]:
         return self._access.mechanisms(self._bindings)
@@ -68,12 +69,3 @@ class Login:
             return REFUSALS[found.kind]
         self.account, self.last = found, b""
         return None
-
-
-def channel_bindings(transport: asyncio.BaseTransport) -> dict[str, bytes]:
-    """Python gives "tls-unique" alone, which TLS 1.3 does not have (RFC 9266 section 3)."""
-    session = transport.get_extra_info("ssl_object")
-    if session is None or session.version() == "TLSv1.3":
-        return {}
-    unique = session.get_channel_binding("tls-unique")
-    return {"tls-unique": unique} if unique else {}

@@ -18,7 +18,7 @@ from fastmta.mail.message import parse
 from fastmta.mail.reply import Reply
 from fastmta.protocol import smtp_replies
 from fastmta.queue.suppressor import Suppressor
-from fastmta.server.smtp_session import Backend
+from fastmta.server.backend import Backend
 from fastmta.store.suppression import Entry
 
 log = logging.getLogger(__name__)

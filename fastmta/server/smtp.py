@@ -14,13 +14,12 @@ from fastmta.protocol import smtp_replies as reply
 from fastmta.protocol.smtp_limits import Load, Policy
 from fastmta.protocol.smtp_server import Vet
 from fastmta.server.access import Access
+from fastmta.server.backend import Backend
 from fastmta.server.judges import Judges
 from fastmta.server.labels import Labels
 from fastmta.server.port import Port
-from fastmta.server.session import (
-    Sessions,
-)
-from fastmta.server.smtp_session import REJECTED, Backend, Offer, SmtpSession
+from fastmta.server.session import Sessions
+from fastmta.server.smtp_session import REJECTED, Offer, SmtpSession
 
 MAX_HELD = 256 << 20  # octets of content in memory, of all sessions of a worker
 _STRESS_TIMEOUT = 10.0  # seconds; what is left of command_timeout under stress

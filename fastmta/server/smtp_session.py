@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Coroutine
 from functools import partial
 from inspect import isawaitable
-from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from fastmta import metrics
 from fastmta.mail.arrival import Arrival
@@ -54,19 +54,6 @@ _NOT_NOW = Reply(451, "4.3.0", "Something is wrong here; try again later")
 _NO_ACCOUNT = Reply(550, "5.7.0", "There is no such account")
 _TOO_MANY = Reply(421, "4.7.0", "Too many sessions from that address")
 _GONE = Reply(451, "4.4.2", "The client has gone")
-
-
-class Backend(Protocol):
-    """Where messages go: the spool."""
-
-    def new_id(self) -> int:
-        """An id for a message, 64 bits."""
-
-    def accept(self, arrival: Arrival, done: Callable[[Reply | None], None]) -> None:
-        """Make it safe; `done` is called in the loop, once, with None or with why not (4xx)."""
-
-    def refusal(self) -> Reply | None:
-        """Why no mail can be taken now, or None."""
 
 
 class Offer(NamedTuple):

@@ -71,6 +71,11 @@ def msmtp_scram(server: Server, login: Login, post: Post) -> None:
     _msmtp(server, login, post, f"--port={server.smtps}", *options)
 
 
+def msmtp_best(server: Server, login: Login, post: Post) -> None:
+    """It takes what it thinks is the best of what is offered."""
+    _msmtp(server, login, post, f"--port={server.smtps}", "--tls-starttls=off", "--auth=on")
+
+
 def _curl(server: Server, login: Login, post: Post, url: str, *options: str) -> None:
     addresses = ["--mail-from", post.sender, "--mail-rcpt", post.recipient]
     upload = [
@@ -211,7 +216,7 @@ def openssl_quiet(server: Server, login: Login, post: Post) -> None:
 
 
 ALL: list[Submitter] = [
-    *(swaks_login, swaks_plain, swaks_implicit, msmtp_plain, msmtp_login, msmtp_scram),
+    *(swaks_login, swaks_plain, swaks_implicit, msmtp_plain, msmtp_login, msmtp_scram, msmtp_best),
     *(curl, curl_login, curl_implicit, python_smtplib, python_smtplib_implicit),
     *(aiosmtplib_starttls, aiosmtplib_implicit, nodemailer, nodemailer_login),
     *(openssl, openssl_quiet),

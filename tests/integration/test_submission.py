@@ -1,12 +1,16 @@
 """Real clients log in and send; what they send arrives, and nobody else's mail does."""
 
 import smtplib
+import ssl
 import subprocess
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from msgspec.structs import astuple
+from scramp import ScramClient
 
 from tests.integration import submission_clients
 from tests.integration.clients import HOST, Post, Server, _context
@@ -53,6 +57,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
         f'[[listener]]\nservice = "submission"\nbind = "127.0.0.1:{starttls}"\n',
         f'[[listener]]\nservice = "submission"\nbind = "127.0.0.1:{implicit}"\ntls = "implicit"\n',
         f'[tls]\ncertificate = "{certificate}"\nkey = "{key}"\n',
+        '[auth]\nmechanisms = ["SCRAM-SHA-256-PLUS", "SCRAM-SHA-256", "PLAIN", "LOGIN"]\n',
     ]
     with destination() as sink, relay(folder, *tables, route(sink.port)) as running:
         configured = "-c", str(folder / "fastmta.toml")
@@ -93,3 +98,27 @@ def test_threat_11_a_wrong_password_and_no_password(bench: Bench) -> None:
         assert client.mail("bob@sender.test")[0] == 550
         assert client.mail("alice@sender.test")[0] == 250
     assert LOGIN.password not in bench.relay.stderr()
+
+
+def test_a_login_is_bound_to_the_certificate(bench: Bench) -> None:
+    der = ssl.PEM_cert_to_DER_cert(bench.server.certificate.read_text())
+    for end_point, code in ((sha256(der).digest(), 235), (sha256(b"another").digest(), 535)):
+        binding = "tls-server-end-point", end_point
+        scram = ScramClient(["SCRAM-SHA-256-PLUS"], *astuple(LOGIN), channel_binding=binding)
+
+        def answer(challenge: bytes | None = None, scram: ScramClient = scram) -> str:
+            if challenge is None:
+                return scram.get_client_first()
+            if challenge.startswith(b"r="):
+                scram.set_server_first(challenge.decode())
+                return scram.get_client_final()
+            scram.set_server_final(challenge.decode())
+            return ""
+
+        context = _context(bench.server)
+        with smtplib.SMTP_SSL(HOST, bench.server.smtps, context=context, timeout=LIMIT) as client:
+            client.ehlo()
+            try:
+                assert client.auth("SCRAM-SHA-256-PLUS", answer)[0] == code
+            except smtplib.SMTPAuthenticationError as error:
+                assert error.smtp_code == code

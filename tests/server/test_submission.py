@@ -1,18 +1,23 @@
 """Submission over real sockets: who may send as whom, and what is done to the message."""
 
-from base64 import b64encode
-from collections.abc import AsyncIterator
+import asyncio
+import ssl
+from base64 import b64decode, b64encode
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from hashlib import sha256
 from ipaddress import ip_network
 from pathlib import Path
 from typing import cast
 
 import pytest
+from scramp import ScramClient
 
 from fastmta.config import Submission
 from fastmta.mail.envelope import Priority
-from fastmta.protocol.sasl import MECHANISMS, Context, Exchange, Kind, Password
+from fastmta.protocol.sasl import MECHANISMS, Context, Exchange, Kind, Password, Proven
 from fastmta.protocol.scram import Keys, derive
+from fastmta.server import binding
 from fastmta.server.access import Access, Attempt, Refusal
 from fastmta.store.accounts import Account
 from tests.protocol.test_smtp_in_threats import RELAY_FORMS
@@ -30,7 +35,7 @@ from tests.support import run, until
 __all__ = ["_time_stands_still", "certificate"]  # fixtures
 
 NAME, PASSWORD = "bob@example.test", "secret"
-KEYS = derive(PASSWORD, b"salt", 4096)
+KEYS = derive(PASSWORD, b"0123456789abcdef", 4096)
 ACCOUNT = Account(NAME, "", KEYS, 0.0, 0.0, aliases=("sales@example.test",))
 LOGIN = "AUTH PLAIN " + b64encode(f"\0{NAME}\0{PASSWORD}".encode()).decode()
 NOBODY = (ip_network("192.0.2.0/24"),)  # relay_networks that no test is in
@@ -41,12 +46,12 @@ class OneAccount:
 
     kind = Kind.CREDENTIALS  # why others are not
 
-    def mechanisms(self, bindings: object) -> tuple[str, ...]:
-        return ("PLAIN", "LOGIN")
+    def mechanisms(self, bindings: Mapping[str, bytes]) -> tuple[str, ...]:
+        return ("SCRAM-SHA-256-PLUS",) * bool(bindings) + ("PLAIN", "LOGIN")
 
-    def exchange(self, mechanism: str, bindings: object) -> Exchange | None:
+    def exchange(self, mechanism: str, bindings: Mapping[str, bytes]) -> Exchange | None:
         name = mechanism.upper()
-        return Exchange(name, Context(self._keys)) if name in MECHANISMS else None
+        return Exchange(name, Context(self._keys, bindings)) if name in MECHANISMS else None
 
     def _keys(self, name: str) -> Keys:
         return KEYS
@@ -55,7 +60,7 @@ class OneAccount:
         return ACCOUNT if name == NAME else None
 
     async def verify(self, attempt: Attempt, client: str) -> Account | Refusal:
-        if attempt == Password("", NAME, PASSWORD):
+        if attempt == Password("", NAME, PASSWORD) or isinstance(attempt, Proven):
             return ACCOUNT
         return Refusal(self.kind)
 
@@ -257,6 +262,135 @@ async def _late(server: Server, client: Client) -> str:
     await until(lambda: server.session._delayed_until)
     server.pass_time(10.0)
     return await client.reply()
+
+
+def test_threat_07_a_silent_client_in_the_exchange(certificate: tuple[Path, Path]) -> None:
+    async def scenario() -> None:
+        async with submitting(certificate) as server:
+            client = await server.greeted(ssl=trusting())
+            assert await client.say("AUTH LOGIN") == "334"
+            server.pass_time(299.0)
+            assert len(server.service.sessions) == 1
+            server.pass_time(2.0)
+            assert await client.reply() == "421 4.4.2"
+
+    run(scenario())
+
+
+def test_a_drain_ends_an_exchange(certificate: tuple[Path, Path]) -> None:
+    async def scenario() -> None:
+        async with submitting(certificate) as server:
+            client = await server.greeted(ssl=trusting())
+            assert await client.say("AUTH LOGIN") == "334"
+            await server.service.drain(50.0)
+            assert await client.reply() == "421 4.3.2"
+
+    run(scenario())
+
+
+def test_a_client_that_goes_while_its_password_is_checked(
+    certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        asked, never = asyncio.Event(), asyncio.Event()
+
+        async def verify(*_: object) -> Refusal:
+            asked.set()
+            await never.wait()
+            return Refusal(Kind.CREDENTIALS)
+
+        monkeypatch.setattr(OneAccount, "verify", verify)
+        async with submitting(certificate) as server:
+            client = await server.greeted(ssl=trusting())
+            client.writer.write(f"{LOGIN}\r\n".encode())
+            await asked.wait()
+            client.reset()
+            await until(lambda: not server.service._tasks)
+            assert len(server.service.sessions) == 0
+
+    run(scenario())
+
+
+def test_threat_11_a_check_that_breaks_lets_nobody_in(
+    certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        async def verify(*_: object) -> Refusal:
+            raise RuntimeError("planted")
+
+        monkeypatch.setattr(OneAccount, "verify", verify)
+        async with submitting(certificate) as server:
+            client = await server.greeted(ssl=trusting())
+            client.writer.write(f"{LOGIN}\r\n".encode())
+            assert await _late(server, client) == "451 4.3.0"
+            assert await client.say("MAIL FROM:<>") == "530 5.7.0"
+
+    run(scenario())
+
+
+# Channel bindings.
+
+
+async def _scram(client: Client, binding: tuple[str, bytes]) -> str:
+    scram = ScramClient(["SCRAM-SHA-256-PLUS"], NAME, PASSWORD, channel_binding=binding)
+    first = b64encode(scram.get_client_first().encode()).decode()
+    client.writer.write(f"AUTH SCRAM-SHA-256-PLUS {first}\r\n".encode())
+    scram.set_server_first(b64decode((await client.reader.readline())[4:]).decode())
+    client.writer.write(b64encode(scram.get_client_final().encode()) + b"\r\n")
+    answer = await client.reader.readline()
+    if answer.startswith(b"334 "):
+        scram.set_server_final(b64decode(answer[4:]).decode())
+        return await client.say("")
+    return answer[:9].decode()
+
+
+def test_a_login_is_bound_to_its_connection(certificate: tuple[Path, Path]) -> None:
+    async def scenario() -> None:
+        async with submitting(certificate) as server:
+            context = trusting()
+            context.maximum_version = ssl.TLSVersion.TLSv1_2
+            der = ssl.PEM_cert_to_DER_cert(certificate[0].read_text())
+            for _ in range(2):
+                client = await server.greeted(ssl=context)
+                unique = client.writer.get_extra_info("ssl_object").get_channel_binding()
+                assert await _scram(client, ("tls-unique", unique)) == "235 2.7.0"
+            assert server.service.tls is not None
+            binding.note(server.service.tls, certificate[0])
+            client = await server.greeted(ssl=trusting())
+            end_point = sha256(der).digest()
+            assert await _scram(client, ("tls-server-end-point", end_point)) == "235 2.7.0"
+
+    run(scenario())
+
+
+def test_threat_11_a_login_of_another_connection_is_none(certificate: tuple[Path, Path]) -> None:
+    async def scenario() -> None:
+        async with submitting(certificate) as server:
+            context = trusting()
+            context.maximum_version = ssl.TLSVersion.TLSv1_2
+            other = await server.greeted(ssl=context)
+            unique = other.writer.get_extra_info("ssl_object").get_channel_binding()
+            await other.close()
+            await until(lambda: not len(server.service.sessions))
+            client = await server.greeted(ssl=context)
+            scram = asyncio.ensure_future(_scram(client, ("tls-unique", unique)))
+            await until(lambda: server.session._delayed_until)
+            server.pass_time(10.0)
+            assert await scram == "535 5.7.8"
+
+    run(scenario())
+
+
+def test_nothing_is_bound_where_the_certificate_is_not_known(
+    certificate: tuple[Path, Path],
+) -> None:
+    async def scenario() -> None:
+        async with submitting(certificate) as server:
+            await server.greeted(ssl=trusting())
+            assert server.session._machine.door is not None
+            assert server.session._machine.door.mechanisms() == ("PLAIN", "LOGIN")
+
+    run(scenario())
 
 
 # XCLIENT.
