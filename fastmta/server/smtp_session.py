@@ -438,6 +438,7 @@ class SmtpSession(Session):
         self._hold &= ~HOLD_HANDSHAKE  # start_tls has begun to read again
         self._note_tls()
         self._machine.started_tls()
+        self.admit()  # as nobody: XCLIENT in the clear is forgotten too
         self.since = self.sessions.now
 
     def _note_tls(self) -> None:

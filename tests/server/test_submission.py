@@ -180,6 +180,7 @@ def test_threat_04_nothing_is_relayed_without_a_login(certificate: tuple[Path, P
         async with submitting(certificate, relay_networks=networks) as server:
             client = await server.greeted(ssl=trusting())
             said = "MAIL FROM:<bob@example.test>", "RCPT TO:<any@example.net>"
+            assert not server.session.may_relay
             assert await client.say(said[0]) == "530 5.7.0"
             assert await client.say(said[1]) == "503 5.5.1"
             client.writer.write(b"AUTH PLAIN AGJvYkBleGFtcGxlLnRlc3QAd3Jvbmc=\r\n")
@@ -440,5 +441,23 @@ def test_others_may_not(certificate: tuple[Path, Path]) -> None:
             client = await server.greeted(ssl=trusting())
             assert await client.say(f"XCLIENT ADDR=192.0.2.7 LOGIN={NAME}") == "550 5.7.0"
             assert await client.say("MAIL FROM:<>") == "530 5.7.0"
+
+    run(scenario())
+
+
+def test_threat_02_starttls_forgets_who_was_named(certificate: tuple[Path, Path]) -> None:
+    async def scenario() -> None:
+        access = cast(Access, OneAccount())
+        options = {"relay_networks": NOBODY, "xclient_hosts": LOOPBACK, "auth": True}
+        async with serving(certificate, access=access, **options) as server:  # type: ignore[arg-type]
+            client = await server.greeted()
+            assert await client.say(f"XCLIENT LOGIN={NAME}", "EHLO a") == "250"
+            assert server.session.account == NAME
+            assert await client.say("STARTTLS") == "220 2.0.0"
+            await client.writer.start_tls(trusting())
+            await until(lambda: server.session._machine.tls)
+            assert (server.session.account, server.session.may_relay) == ("", False)
+            said = "EHLO a", "MAIL FROM:<>", "RCPT TO:<any@example.net>"
+            assert await client.say(*said) == "550 5.7.1"
 
     run(scenario())
