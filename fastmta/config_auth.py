@@ -28,8 +28,7 @@ class OAuth(Table, frozen=True, kw_only=True):
 
 
 class Auth(Table, frozen=True, kw_only=True):
-    # Clients that know "tls-exporter" alone would fail by -PLUS under TLS 1.3: see server.binding.
-    mechanisms: tuple[Mechanism, ...] = ("SCRAM-SHA-256", "PLAIN", "LOGIN")
+    mechanisms: tuple[Mechanism, ...] = ("SCRAM-SHA-256-PLUS", "SCRAM-SHA-256", "PLAIN", "LOGIN")
     # How long a password that was right is not hashed again; 0: never remembered.
     remember: Annotated[Duration, Meta(ge=0, le=_LONGEST_MEMORY)] = Duration(300)
     oauth: OAuth | None = None

@@ -32,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_what_is_left_out(folder: Path) -> None:
     auth = parse(TOP, folder).auth
-    assert auth.mechanisms == ("SCRAM-SHA-256", "PLAIN", "LOGIN")
+    assert auth.mechanisms == ("SCRAM-SHA-256-PLUS", "SCRAM-SHA-256", "PLAIN", "LOGIN")
     assert (auth.remember, auth.oauth) == (300, None)
 
 

@@ -28,7 +28,10 @@ def prepare_name(octets: bytes) -> str:
     ValueError where it is no text or holds controls; "" stays so. A name that is no address
     passes: there is no such account, and that is said in the way that a wrong password is.
     """
-    text = saslprep(_decode(octets, MAX_NAME)).lower()
+    # Twice: a small letter may have one code point with its accent where the large one has two.
+    text = saslprep(saslprep(_decode(octets, MAX_NAME)).lower())
+    if not text.isprintable():  # also what changes the order of letters since Unicode 6.3
+        raise ValueError("holds code points that cannot be shown")
     local, at, domain = text.rpartition("@")
     try:
         return f"{local}{at}{normal_domain(domain)}"

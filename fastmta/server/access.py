@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from hashlib import blake2b
-from typing import TypeAlias, TypeGuard, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeGuard, TypeVar
 
 import lmdb
 from msgspec import Struct
@@ -40,11 +40,13 @@ from fastmta.protocol.sasl import (
 )
 from fastmta.protocol.sasl_text import prepare_name
 from fastmta.protocol.scram import Keys
-from fastmta.server import tokens
 from fastmta.server.throttle import Throttle, network_of
 from fastmta.store.accounts import Account, Accounts
 from fastmta.store.passwords import check_password, unknown_hash
 from fastmta.store.records import Unreadable
+
+if TYPE_CHECKING:
+    from fastmta.server.tokens import Issuer
 
 log = logging.getLogger(__name__)
 
@@ -125,13 +127,13 @@ class Access:
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="access")
         self._under_way: dict[object, asyncio.Task[Account | Refusal]] = {}
         self._waiting = 0
-        self._settings, self._keys = settings, _keys(settings)
+        self._settings, self._issuer = settings, _issuer(settings)
 
     async def reload(self, settings: Auth) -> None:
         """Go on with other settings; what is under way ends as it began."""
         if settings == self._settings:
             return
-        old, self._settings, self._keys = self._keys, settings, _keys(settings)
+        old, self._settings, self._issuer = self._issuer, settings, _issuer(settings)
         self._right.clear()
         if old is not None:
             await old.close()
@@ -141,8 +143,8 @@ class Access:
         for login in self._under_way.values():
             login.cancel()
         await asyncio.gather(*self._under_way.values(), return_exceptions=True)
-        if self._keys is not None:
-            await self._keys.close()
+        if self._issuer is not None:
+            await self._issuer.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     # The exchange.
@@ -295,19 +297,18 @@ class Access:
     # Tokens.
 
     async def _check_token(self, attempt: Token) -> Account | Refusal:
-        oauth, keys = self._settings.oauth, self._keys
         refusal = Refusal(Kind.CREDENTIALS, attempt.complaint)
-        if oauth is None or keys is None:  # reloaded meanwhile
+        if self._issuer is None:  # reloaded meanwhile
             return refusal
         try:
-            key = await keys.find(tokens.key_id(attempt.token))
-            if key is None:
+            work = await self._issuer.check_of(attempt.token)
+            if work is None:
                 return refusal
-            check = self._submit(partial(tokens.claimed_name, attempt.token, key, oauth), False)
+            check = self._submit(work, known=False)
             if check is None:
                 return Refusal(Kind.BUSY)
             name = prepare_name((await check or "").encode())
-        except tokens.Unavailable:
+        except ConnectionError:
             return Refusal(Kind.UNAVAILABLE)
         except ValueError:  # no token, or no name in it
             return refusal
@@ -315,8 +316,13 @@ class Access:
         return account if _may_enter(account, attempt.authzid) else refusal
 
 
-def _keys(settings: Auth) -> tokens.Keys | None:
-    return tokens.Keys(settings.oauth.jwks) if settings.oauth else None
+def _issuer(settings: Auth) -> "Issuer | None":
+    if settings.oauth is None:
+        return None
+    # Late: 18 MB and half a second that only who takes tokens should pay.
+    from fastmta.server.tokens import Issuer
+
+    return Issuer(settings.oauth)
 
 
 def _may_enter(account: Account | None, authzid: str) -> TypeGuard[Account]:

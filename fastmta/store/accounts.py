@@ -77,7 +77,8 @@ def name_of(address: str) -> str:
         name = prepare_name(address.encode())
     except ValueError:
         name = ""
-    if not (is_mailbox(address) and is_mailbox(name)) or len(name.encode()) > _LONGEST_KEY:
+    is_normal = is_mailbox(name) and name.rpartition("@")[2].isascii()
+    if not (is_mailbox(address) and is_normal) or len(name.encode()) > _LONGEST_KEY:
         raise ValueError(f"{address[:80]!r} is no address; write bob@example.test")
     return name
 

@@ -67,6 +67,10 @@ def test_plain_without_an_initial_response() -> None:
     assert exchange.step(b"\0a\0b") == Failed(Kind.MALFORMED)  # it is over
 
 
+def test_threat_11_a_name_does_not_change_the_order_of_letters() -> None:
+    assert run("PLAIN", "\0a\u2066b\0c".encode()) == Failed(Kind.MALFORMED)
+
+
 def test_login_says_what_outlook_waits_for() -> None:
     exchange = Exchange("LOGIN", CONTEXT)
     assert exchange.begin(None) == Challenge(b"Username:")

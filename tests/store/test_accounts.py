@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fastmta.protocol.scram import Keys
@@ -68,7 +68,18 @@ def test_the_name_of_an_address(address: str, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "bob", "@a.test", "bob@", "bob@a b", "b\nob@a.test", "\udcff"]
+    "text",
+    [
+        "",
+        "bob",
+        "@a.test",
+        "bob@",
+        "bob@a b",
+        "b\nob@a.test",
+        "\udcff",
+        "b@-ü.test",
+        "b\u2066@a.test",
+    ],
 )
 def test_threat_05_what_is_no_address_is_no_name(text: str) -> None:
     with pytest.raises(ValueError, match="is no address"):
@@ -76,6 +87,8 @@ def test_threat_05_what_is_no_address_is_no_name(text: str) -> None:
 
 
 @given(st.text(max_size=40))
+@example("0@\U00012544")  # assigned to nothing
+@example("\u03a1\u0313@a.test")  # rho with psili is one code point in small letters alone
 def test_any_text_is_a_name_or_not(text: str) -> None:
     try:
         name = name_of(text)
