@@ -58,7 +58,7 @@ def _length_v1(seen: bytes) -> int:
     end = seen.find(b"\r\n", 0, LONGEST_V1)
     if end < 0 and len(seen) >= LONGEST_V1:
         raise BadHeader("the PROXY header is too long")
-    return end + 2
+    return end + 2 if end >= 0 else 0
 
 
 def _length_v2(seen: bytes) -> int:

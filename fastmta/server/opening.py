@@ -47,6 +47,9 @@ class Opening:
         except (OSError, BadHeader) as error:  # all timeouts among them
             log.info("no session with %s: %s", peer, error)
             accepted.close()
+        except BaseException:
+            accepted.close()
+            raise
         finally:
             session.sessions.forget(session)
 
