@@ -16,6 +16,7 @@ import bench.head_of_line
 import bench.parse
 import bench.queue_depth
 import bench.relay
+import bench.tls_sessions
 from bench import peers, report
 from bench.peers import Features, Peer
 from bench.relay import Options, Run
@@ -42,6 +43,7 @@ main.add_command(bench.head_of_line.main, "head-of-line")
 main.add_command(bench.fanout.main, "fanout")
 main.add_command(bench.parse.main, "parse")
 main.add_command(bench.queue_depth.main, "queue-depth")
+main.add_command(bench.tls_sessions.main, "tls-sessions")
 
 
 @main.command(help=bench.relay.__doc__)
