@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
-from bench import fanout, peers, processes, report
+from bench import fanout, peers, processes, report, tls_sessions
 from bench.__main__ import main
 from bench.load import HEAD, Load, Result, body_of
 from bench.peers import PLAIN, Features, Peer
@@ -262,6 +262,22 @@ def test_ratios_are_of_medians() -> None:
     assert found["messages/s, times Postfix"] == {"null": 10, "postfix": 1}
     assert found["messages/s, share of null"] == {"null": 1, "postfix": 0.1}
     assert found["CPU, times null"] == {"null": 1, "postfix": 10}
+
+
+# TLS sessions
+
+
+def test_handshakes_and_idle_sessions_are_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tls_sessions, "WARM_UP", 8)
+    for resumed in (False, True):
+        found = tls_sessions.handshakes(tmp_path, 16, 2, resumed, "p256")
+        assert found.rate > 0
+    for tls in tls_sessions.MODES:
+        took = tls_sessions.memories(tmp_path, 5, tls, "rsa2048")
+        assert took.after >= took.idle >= 0
+    assert not list(tmp_path.iterdir())
 
 
 # The deep queue

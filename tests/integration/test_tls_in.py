@@ -15,7 +15,7 @@ import pytest
 
 from bench.peers import postfix
 from fastmta.config_tls import read_leaf
-from tests.certificates import Certificate, make_certificate
+from tests.certificates import Certificate, make_certificate, make_expired
 from tests.integration.servers import (
     LIMIT,
     Relay,
@@ -96,6 +96,15 @@ def test_a_file_that_cannot_be_used_changes_nothing(tmp_path: Path) -> None:
             assert say(client, b"NOOP").startswith(b"250 ")
         one.key.write_text(key)
         assert (tmp_path / "fastmta.toml").read_text() == text
+
+
+def test_a_certificate_that_has_expired_is_logged_and_shown(tmp_path: Path) -> None:
+    made = make_expired(tmp_path / "tls", 12)
+    with relay(tmp_path, TLS.format(*made)) as running:
+        text = f"ERROR supervisor fastmta.supervisor: tls.certificate: {made.certificate} expired"
+        assert text in running.stderr()
+        with SMTP("127.0.0.1", running.smtp, timeout=LIMIT) as client:
+            assert client.starttls(context=trusting_any())[0] == 220
 
 
 def test_the_log_and_the_trace_field_tell_what_was_agreed(tmp_path: Path) -> None:
