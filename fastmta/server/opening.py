@@ -10,7 +10,7 @@ from ipaddress import ip_address
 from fastmta.config import Network
 from fastmta.protocol.proxy import LONGEST_V2, BadHeader, ProxyHeader
 from fastmta.server.session import Session
-from fastmta.server.tls import FAILED, HANDSHAKE_SECONDS
+from fastmta.server.tls import FAILED, HANDSHAKE_SECONDS, UnderTls
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ async def _connect(
     session: Session, accepted: socket.socket, tls: ssl.SSLContext | None = None
 ) -> None:
     await asyncio.get_running_loop().connect_accepted_socket(
-        lambda: session,
+        lambda: UnderTls(session) if tls else session,
         accepted,
         ssl=tls,
         ssl_handshake_timeout=HANDSHAKE_SECONDS if tls else None,

@@ -24,7 +24,7 @@ from fastmta.server.labels import Unfit
 from fastmta.server.login import Login
 from fastmta.server.session import HOLD_HANDSHAKE, HOLD_PENDING, Session, has_spoken
 from fastmta.server.submission import finish, tenant_of, why_not_from
-from fastmta.server.tls import FAILED, HANDSHAKE_SECONDS, agreed
+from fastmta.server.tls import FAILED, HANDSHAKE_SECONDS, UnderTls, agreed
 from fastmta.store.accounts import Account
 
 if TYPE_CHECKING:
@@ -428,7 +428,7 @@ class SmtpSession(Session):
             if not self.is_write_held:  # uvloop cannot, then (its issue 564)
                 transport = await asyncio.get_running_loop().start_tls(
                     self.transport,
-                    self,
+                    UnderTls(self),
                     tls.context(self.service),
                     server_side=True,
                     ssl_handshake_timeout=HANDSHAKE_SECONDS,
