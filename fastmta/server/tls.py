@@ -100,25 +100,34 @@ class UnderTls(asyncio.BufferedProtocol):
     size: three system calls and fresh pages.
     """
 
-    __slots__ = (
-        "_data_received",
-        "connection_lost",
-        "connection_made",
-        "eof_received",
-        "pause_writing",
-        "resume_writing",
-    )
+    __slots__ = ("_session",)
 
     def __init__(self, session: asyncio.Protocol) -> None:
-        self._data_received = session.data_received
-        for name in self.__slots__[1:]:
-            setattr(self, name, getattr(session, name))
+        self._session = session
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._session.connection_made(transport)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return _BUFFER
 
     def buffer_updated(self, nbytes: int) -> None:
-        self._data_received(bytes(_BUFFER[:nbytes]))
+        self._session.data_received(bytes(_BUFFER[:nbytes]))
+
+    def eof_received(self) -> bool | None:
+        return self._session.eof_received()
+
+    def pause_writing(self) -> None:
+        self._session.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._session.resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._session.connection_lost(exc)
+        # uvloop keeps get_buffer, so that a session and its transport would hold each other until
+        # the collector comes: 250 KB and more.
+        del self._session
 
 
 def agreed(transport: asyncio.BaseTransport) -> str:

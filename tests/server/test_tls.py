@@ -1,6 +1,7 @@
 """TLS in: certificates by name, tickets that are bound to a service, settings, counters."""
 
 import asyncio
+import gc
 import ssl
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from fastmta import metrics
 from fastmta.config import Tls, TlsHost
 from fastmta.server import tls as server_tls
+from fastmta.server.smtp_session import SmtpSession
 from fastmta.server.tls import CIPHERS, ServerTls, agreed, show_expiry
 from tests.certificates import Certificate, make_certificate
 from tests.server.test_smtp import _time_stands_still, serving, trusting
@@ -242,6 +244,36 @@ def test_the_metric_tells_when_certificates_end(tls: Tls) -> None:
     assert named[str(tls.certificate)] == ssl.cert_time_to_seconds(info["notAfter"])
     show_expiry(None)
     assert rows() == []
+
+
+@pytest.mark.parametrize("mode", ["starttls", "implicit"])
+def test_a_session_that_has_ended_is_freed_at_once(
+    mode: str, certificates: dict[str, Certificate]
+) -> None:
+    """Its buffers are large; they must not wait for the garbage collector."""
+
+    def sessions() -> int:
+        return sum(isinstance(each, SmtpSession) for each in gc.get_objects())
+
+    async def scenario() -> None:
+        async with serving(certificates["default"], mode=mode) as server:
+            client = await server.greeted(**{"ssl": trusting()} if mode == "implicit" else {})
+            if mode == "starttls":
+                assert await client.say("STARTTLS") == "220 2.0.0"
+                await client.writer.start_tls(trusting())
+            gc.collect()
+            gc.disable()
+            assert sessions() == 1
+            await client.close()
+            await until(lambda: not len(server.service.sessions))
+            for _ in range(10):  # what the loop still holds to call it
+                await asyncio.sleep(0)
+            assert sessions() == 0
+
+    try:
+        run(scenario())
+    finally:
+        gc.enable()
 
 
 def test_a_handshake_does_not_hold_up_the_others(certificates: dict[str, Certificate]) -> None:
