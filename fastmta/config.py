@@ -32,6 +32,7 @@ from fastmta.config_reader import (
 from fastmta.config_rules import RULES
 from fastmta.config_shaping import Shaping
 from fastmta.config_submission import Submission
+from fastmta.config_tls import Tls, TlsHost
 
 __all__ = [
     "Address",
@@ -69,6 +70,7 @@ __all__ = [
     "Suppression",
     "Tenant",
     "Tls",
+    "TlsHost",
     "TlsMode",
     "changes",
     "fingerprint",
@@ -95,11 +97,7 @@ class Listener(Table, frozen=True, kw_only=True):
     service: Literal["smtp", "submission", "admin"]
     bind: Endpoint
     tls: TlsMode | UnsetType = UNSET  # starttls where [tls] is set; see Config.tls_mode
-
-
-class Tls(Table, frozen=True, kw_only=True):
-    certificate: Path
-    key: Path
+    proxy_networks: tuple[Network, ...] = ()  # who says in front for whom it speaks (PROXY)
 
 
 class Smtp(Table, frozen=True, kw_only=True):

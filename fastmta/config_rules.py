@@ -14,10 +14,11 @@ from fastmta.config_auth import check_auth
 from fastmta.config_reader import DomainPattern, Endpoint, Problem, covers
 from fastmta.config_shaping import check_shaping, uses_verified
 from fastmta.config_submission import check_submission
+from fastmta.config_tls import check_file, check_tls
 from fastmta.mail.address import is_domain, is_mailbox
 
 if TYPE_CHECKING:
-    from fastmta.config import Config, Listener, Retry, RetryDomain, Suppression, Tls
+    from fastmta.config import Config, Listener, Retry, RetryDomain, Suppression
 
 _FIELD_NAME = re.compile(r"[!-9;-~]{1,76}")  # RFC 5322 section 2.2
 _LABEL = re.compile(r"[!-~]{1,100}")  # what a message may say, as server.labels reads it
@@ -41,6 +42,9 @@ def _check_listeners(config: "Config") -> Iterator[Problem]:
             yield Problem(f"listener[{i}].bind", f"{listener.bind} is listener[{first}].bind too")
         yield from _check_address(f"listener[{i}].bind", listener.bind)
         yield from _check_listener_tls(config, listener, f"listener[{i}].tls")
+        if listener.service == "admin" and listener.proxy_networks:
+            text = "is without effect: an admin listener does not speak the PROXY protocol"
+            yield Problem(f"listener[{i}].proxy_networks", text)
 
 
 def _check_listener_tls(config: "Config", listener: "Listener", key: str) -> Iterator[Problem]:
@@ -70,30 +74,7 @@ def _check_tls(config: "Config") -> Iterator[Problem]:
         return
     if all(config.tls_mode(listener) == "none" for listener in config.listener):
         yield Problem("tls", "is without effect, no listener uses it; remove the table")
-    files = {"tls.certificate": config.tls.certificate, "tls.key": config.tls.key}
-    unreadable = [problem for key, path in files.items() for problem in _check_file(key, path)]
-    yield from unreadable or _check_pair(config.tls)
-
-
-def _check_file(key: str, path: Path) -> Iterator[Problem]:
-    try:
-        with path.open("rb") as file:
-            file.read(1)
-    except OSError as error:
-        yield Problem(key, f"{path} cannot be read: {error.strerror}")
-
-
-def _check_pair(tls: "Tls") -> Iterator[Problem]:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    try:
-        # The empty password keeps OpenSSL from asking for one on the terminal.
-        context.load_cert_chain(tls.certificate, tls.key, password=b"")
-    except ssl.SSLError as error:
-        if error.reason == "KEY_VALUES_MISMATCH":
-            yield Problem("tls.key", f"{tls.key} is not the key of {tls.certificate}")
-        else:
-            reason = error.reason or "no certificate or key in PEM form"
-            yield Problem("tls", f"{tls.certificate} and {tls.key} cannot be loaded: {reason}")
+    yield from check_tls(config.tls)
 
 
 def _check_auth(config: "Config") -> Iterator[Problem]:
@@ -227,7 +208,7 @@ def _check_ca_file(config: "Config") -> Iterator[Problem]:
     path = config.delivery.ca_file
     if path is None:
         return
-    problems = list(_check_file("delivery.ca_file", path))
+    problems = list(check_file("delivery.ca_file", path))
     try:
         if not problems:
             ssl.create_default_context(cafile=path)

@@ -63,6 +63,7 @@ class Received(Event, tag="received", kw_only=True):
     client: str
     account: str = ""  # who had logged in
     protocol: str  # RFC 3848
+    tls: str = ""  # version and cipher
 
 
 class Attempt(Event, kw_only=True):

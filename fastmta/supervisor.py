@@ -12,7 +12,8 @@ from typing import Any
 from msgspec import Raw, msgpack, structs
 
 from fastmta import control, metrics
-from fastmta.config import Config, ConfigError, Endpoint, Source, changes, read
+from fastmta.config import Config, ConfigError, Endpoint, Source, Tls, changes, read
+from fastmta.config_tls import check_times
 from fastmta.control_server import ControlServer
 from fastmta.metrics import Sample
 from fastmta.order_desk import OrderDesk
@@ -21,6 +22,7 @@ from fastmta.queue.limits import Answer, Request
 from fastmta.queue.permits import ArbiterLoop
 from fastmta.queue.standing import CannotStand
 from fastmta.server.http import HttpServer
+from fastmta.server.tls import show_expiry
 from fastmta.store.env import OWNER_LOCK, Locked, own
 from fastmta.store.view import shard_folders
 from fastmta.web.metrics import Health, admin_app
@@ -55,6 +57,7 @@ class Supervisor:
         CannotStart or OSError if something is in the way at the start.
         """
         lock = _take(self._config.data_dir)
+        _look_at_certificates(self._config.tls)
         self._desk = _open_desk(self._config.data_dir, self._workers)
         self._control = ControlServer(
             self._config.data_dir, self._workers, self._desk, self._limits.allow
@@ -176,6 +179,7 @@ class Supervisor:
             logger.error("nothing is reloaded, the configuration from before stays in force")
             return
         before, self._source, self._config = self._config, source, config
+        _look_at_certificates(config.tls)
         await self._go_on_with(before, config)
 
     def _staying(self) -> dict[str, Any]:
@@ -235,6 +239,13 @@ class Supervisor:
         answers = await self._collect()
         missing = tuple(index for index, samples in enumerate(answers) if not samples)
         return Health(len(answers), len(answers) - len(missing), missing)
+
+
+def _look_at_certificates(tls: Tls | None) -> None:
+    """Tell of what is wrong with their time, which keeps nobody from starting."""
+    show_expiry(tls)
+    for problem in check_times(tls, time.time()) if tls else ():
+        logger.error("%s", problem)
 
 
 def _admin(config: Config) -> set[Endpoint]:

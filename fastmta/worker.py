@@ -8,7 +8,6 @@ there. `worker_main` has what this process does beside mail.
 
 import asyncio
 import os
-import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Hashable
 from functools import partial
@@ -42,10 +41,10 @@ from fastmta.queue.scheduler import Scheduler
 from fastmta.queue.settlement import Settlement
 from fastmta.queue.shaping import Shaper
 from fastmta.queue.suppressor import FeedingLog, Suppressor
-from fastmta.server import binding
 from fastmta.server.access import Access
 from fastmta.server.reception import Reception
 from fastmta.server.smtp import SmtpService
+from fastmta.server.tls import ServerTls
 from fastmta.store.accounts import Accounts
 from fastmta.store.spool import Spool
 from fastmta.store.suppression import SuppressionList
@@ -120,6 +119,7 @@ def _received(arrival: Arrival) -> log.Received:
         client=arrival.client,
         account=arrival.account,
         protocol=arrival.protocol,
+        tls=arrival.tls,
     )
 
 
@@ -383,14 +383,12 @@ def _permits(ask: Callable[[Raw], None] | None, rules: SlowDownRules) -> SharedP
     return SharedPermits(lambda request: ask(control.pack(request)), loop, rules=rules)
 
 
-def _tls(config: Config) -> ssl.SSLContext | None:
+def _tls(config: Config) -> ServerTls | None:
+    """For all services that shake hands, each of which reads its files now."""
     if config.tls is None:
         return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(config.tls.certificate, config.tls.key)
-    if any(name.endswith("-PLUS") for name in config.auth.mechanisms):
-        binding.note(context, config.tls.certificate)
-    return context
+    using = {each.service for each in config.listener if config.tls_mode(each) != "none"}
+    return ServerTls(config.tls, using)
 
 
 def _show(shards: list[Shard]) -> None:

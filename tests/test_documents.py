@@ -30,6 +30,7 @@ IN_WORDS = {
     },
     "delivery.ca_file": "the system's",
     "bounces.suppress": "`true` where `[suppression]` is set",
+    "tls.host.names": "those of the certificate",
     "listener.tls": '`"starttls"` where `[tls]` is set, else `"none"`',
 }
 

@@ -29,6 +29,7 @@ NEEDS = {
         "/usr/share/doc/libnet-ssleay-perl": "libnet-ssleay-perl",  # swaks over TLS
         "node": "nodejs",
         "/usr/share/nodejs/nodemailer": "node-nodemailer",
+        "haproxy": "haproxy",
     },
 }
 SEARCH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin", "/usr/lib/dovecot"])

@@ -1,12 +1,14 @@
 """fastmta check: read a configuration and say whether a server could start with it."""
 
+import time
 from pathlib import Path
 from typing import Any
 
 import click
 
-from fastmta.cli.common import config_option, json_option, load_or_refuse, print_json
-from fastmta.config import Config, ConfigError, load
+from fastmta.cli.common import config_option, json_option, load_or_refuse, print_json, refuse
+from fastmta.config import Config, ConfigError, Problem, load
+from fastmta.config_tls import check_times
 
 
 @click.command
@@ -15,19 +17,30 @@ from fastmta.config import Config, ConfigError, load
 def check(path: Path, as_json: bool) -> None:
     """Say whether a configuration can be used, and name every key that is wrong.
 
-    Nothing is started, created or changed.
+    Nothing is started, created or changed. A certificate that has expired is told of too, though
+    a server starts with it.
     """
     if as_json:
         _check_json(path)
     else:
-        facts = _facts(load_or_refuse(path))
+        config = load_or_refuse(path)
+        if problems := _of_the_day(config):
+            refuse(*(f"{path}: {problem}" for problem in problems))
         click.echo(f"{path}: ok")
-        _print_table(facts)
+        _print_table(_facts(config))
+
+
+def _of_the_day(config: Config) -> list[Problem]:
+    """What is wrong today, and was not when it was written."""
+    return list(check_times(config.tls, time.time())) if config.tls else []
 
 
 def _check_json(path: Path) -> None:
     try:
-        print_json({"file": str(path), "ok": True, **_facts(load(path))})
+        config = load(path)
+        if found := _of_the_day(config):
+            raise ConfigError(*found)
+        print_json({"file": str(path), "ok": True, **_facts(config)})
     except ConfigError as error:
         problems = [problem._asdict() for problem in error.problems]
         print_json({"file": str(path), "ok": False, "problems": problems})

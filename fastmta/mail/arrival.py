@@ -21,6 +21,7 @@ class Arrival(Struct):
     client: str = ""  # "helo.name [192.0.2.1]"
     account: str = ""  # who had logged in
     protocol: str = ""  # "ESMTP", as in the Received field (RFC 3848)
+    tls: str = ""  # "TLSv1.3 TLS_AES_256_GCM_SHA384"
     priority: Priority = Priority.NORMAL
     tenant: str = ""
     campaign: str = ""

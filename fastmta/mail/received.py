@@ -9,7 +9,7 @@ from fastmta.mail.date_time import parse_date
 
 _MOST_OCTETS = 16 * 1024  # of a value that is looked at
 _CLAUSES = {b"from": "from_", b"by": "by", b"via": "via", b"with": "with_", b"id": "id"}
-_CLAUSES |= {b"for": "for_"}
+_CLAUSES |= {b"for": "for_", b"tls": "tls"}
 
 
 class Received(Struct, frozen=True):
@@ -22,6 +22,7 @@ class Received(Struct, frozen=True):
     with_: str = ""
     id: str = ""  # with the angle brackets of an msg-id, if it has them
     for_: str = ""  # without angle brackets
+    tls: str = ""  # the cipher suite (RFC 8314 section 4.3)
     date: datetime | None = None
 
     @property

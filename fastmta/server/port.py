@@ -5,29 +5,39 @@ and closing the last descriptor of the socket resets those that wait in it.
 """
 
 import asyncio
+import errno
 import logging
-import socket
 import ssl
 from collections.abc import Callable
 
-from fastmta.config import Endpoint
-from fastmta.server.session import listening_socket
+from fastmta.config import Endpoint, Network
+from fastmta.server.opening import Opening
+from fastmta.server.session import Session, listening_socket, plain_address
 
 log = logging.getLogger(__name__)
 
-HANDSHAKE_SECONDS = 30.0
 TAKE_SECONDS = 1.0  # that are waited for the last connections; their handshakes may take longer
+_AT_ONCE = 64  # connections that are taken before others have their turn
+_PAUSE = 1.0  # seconds without accepting when there are no descriptors left
+_NO_ROOM = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 class Port:
-    """Call `serve` to begin; again, when the context for implicit TLS is another."""
+    """Call `serve` to begin; again, when something else is to come before the sessions.
 
-    def __init__(self, bind: Endpoint, session: Callable[[], asyncio.Protocol]) -> None:
-        """OSError if the address cannot be had."""
-        self._session = session
+    Where nothing does, the loop accepts connections by itself. Where a handshake or the header of
+    a proxy does, they are accepted here, so that those can be counted that are not done with it.
+    """
+
+    def __init__(
+        self, bind: Endpoint, session: Callable[[], Session], admits: Callable[[str], bool]
+    ) -> None:
+        """OSError if the address cannot be had; `admits` as in Opening."""
+        self._session, self._admits = session, admits
         self._listening = listening_socket(bind)
         self._server: asyncio.Server | None = None
-        self._tls: ssl.SSLContext | None = None
+        self._opening: Opening | None = None
+        self._watching = False
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -36,51 +46,78 @@ class Port:
         host, port = self._listening.getsockname()[:2]
         return host, port
 
-    async def serve(self, tls: ssl.SSLContext | None) -> None:
-        """Take connections from now on, with TLS from the first octet where there is a context."""
-        if self._server is not None and tls is self._tls:
-            return
-        before, self._tls = self._server, tls
-        # A descriptor of its own: the queue of the kernel outlives the server.
-        self._server = await asyncio.get_running_loop().create_server(
-            self._session,
-            sock=self._listening.dup(),
-            ssl=tls,
-            ssl_handshake_timeout=HANDSHAKE_SECONDS if tls else None,
-        )
-        if before is not None:
-            before.close()
+    async def serve(
+        self, tls: ssl.SSLContext | None = None, proxies: tuple[Network, ...] = ()
+    ) -> None:
+        """Take connections from now on: with TLS from the first octet where there is a context,
+        behind a PROXY header those that come from `proxies`."""
+        self._opening = Opening(self._session, self._admits, tls, proxies)
+        if tls is not None or proxies:
+            self._close_server()
+            self._watch()
+        elif self._server is None:
+            self._unwatch()
+            # A descriptor of its own: the queue of the kernel outlives the server.
+            self._server = await asyncio.get_running_loop().create_server(
+                self._session, sock=self._listening.dup()
+            )
 
     async def close(self) -> None:
         """Listen no longer; who has been accepted by the kernel is still served."""
-        if self._server is not None:
-            self._server.close()
-        while accepted := self._accept():
-            self._tasks.add(task := asyncio.ensure_future(self._take(accepted)))
-            task.add_done_callback(self._tasks.discard)
+        self._close_server()
+        self._unwatch()
+        while self._take():
+            pass
         self._listening.close()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=TAKE_SECONDS)
 
-    def _accept(self) -> socket.socket | None:
-        while True:
-            try:
-                return self._listening.accept()[0]
-            except BlockingIOError:
-                return None
-            except ConnectionAbortedError:
-                continue  # it has gone already
-            except OSError as error:
-                log.error("connections are lost on %s: %s", self.address, error.strerror)
-                return None
+    def _close_server(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            self._server = None
 
-    async def _take(self, accepted: socket.socket) -> None:
+    def _watch(self) -> None:
+        if not self._watching:
+            self._watching = True
+            loop = asyncio.get_running_loop()
+            loop.add_reader(self._listening.fileno(), self._take_some)
+
+    def _unwatch(self) -> None:
+        if self._watching:
+            self._watching = False
+            asyncio.get_running_loop().remove_reader(self._listening.fileno())
+
+    def _take_some(self) -> None:
+        for _ in range(_AT_ONCE):
+            if not self._take():
+                return
+
+    def _take(self) -> bool:
+        """Take one connection; False if there is none."""
         try:
-            await asyncio.get_running_loop().connect_accepted_socket(
-                self._session,
-                accepted,
-                ssl=self._tls,
-                ssl_handshake_timeout=HANDSHAKE_SECONDS if self._tls else None,
-            )
+            accepted, peer = self._listening.accept()
+        except BlockingIOError:
+            return False
+        except ConnectionAbortedError:
+            return True  # it has gone already
         except OSError as error:
-            log.info("no TLS: %s", error)
+            self._wait_for_room(error)
+            return False
+        assert self._opening is not None
+        accepted.setblocking(False)
+        opening = self._opening.open(accepted, plain_address(peer[0]))
+        self._tasks.add(task := asyncio.ensure_future(opening))
+        task.add_done_callback(self._tasks.discard)
+        return True
+
+    def _wait_for_room(self, error: OSError) -> None:
+        """The socket stays readable: without a pause this would be all that the loop does."""
+        log.error("cannot take connections on %s: %s", self.address, error.strerror)
+        if self._watching and error.errno in _NO_ROOM:
+            self._unwatch()
+            asyncio.get_running_loop().call_later(_PAUSE, self._go_on)
+
+    def _go_on(self) -> None:
+        if self._server is None and self._listening.fileno() >= 0:
+            self._watch()

@@ -5,6 +5,7 @@ import socket
 from collections import Counter
 from collections.abc import Callable
 from ipaddress import ip_address
+from typing import cast
 
 from fastmta.config import Endpoint
 
@@ -28,9 +29,15 @@ class Session(asyncio.Protocol):
 
     def __init__(self, sessions: "Sessions") -> None:
         self.sessions = sessions
-        self.client = ""  # the peer's IP address
+        self.client = ""  # the peer's IP address, or the one that a proxy has told
         self.since = sessions.now  # when it was last the client's turn anew
         self._hold = 0
+
+    def begin(self, transport: asyncio.BaseTransport) -> None:
+        """Call it first in connection_made: there is a connection, and who is at its end."""
+        self.transport = cast(asyncio.Transport, transport)
+        self.sessions.forget(self)
+        self.client = self.client or client_address(transport)
 
     def sweep(self, now: float) -> None:
         """Called each second: act when a deadline has passed."""
@@ -79,6 +86,7 @@ class Sessions:
         self.now = 0.0
         self.on_sweep: Callable[[], None] | None = None
         self._open: set[Session] = set()
+        self._expected: set[Session] = set()  # without a connection as yet, see Opening
         self._per_client: Counter[str] = Counter()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -90,12 +98,21 @@ class Sessions:
 
     @property
     def is_full(self) -> bool:
-        return len(self._open) >= self.limit
+        return self._in_use >= self.limit
 
     @property
     def is_stressed(self) -> bool:
         """Nine tenths are in use: who is slow or errs has to go sooner."""
-        return len(self._open) * 10 >= self.limit * 9
+        return self._in_use * 10 >= self.limit * 9
+
+    @property
+    def can_expect(self) -> bool:
+        """Whether one more may be on its way; when all are in use it can be told so."""
+        return len(self._expected) < self.limit
+
+    @property
+    def _in_use(self) -> int:
+        return len(self._open) + len(self._expected)
 
     def has_too_many(self, client: str) -> bool:
         return self._per_client[client] >= self.limit_per_client
@@ -109,19 +126,30 @@ class Sessions:
         if session not in self._open:
             return
         self._open.remove(session)
-        self._per_client[session.client] -= 1
-        if not self._per_client[session.client]:
-            del self._per_client[session.client]
+        self._uncount(session.client)
         if not self._open:
             self._empty.set()
 
     def rename(self, session: Session, client: str) -> None:
         """Count it as this client's from now on."""
-        self._per_client[session.client] -= 1
-        if not self._per_client[session.client]:
-            del self._per_client[session.client]
+        self._uncount(session.client)
         session.client = client
         self._per_client[client] += 1
+
+    def expect(self, session: Session) -> None:
+        """Count a session whose connection is being opened, until it begins or `forget`."""
+        self._expected.add(session)
+        self._per_client[session.client] += 1
+
+    def forget(self, session: Session) -> None:
+        if session in self._expected:
+            self._expected.remove(session)
+            self._uncount(session.client)
+
+    def _uncount(self, client: str) -> None:
+        self._per_client[client] -= 1
+        if not self._per_client[client]:
+            del self._per_client[client]
 
     def each(self, do: Callable[[Session], None]) -> None:
         """Call this for every session that is open."""
@@ -179,11 +207,13 @@ def listening_socket(bind: Endpoint) -> socket.socket:
 
 
 def client_address(transport: asyncio.BaseTransport) -> str:
-    """The peer's IP address, "" when it has gone already; ::ffff:192.0.2.1 is 192.0.2.1."""
+    """The peer's IP address, "" when it has gone already."""
     peer = transport.get_extra_info("peername")
-    if not peer:
-        return ""
-    host = str(peer[0])
+    return plain_address(str(peer[0])) if peer else ""
+
+
+def plain_address(host: str) -> str:
+    """Without a scope; ::ffff:192.0.2.1 is 192.0.2.1."""
     if host.startswith("::ffff:"):
         mapped = ip_address(host)
         host = str(getattr(mapped, "ipv4_mapped", None) or mapped)

@@ -1,7 +1,6 @@
 """The SMTP listeners of a worker: their sessions, what these are offered, and their limits."""
 
 import asyncio
-import ssl
 from collections.abc import Coroutine, Sequence
 from functools import lru_cache, partial
 from ipaddress import ip_address
@@ -19,7 +18,8 @@ from fastmta.server.judges import Judges
 from fastmta.server.labels import Labels
 from fastmta.server.port import Port
 from fastmta.server.session import Sessions
-from fastmta.server.smtp_session import REJECTED, Offer, SmtpSession
+from fastmta.server.smtp_session import REFUSED, REJECTED, Offer, SmtpSession
+from fastmta.server.tls import ServerTls
 
 MAX_HELD = 256 << 20  # octets of content in memory, of all sessions of a worker
 _STRESS_TIMEOUT = 10.0  # seconds; what is left of command_timeout under stress
@@ -34,7 +34,7 @@ class SmtpService:
         self,
         config: Config,
         backend: Backend,
-        tls: ssl.SSLContext | None,
+        tls: ServerTls | None,
         vet: Vet | None = None,
         judges: Judges | None = None,
         access: Access | None = None,
@@ -66,11 +66,12 @@ class SmtpService:
         )
         port = self._ports.get(bind)
         if port is None:
-            port = self._ports[bind] = Port(bind, lambda: self._session(bind))
-        await port.serve(self.tls if mode == "implicit" else None)
+            port = self._ports[bind] = Port(bind, lambda: self._session(bind), self._admits)
+        context = self.tls.context(listener.service) if self.tls and mode == "implicit" else None
+        await port.serve(context, listener.proxy_networks)
         return port.address
 
-    async def reload(self, config: Config, tls: ssl.SSLContext | None) -> list[str]:
+    async def reload(self, config: Config, tls: ServerTls | None) -> list[str]:
         """Go on with another configuration; gives the listeners that could not be had, and why.
 
         Sessions under way keep what was offered to them, but who may relay counts at once.
@@ -124,6 +125,12 @@ class SmtpService:
 
     def has_too_many(self, client: str) -> bool:
         return self.sessions.has_too_many(client) and not self.may_relay(client)
+
+    def _admits(self, client: str) -> bool:
+        if self.why_refused(client):
+            REFUSED.value += 1
+            return False
+        return True
 
     def run(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Coroutine
 from functools import partial
 from inspect import isawaitable
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple
 
 from fastmta import metrics
 from fastmta.mail.arrival import Arrival
@@ -22,15 +22,9 @@ from fastmta.protocol.smtp_xclient import Claims
 from fastmta.server.judges import Verdict
 from fastmta.server.labels import Unfit
 from fastmta.server.login import Login
-from fastmta.server.port import HANDSHAKE_SECONDS
-from fastmta.server.session import (
-    HOLD_HANDSHAKE,
-    HOLD_PENDING,
-    Session,
-    client_address,
-    has_spoken,
-)
+from fastmta.server.session import HOLD_HANDSHAKE, HOLD_PENDING, Session, has_spoken
 from fastmta.server.submission import finish, tenant_of, why_not_from
+from fastmta.server.tls import FAILED, HANDSHAKE_SECONDS, UnderTls, agreed
 from fastmta.store.accounts import Account
 
 if TYPE_CHECKING:
@@ -104,7 +98,7 @@ class SmtpSession(Session):
             door=self._login,
         )
         self._peer = ""  # the client until XCLIENT says otherwise
-        self.tls = ""  # "TLSv1.3"
+        self.tls = ""  # what was agreed: "TLSv1.3 TLS_AES_256_GCM_SHA384"
         self._asking: asyncio.Task[None] | None = None  # while a judge thinks
         self._id = ""  # of the message that is being made safe, its size and when it was whole
         self._size = 0
@@ -116,8 +110,8 @@ class SmtpSession(Session):
     # What the loop calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
-        self.client = self._peer = client_address(transport)
+        self.begin(transport)
+        self._peer = self.client
         self._note_tls()
         self.admit()
         SESSIONS.value += 1
@@ -349,6 +343,7 @@ class SmtpSession(Session):
         machine, service = self._machine, self._service
         arrival.received = time.time()
         arrival.client = f"{machine.helo} [{self.client}]"
+        arrival.tls = self.tls
         arrival.protocol = protocol_name(
             extended=machine.extended,
             tls=machine.tls,
@@ -413,19 +408,20 @@ class SmtpSession(Session):
 
         The loop resumes this before it delivers the first octets that came under TLS.
         """
-        context = self._service.tls
-        assert context is not None
+        tls = self._service.tls
+        assert tls is not None
         transport: asyncio.Transport | None = None
         try:
             if not self.is_write_held:  # uvloop cannot, then (its issue 564)
                 transport = await asyncio.get_running_loop().start_tls(
                     self.transport,
-                    self,
-                    context,
+                    UnderTls(self),
+                    tls.context(self.service),
                     server_side=True,
                     ssl_handshake_timeout=HANDSHAKE_SECONDS,
                 )
         except OSError as error:  # ssl.SSLError and all timeouts among them
+            FAILED.value += 1
             log.info("no TLS with %s: %s", self.client, error)
         if transport is None or self._gone:
             self.transport.abort()
@@ -442,8 +438,7 @@ class SmtpSession(Session):
         self.since = self.sessions.now
 
     def _note_tls(self) -> None:
-        session = self.transport.get_extra_info("ssl_object")
-        self.tls = (session.version() or "") if session is not None else ""
+        self.tls = agreed(self.transport)
         if self._login is not None:
             self._login.bind(self.transport)
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 import fastmta.cli
+from fastmta.config import load
+from tests.certificates import make_expired
 
 GOOD = """
 hostname = "relay.example.test"
@@ -139,3 +141,16 @@ def test_the_version_is_the_package_version() -> None:
     from importlib.metadata import version
 
     assert version("fastmta") in run("--version").stdout
+
+
+def test_a_certificate_that_has_expired_is_told(file: Path) -> None:
+    """A server starts with it all the same."""
+    made = make_expired(file.parent / "tls", 12)
+    file.write_text(f'{GOOD}[tls]\ncertificate = "tls/certificate.pem"\nkey = "tls/key.pem"\n')
+    text = f"{made.certificate} expired 12 days ago; get another and send SIGHUP"
+    result = run("check", "-c", file)
+    assert result.returncode == 1
+    assert result.stderr == f"fastmta: {file}: tls.certificate: {text}\n"
+    facts = json.loads(run("check", "-c", file, "--json").stdout)
+    assert facts["problems"] == [{"key": "tls.certificate", "text": text}]
+    assert load(file).tls

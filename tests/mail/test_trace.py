@@ -6,14 +6,17 @@ from email.utils import parsedate_to_datetime
 
 import pytest
 
+from fastmta.mail import trace
+from fastmta.mail.received import parse_received
 from fastmta.mail.trace import address_literal, format_date, protocol_name, received_field
+from fastmta.server.tls import CIPHERS
 
 FIELDS = {
     "helo": "client.example.test",
     "client": "[192.0.2.1]",
     "by": "relay.example.test",
     "protocol": "ESMTPS",
-    "tls": "TLSv1.3",
+    "tls": "TLSv1.3 TLS_AES_256_GCM_SHA384",
     "id": "0000000000001",
     "recipient": "bob@example.test",
     "time": 1795410720.75,
@@ -28,9 +31,18 @@ def test_the_field_in_full() -> None:
     assert received() == (
         b"Received: from client.example.test ([192.0.2.1])\r\n"
         b"\tby relay.example.test with ESMTPS (TLSv1.3) id 0000000000001\r\n"
-        b"\tfor <bob@example.test>;\r\n"
+        b"\tfor <bob@example.test>\r\n"
+        b"\ttls TLS_AES_256_GCM_SHA384;\r\n"
         b"\tMon, 23 Nov 2026 05:12:00 +0000\r\n"
     )
+
+
+def test_the_cipher_has_its_registered_name() -> None:
+    """RFC 8314 section 4.3; OpenSSL has names of its own for the suites of TLS 1.2."""
+    field = received(tls="TLSv1.2 ECDHE-RSA-CHACHA20-POLY1305", recipient="")
+    assert b" with ESMTPS (TLSv1.2) id 0000000000001\r\n\ttls " in field
+    assert parse_received(field[10:]).tls == "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256"
+    assert all(trace._REGISTERED[name].startswith("TLS_ECDHE_") for name in CIPHERS)
 
 
 def test_what_may_be_left_out() -> None:

@@ -158,7 +158,7 @@ def test_the_greeting_waits_under_tls_too(certificate: tuple[Path, Path]) -> Non
             client = await server.connect(ssl=trusting())
             await judge.answer()
             assert await client.reply() == "220"
-            assert judge.asked[0][3] == "TLSv1.3"
+            assert judge.asked[0][3].startswith("TLSv1.3 ")
 
     run(scenario())
 

@@ -15,6 +15,7 @@ from msgspec import structs
 from bench.processes import free_port
 from fastmta.config import Config, Endpoint, Listener, Smtp, Tls
 from fastmta.server.smtp import SmtpService
+from fastmta.server.tls import ServerTls
 from tests.server.test_smtp import Client, Memory, make_certificate, trusting
 from tests.support import run
 
@@ -23,12 +24,6 @@ from tests.support import run
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Tls]]:
     folder = tmp_path_factory.mktemp("tls")
     yield [make_certificate(folder, name) for name in ("one", "two")]
-
-
-def context(tls: Tls) -> ssl.SSLContext:
-    made = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    made.load_cert_chain(tls.certificate, tls.key)
-    return made
 
 
 def configuration(tls: Tls | None = None, **modes: str) -> Config:
@@ -45,7 +40,7 @@ def configuration(tls: Tls | None = None, **modes: str) -> Config:
 
 @asynccontextmanager
 async def serving(config: Config) -> AsyncIterator[SmtpService]:
-    service = SmtpService(config, Memory(), config.tls and context(config.tls))
+    service = SmtpService(config, Memory(), config.tls and ServerTls(config.tls))
     for listener in config.listener:
         await service.start(listener)
     try:
@@ -88,7 +83,7 @@ def test_new_handshakes_get_the_new_certificate_and_no_session_is_dropped(
             await clients[1].writer.start_tls(trusting())
             waiting = await greeted(before)
             assert [shown(client) for client in clients] == [der(one)] * 2
-            assert await service.reload(structs.replace(before, tls=two), context(two)) == []
+            assert await service.reload(structs.replace(before, tls=two), ServerTls(two)) == []
             later = await connect(before, 1, ssl=trusting())
             assert await later.reply() == "220"
             assert await waiting.say("STARTTLS") == "220 2.0.0"

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
@@ -23,6 +23,7 @@ from fastmta.server.access import Access
 from fastmta.server.judges import Judges
 from fastmta.server.smtp import SmtpService
 from fastmta.server.smtp_session import SmtpSession
+from fastmta.server.tls import ServerTls
 from tests.support import run, until
 
 MESSAGE = b"Subject: a\r\n\r\nhello\r\n"
@@ -145,6 +146,7 @@ async def serving(
     tls: tuple[Path, Path] | None = None,
     bind: str = "127.0.0.1",
     mode: str = "",
+    proxy_networks: tuple[str, ...] = (),
     headers: Headers | None = None,
     judges: Judges | None = None,
     access: Access | None = None,
@@ -152,10 +154,6 @@ async def serving(
     submission: Submission | None = None,
     **settings: object,
 ) -> AsyncIterator[Server]:
-    context = None
-    if tls is not None:
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        context.load_cert_chain(*tls)
     config = Config(
         hostname="relay.example.test",
         data_dir=Path(),
@@ -166,9 +164,12 @@ async def serving(
         submission=submission or Submission(),
     )
     memory = Memory()
-    mail = SmtpService(config, memory, context, judges=judges, access=access)
-    options = {"tls": mode} if mode else {}
-    listener = Listener(service=service, bind=Endpoint(bind, 0), **options)  # type: ignore[arg-type]
+    mail = SmtpService(
+        config, memory, config.tls and ServerTls(config.tls), judges=judges, access=access
+    )
+    options: dict[str, Any] = {"tls": mode} if mode else {}
+    options["proxy_networks"] = tuple(map(ip_network, proxy_networks))
+    listener = Listener(service=service, bind=Endpoint(bind, 0), **options)
     server = Server(mail, memory, await mail.start(listener))
     try:
         yield server
