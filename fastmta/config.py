@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType, structs
 
+from fastmta.config_abuse import Limits
 from fastmta.config_auth import Auth, OAuth
 from fastmta.config_reader import (
     Address,
@@ -47,6 +48,7 @@ __all__ = [
     "Endpoint",
     "Headers",
     "HopProtocol",
+    "Limits",
     "Listener",
     "Log",
     "MailAddress",
@@ -235,6 +237,7 @@ class Config(Table, frozen=True, kw_only=True):
     auth: Auth = Auth()
     smtp: Smtp = Smtp()
     submission: Submission = Submission()
+    limits: Limits = Limits()
     headers: Headers = Headers()
     spool: Spool = Spool()
     dns: Dns = Dns()
