@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType, structs
 
-from fastmta.config_abuse import Limits
+from fastmta.config_abuse import Checks, Limits
 from fastmta.config_auth import Auth, OAuth
 from fastmta.config_reader import (
     Address,
@@ -38,6 +38,7 @@ __all__ = [
     "Address",
     "Auth",
     "Bounces",
+    "Checks",
     "Config",
     "ConfigError",
     "Delivery",
@@ -238,6 +239,7 @@ class Config(Table, frozen=True, kw_only=True):
     smtp: Smtp = Smtp()
     submission: Submission = Submission()
     limits: Limits = Limits()
+    checks: Checks = Checks()
     headers: Headers = Headers()
     spool: Spool = Spool()
     dns: Dns = Dns()

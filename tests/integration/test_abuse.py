@@ -4,14 +4,16 @@ import json
 import os
 import re
 import signal
+import smtplib
 import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.dns_server import DnsServer, Fault, Zone
 from tests.integration.servers import LIMIT, PROGRAM, Relay, relay, route, wait_until
 
 STRANGER, OTHER = "127.0.0.9", "127.0.1.10"
@@ -177,3 +179,65 @@ def test_threat_10_who_guesses_addresses_is_soon_shut_out(tmp_path: Path) -> Non
         assert greeting(running).startswith("421 4.7.0 Too many errors from your address; come ")
         assert greeting(running, OTHER)[:3] == "220"
         assert counted(running, 'fastmta_limits_refused_total{limit="client.errors"}') >= SESSIONS
+
+
+def test_block_lists_and_names(tmp_path: Path) -> None:
+    zone: Zone = {
+        "9.0.0.127.bl.test": {"A": ["127.0.0.2"], "TXT": ['"you send spam"']},
+        "9.0.0.127.in-addr.arpa": {"PTR": ["mx.stranger.test."]},
+        "10.1.0.127.in-addr.arpa": {"PTR": ["mx.other.test."]},
+        "mx.other.test": {"A": [OTHER]},
+        "11.0.0.127.in-addr.arpa": {"PTR": ["mx.other.test."]},
+    }
+    with DnsServer(zone) as server, ExitStack() as stack:
+        checks = (
+            f'[dns]\nnameservers = ["{server.endpoint}"]\n[checks]\nreverse_name = "confirmed"\n'
+            'without_reverse_name = "defer"\n[[checks.block_list]]\nzone = "bl.test"\n'
+        )
+        running = stack.enter_context(serving(tmp_path, checks))
+
+        def mail(address: str) -> str:
+            client = Client(running, address)
+            assert client.reply()[:3] == "220"
+            return client.say("EHLO client.test", "MAIL FROM:<a@stranger.test>")
+
+        text = "554 5.7.1 127.0.0.9 is listed by bl.test: you send spam"
+        assert mail(STRANGER) == text
+        assert mail(OTHER)[:3] == "250"
+        assert mail("127.0.0.11") == "450 4.7.25 127.0.0.11 has no name that leads back to it"
+        assert mail("127.0.0.1")[:3] == "250"
+        for _ in range(SESSIONS):
+            assert mail(STRANGER) == text
+        assert server.queries["9.0.0.127.bl.test", "A"] <= 2  # once in each worker
+        assert not [name for name, _ in server.queries if name.startswith("1.0.0.127.in-addr")]
+        running.reload('reverse_name = "confirmed"\nwithout_reverse_name = "defer"\n', "")
+        assert mail("127.0.0.11")[:3] == "250"
+
+
+def test_a_list_that_does_not_answer_lets_mail_in(tmp_path: Path) -> None:
+    with DnsServer({"9.0.0.127.dead.test": Fault.DROP}) as server, ExitStack() as stack:
+        checks = (
+            f'[dns]\nnameservers = ["{server.endpoint}"]\n[checks]\ntimeout = "200ms"\n'
+            '[[checks.block_list]]\nzone = "dead.test"\n'
+        )
+        running = stack.enter_context(serving(tmp_path, checks))
+        assert Client(running).begin().recipient()[:3] == "250"
+        assert counted(running, 'fastmta_checks_total{result="failed"}') == 1
+
+
+def test_threat_06_who_talks_before_the_greeting(tmp_path: Path) -> None:
+    delay = '[checks]\ngreeting_delay = "50s"\n'
+    with serving(tmp_path, delay) as running:
+        early = Client(running)
+        assert early.say("EHLO client.test")[:9] == "554 5.5.0"
+        assert early.reply() == ""
+        for _ in range(3):
+            Client(running).close()  # who goes away meanwhile is no trouble
+        running.reload("50s", "500ms")
+        began = time.monotonic()
+        assert Client(running).begin().recipient()[:3] == "250"
+        assert time.monotonic() - began >= 0.5
+        with smtplib.SMTP("127.0.0.1", running.smtp, timeout=LIMIT) as client:
+            assert client.noop()[0] == 250
+        running.reload("500ms", "0s")
+        assert greeting(running)[:3] == "220"

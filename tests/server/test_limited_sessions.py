@@ -1,4 +1,4 @@
-"""Rate limits over real sockets, with logins."""
+"""Rate limits and checks over real sockets, with logins."""
 
 from base64 import b64encode
 from pathlib import Path
