@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType, structs
 
+from fastmta.config_abuse import Checks, Limits
 from fastmta.config_auth import Auth, OAuth
 from fastmta.config_reader import (
     Address,
@@ -38,6 +39,7 @@ __all__ = [
     "Address",
     "Auth",
     "Bounces",
+    "Checks",
     "Config",
     "ConfigError",
     "Delivery",
@@ -48,6 +50,7 @@ __all__ = [
     "Endpoint",
     "Headers",
     "HopProtocol",
+    "Limits",
     "Listener",
     "Log",
     "MailAddress",
@@ -233,6 +236,8 @@ class Config(Table, frozen=True, kw_only=True):
     auth: Auth = Auth()
     smtp: Smtp = Smtp()
     submission: Submission = Submission()
+    limits: Limits = Limits()
+    checks: Checks = Checks()
     headers: Headers = Headers()
     spool: Spool = Spool()
     dns: Dns = Dns()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import UNSET, structs
 
+from fastmta.config_abuse import check_abuse
 from fastmta.config_auth import check_auth
 from fastmta.config_reader import DomainPattern, Endpoint, Problem, covers
 from fastmta.config_shaping import check_shaping, uses_verified
@@ -377,6 +378,7 @@ def _check_folder(key: str, path: Path) -> Iterator[Problem]:
 RULES = (
     _check_listeners,
     check_submission,
+    check_abuse,
     _check_tls,
     _check_auth,
     _check_nameservers,

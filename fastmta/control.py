@@ -23,6 +23,7 @@ from msgspec import Raw, Struct, msgpack
 from fastmta.config import Source
 from fastmta.metrics import Sample
 from fastmta.queue.orders import Order
+from fastmta.server.counts import Row
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +79,12 @@ class Cancel(Message, frozen=True):
     number: int
 
 
+class Lifted(Message, frozen=True):
+    """Nothing counts against these any longer."""
+
+    subjects: list[str]
+
+
 # Both ways.
 
 
@@ -85,6 +92,12 @@ class Permit(Message, frozen=True):
     """A request for shared limits, or what became of one (queue.arbiter)."""
 
     payload: Raw
+
+
+class Counted(Message, frozen=True):
+    """What clients did, as far as a limit counts it: to the supervisor, and on to the others."""
+
+    rows: list[Row]
 
 
 # From a worker to the supervisor.
@@ -170,9 +183,9 @@ class WorkerStatus(Struct, frozen=True):
     config: str  # the same for workers whose configurations are the same
 
 
-ToWorker = Start | Ask | Reload | Command | More | Cancel | Permit
+ToWorker = Start | Ask | Reload | Command | More | Cancel | Permit | Counted | Lifted
 ToOperator = Relayed | Done
-ToSupervisor = Ready | Snapshot | Reloaded | Progress | Answer | Ended | Permit
+ToSupervisor = Ready | Snapshot | Reloaded | Progress | Answer | Ended | Permit | Counted
 
 SOCKET: Final = "control"  # its name in the data directory
 _LONGEST_PATH = 107  # octets; unix(7)

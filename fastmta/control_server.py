@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Raw
 
 from fastmta import control
+from fastmta.limits_desk import Freed, Lift, Overs, WhoIsOver
 from fastmta.order_desk import Case, OrderDesk, Refused
 from fastmta.queue.requests import Allowance, Allowances
 from fastmta.worker_process import CommandMessage, WorkerProcess
@@ -23,18 +24,19 @@ SUPERVISOR = -1  # instead of a worker's index, where the supervisor itself answ
 IDLE_SECONDS = 60.0  # without a request
 
 _decoder = msgspec.msgpack.Decoder(control.Request)
-_allowance = msgspec.msgpack.Decoder(Allowance)
-Allow = Callable[[Allowance], Allowances]
+ForSupervisor = Allowance | WhoIsOver | Lift
+Reply = Callable[[ForSupervisor], Allowances | Overs | Freed]
+_for_supervisor: msgspec.msgpack.Decoder[ForSupervisor] = msgspec.msgpack.Decoder(ForSupervisor)
 
 
 class ControlServer:
     """Listens in the data directory, for whoever may write there: its owner."""
 
     def __init__(
-        self, data_dir: Path, workers: list[WorkerProcess], desk: OrderDesk, allow: Allow
+        self, data_dir: Path, workers: list[WorkerProcess], desk: OrderDesk, reply: Reply
     ) -> None:
-        """`allow` knows what paths may do now."""
-        self.workers, self.desk, self.allow = workers, desk, allow
+        """`reply` answers what workers are not asked: what they share, the supervisor knows."""
+        self.workers, self.desk, self.reply = workers, desk, reply
         self._data_dir = data_dir
         self._server: asyncio.AbstractServer | None = None
         self._clients: set[Client] = set()
@@ -106,8 +108,8 @@ class Client(control.Channel[control.Request]):
             return self.end("a request is under way")
         if self._timer is not None:
             self._timer.cancel()
-        if (allowance := _about_paths(request.payload)) is not None:
-            self._answer(control.pack(self._server.allow(allowance)))
+        if (asked := _about_what_is_shared(request.payload)) is not None:
+            self._answer(control.pack(self._server.reply(asked)))
             return self._done()
         workers = self._server.workers
         if request.worker is not None:
@@ -175,9 +177,9 @@ class Client(control.Channel[control.Request]):
         self._server.remove(self)
 
 
-def _about_paths(payload: Raw) -> Allowance | None:
+def _about_what_is_shared(payload: Raw) -> ForSupervisor | None:
     """What the supervisor answers by itself; None for any other request."""
     try:
-        return _allowance.decode(payload)
+        return _for_supervisor.decode(payload)
     except msgspec.ValidationError:
         return None

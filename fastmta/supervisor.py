@@ -14,13 +14,16 @@ from msgspec import Raw, msgpack, structs
 from fastmta import control, metrics
 from fastmta.config import Config, ConfigError, Endpoint, Source, Tls, changes, read
 from fastmta.config_tls import check_times
-from fastmta.control_server import ControlServer
+from fastmta.control_server import ControlServer, ForSupervisor
+from fastmta.limits_desk import Freed, LimitsDesk, Overs
 from fastmta.metrics import Sample
 from fastmta.order_desk import OrderDesk
 from fastmta.queue.arbiter import Arbiter
 from fastmta.queue.limits import Answer, Request
 from fastmta.queue.permits import ArbiterLoop
+from fastmta.queue.requests import Allowance, Allowances
 from fastmta.queue.standing import CannotStand
+from fastmta.server.counts import Row
 from fastmta.server.http import HttpServer
 from fastmta.server.tls import show_expiry
 from fastmta.store.env import OWNER_LOCK, Locked, own
@@ -47,6 +50,7 @@ class Supervisor:
         self._source = structs.replace(source, **self._staying())
         self._workers = [WorkerProcess(index, self) for index in range(config.workers)]
         self._limits = ArbiterLoop(Arbiter(time.monotonic), self._tell, asyncio.get_running_loop())
+        self._clients = LimitsDesk(config, self._workers)
         self._ending = asyncio.Event()
         self._hang_up = asyncio.Event()  # SIGHUP came
         self._http = HttpServer(admin_app(self._samples, self._health))
@@ -59,9 +63,7 @@ class Supervisor:
         lock = _take(self._config.data_dir)
         _look_at_certificates(self._config.tls)
         self._desk = _open_desk(self._config.data_dir, self._workers)
-        self._control = ControlServer(
-            self._config.data_dir, self._workers, self._desk, self._limits.allow
-        )
+        self._control = ControlServer(self._config.data_dir, self._workers, self._desk, self._reply)
         await _await_orphans(shard_folders(self._config.data_dir))
         for listener in self._config.listener:
             _check_free(listener.bind)
@@ -100,6 +102,7 @@ class Supervisor:
     async def _start_one(self, worker: WorkerProcess) -> None:
         source, holds = self._source, self._desk.holds
         await worker.start(source, holds)
+        self._clients.welcome(worker)
         self._desk.tell(worker, holds)  # what has changed meanwhile, as below
         if source is not self._source:  # there was a reload that it could not hear
             await worker.reload(self._source)
@@ -200,6 +203,7 @@ class Supervisor:
 
     async def _go_on_with(self, before: Config, config: Config) -> None:
         logging.getLogger().setLevel(config.log.level.upper())
+        self._clients.configure(config)
         old, new = self._http.endpoints, _admin(config)
         for endpoint in old - new:
             await self._http.unlisten(endpoint)
@@ -221,6 +225,14 @@ class Supervisor:
 
     def permit(self, worker: WorkerProcess, payload: Raw) -> None:
         self._limits.handle(worker.index, _decode_request(payload))
+
+    def counted(self, worker: WorkerProcess, rows: list[Row]) -> None:
+        self._clients.counted(worker, rows)
+
+    def _reply(self, asked: ForSupervisor) -> Allowances | Overs | Freed:
+        if isinstance(asked, Allowance):
+            return self._limits.allow(asked)
+        return self._clients.answer(asked)
 
     def gone(self, worker: WorkerProcess) -> None:
         self._limits.gone(worker.index)

@@ -42,6 +42,8 @@ from fastmta.queue.settlement import Settlement
 from fastmta.queue.shaping import Shaper
 from fastmta.queue.suppressor import FeedingLog, Suppressor
 from fastmta.server.access import Access
+from fastmta.server.counts import Row
+from fastmta.server.judges import Judges
 from fastmta.server.reception import Reception
 from fastmta.server.smtp import SmtpService
 from fastmta.server.tls import ServerTls
@@ -49,6 +51,7 @@ from fastmta.store.accounts import Accounts
 from fastmta.store.spool import Spool
 from fastmta.store.suppression import SuppressionList
 from fastmta.worker_desk import Rules, WorkerDesk
+from fastmta.worker_door import Door
 
 CLEAN_INTERVAL = 10.0  # seconds between two looks at some rows of the suppression list
 JOURNAL_INTERVAL = 0.1  # seconds between writes of the disposition log
@@ -139,11 +142,21 @@ _decode_answer = msgpack.Decoder(Answer).decode
 class Worker:
     """Wires the parts together, and takes them apart in the order that loses nothing."""
 
-    def __init__(self, config: Config, index: int, ask: Callable[[Raw], None] | None = None):
-        """`ask` says something to the arbiter of shared limits; None: there are no others."""
+    def __init__(
+        self,
+        config: Config,
+        index: int,
+        ask: Callable[[Raw], None] | None = None,
+        share: Callable[[list[Row]], None] = lambda rows: None,
+    ):
+        """`ask` says something to the arbiter of shared limits; None: there are no others.
+
+        `share` tells the other workers what clients did here, as far as limits count it.
+        """
         self._config, self._index = config, index
         self._began = time.monotonic()
         self._permits = _permits(ask, SlowDownRules(config.shaping.slow_down_rules))
+        self._door = Door(config, share)
         self._policies = policies(config.retry)
         self._list: SuppressionList | None = None
         self._suppressor: Suppressor | None = None
@@ -186,6 +199,7 @@ class Worker:
         intake = Intake(self._shards[self._index].spool, self.journal)
         self._open_accounts()
         self._smtp = self._open_smtp(intake)
+        self._smtp.judges = Judges(self._door.judges, self._door.note)
         for shard in self._shards.values():
             await shard.start()
         for listener in self._config.listener:
@@ -288,6 +302,7 @@ class Worker:
 
     def _write_journal(self) -> None:
         self.journal.flush()
+        self._door.look()
         self._clean_suppression()
         loop = asyncio.get_running_loop()
         self._journal_timer = loop.call_later(JOURNAL_INTERVAL, self._write_journal)
@@ -324,12 +339,22 @@ class Worker:
         self._smtp.access = self._access
         if self._access is not None:
             await self._access.reload(config.auth)
+        self._door.reload(config)
+        self._smtp.judges = Judges(self._door.judges, self._door.note)
         problems = await self._smtp.reload(config, tls)
         return [*fixed, *([problem] if problem else []), *problems]
 
     def permit(self, payload: Raw) -> None:
         """Take what the arbiter of shared limits says."""
         self._permits.receive(_decode_answer(payload))
+
+    def counted(self, rows: list[Row]) -> None:
+        """Take what other workers count of clients."""
+        self._door.limits.counts.add(rows)
+
+    def lift(self, subjects: set[str]) -> None:
+        """Forget what was counted against these."""
+        self._door.limits.clear(subjects)
 
     async def command(self, request: Raw) -> AsyncIterator[Any]:
         """Do what an operator asks for: see worker_main.Worker."""
@@ -358,6 +383,7 @@ class Worker:
         What comes in has so many seconds, then what goes out has as many.
         """
         await self._smtp.drain(seconds)
+        self._door.close()
         for shard in self._shards.values():
             await shard.stop_scheduling()
         await self._dispatcher.drain(seconds)

@@ -21,6 +21,7 @@ from msgspec import Raw, structs
 from fastmta import control, log, metrics
 from fastmta.config import Config, ConfigError
 from fastmta.queue.orders import Order
+from fastmta.server.counts import Row
 from fastmta.store.env import Locked
 
 logger = logging.getLogger(__name__)
@@ -50,11 +51,18 @@ class Worker(Protocol):
     def permit(self, payload: Raw) -> None:
         """Take what the arbiter of shared limits says."""
 
+    def counted(self, rows: list[Row]) -> None:
+        """Take what other workers count of clients."""
+
+    def lift(self, subjects: set[str]) -> None:
+        """Forget what was counted against these."""
+
     async def drain(self, seconds: float) -> None: ...
 
 
-# Of a configuration, the worker's index, and how to say something to the arbiter.
-Make = Callable[[Config, int, Callable[[Raw], None]], Worker]
+# Of a configuration, the worker's index, how to say something to the arbiter, and how to tell the
+# other workers what was counted.
+Make = Callable[[Config, int, Callable[[Raw], None], Callable[[list[Row]], None]], Worker]
 
 
 class WorkerMain:
@@ -81,7 +89,9 @@ class WorkerMain:
         start = await self._start
         config = start.source.parse()
         log.set_up(config.log.level, f"worker-{start.index}")
-        self._worker = worker = self._make(config, start.index, self._tell_arbiter)
+        self._worker = worker = self._make(
+            config, start.index, self._tell_arbiter, self._tell_counts
+        )
         worker.stand(start.holds)
         await worker.start()
         self._is_ready = True
@@ -112,11 +122,20 @@ class WorkerMain:
     def _tell_arbiter(self, payload: Raw) -> None:
         self._channel.send(control.Permit(payload))
 
+    def _tell_counts(self, rows: list[Row]) -> None:
+        self._channel.send(control.Counted(rows))
+
     def _received(self, message: control.ToWorker) -> None:
         match message:
             case control.Permit(payload):
                 if self._worker is not None:
                     self._worker.permit(payload)
+            case control.Counted(rows):
+                if self._worker is not None:
+                    self._worker.counted(rows)
+            case control.Lifted(subjects):
+                if self._worker is not None:
+                    self._worker.lift(set(subjects))
             case control.Ask():
                 self._channel.send(control.Snapshot(metrics.snapshot()))
             case control.Start():

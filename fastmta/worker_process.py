@@ -14,6 +14,7 @@ from fastmta import control
 from fastmta.config import Source
 from fastmta.metrics import Sample
 from fastmta.queue.orders import Order
+from fastmta.server.counts import Row
 
 ANSWER_SECONDS = 2.0  # for a snapshot; a worker that is slower counts as not well
 RELOAD_SECONDS = 30.0
@@ -31,6 +32,9 @@ class Arbiter(Protocol):
 
     def permit(self, worker: "WorkerProcess", payload: Raw) -> None:
         """A worker asks for something of it."""
+
+    def counted(self, worker: "WorkerProcess", rows: list[Row]) -> None:
+        """A worker has counted what its clients did."""
 
     def gone(self, worker: "WorkerProcess") -> None:
         """A worker has ended, and with it all that it held."""
@@ -117,6 +121,10 @@ class WorkerProcess:
     def permit(self, payload: Raw) -> None:
         self._send(control.Permit(payload))
 
+    def tell(self, message: control.Counted | control.Lifted) -> None:
+        """About limits for clients."""
+        self._send(message)
+
     # Commands.
 
     def command(self, request: Raw, receive: "Receive") -> int:
@@ -149,6 +157,8 @@ class WorkerProcess:
         match message:
             case control.Permit(payload):
                 self._arbiter.permit(self, payload)
+            case control.Counted(rows):
+                self._arbiter.counted(self, rows)
             case control.Snapshot(samples):
                 _answer(self._snapshot, samples)
             case control.Ready():

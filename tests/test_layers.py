@@ -22,9 +22,11 @@ LAYERS = [
     {"control"},
     {"worker_main"},
     {"worker_desk"},
+    {"worker_door"},
     {"worker"},
     {"worker_process"},
     {"order_desk"},
+    {"limits_desk"},
     {"control_server"},
     {"supervisor"},
     {"sink"},
@@ -33,8 +35,8 @@ LAYERS = [
 ]
 # They stand beside the layers, for everything above protocol.
 BESIDE = {
-    *("config", "config_auth", "config_reader", "config_rules", "config_shaping"),
-    *("config_submission", "config_tls", "log", "metrics"),
+    *("config", "config_abuse", "config_auth", "config_reader", "config_rules"),
+    *("config_shaping", "config_submission", "config_tls", "log", "metrics"),
 }
 PURE = {"_core", "mail", "protocol"}
 APART = {("server", "delivery"), ("delivery", "server")}

@@ -15,6 +15,7 @@ from fastmta import control
 from fastmta.config import Config, Source
 from fastmta.control import Answer, Command, Ended, More, Permit, Progress, pack
 from fastmta.queue.orders import Order
+from fastmta.server.counts import Row
 from fastmta.worker_main import WorkerMain
 from tests.support import run, until
 from tests.test_control import End, listening
@@ -39,8 +40,16 @@ class Fail(Struct, tag="fail"):
 class Player:
     """Does nothing, and writes down what is asked of it."""
 
-    def __init__(self, config: Config, index: int, ask: Callable[[Raw], None]) -> None:
-        self.configs, self.index, self.ask = [config], index, ask
+    def __init__(
+        self,
+        config: Config,
+        index: int,
+        ask: Callable[[Raw], None],
+        share: Callable[[list[Row]], None],
+    ) -> None:
+        self.configs, self.index, self.ask, self.share = [config], index, ask, share
+        self.rows: list[Row] = []
+        self.lifted: set[str] = set()
         self.given = 0
         self.was_closed = False
         self.permits: list[Any] = []
@@ -63,6 +72,12 @@ class Player:
 
     def permit(self, payload: Raw) -> None:
         self.permits.append(msgpack.decode(payload))
+
+    def counted(self, rows: list[Row]) -> None:
+        self.rows += rows
+
+    def lift(self, subjects: set[str]) -> None:
+        self.lifted |= subjects
 
     async def command(self, request: Raw) -> AsyncIterator[Any]:
         match msgpack.decode(request, type=Count | Fail):
@@ -164,6 +179,21 @@ def test_permits_go_both_ways(tmp_path: Path) -> None:
             assert end.received == [Permit(pack(["may I"]))]
             end.channel.send(Permit(pack("yes")))
             await until(lambda: player.permits == ["yes"])
+
+    run(scenario())
+
+
+def test_what_clients_did_goes_both_ways(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with worker(tmp_path) as (player, end):
+            rows = [Row("client.messages", "192.0.2.1", 7, 3)]
+            player.share(rows)
+            await until(lambda: end.received)
+            assert end.received == [control.Counted(rows)]
+            end.channel.send(control.Counted(rows * 2))
+            end.channel.send(control.Lifted(["192.0.2.1"]))
+            await until(lambda: player.lifted)
+            assert (player.rows, player.lifted) == (rows * 2, {"192.0.2.1"})
 
     run(scenario())
 

@@ -15,6 +15,7 @@ COMMANDS = {
     "check": "Say whether a configuration can be used.",
     "demo": "Try fastmta here: a relay and a sink on high ports.",
     "dns": "Show where mail for a domain goes.",
+    "limits": "Show who is at a rate limit now, and lift it.",
     "queue": "Look into the queue: top, why, list; change it: hold, bounce, reroute.",
     "serve": "Run the server.",
     "suppression": "Show and change the addresses that get no mail.",

@@ -1,4 +1,4 @@
-"""MX and address look-ups: asynchronous, coalesced and cached, negative answers included.
+"""Look-ups in the DNS: asynchronous, coalesced and cached, negative answers included.
 
 A look-up never raises: what came of it is the `status` of its Answer.
 """
@@ -20,6 +20,8 @@ from dns.name import Name
 from dns.rdata import Rdata
 from dns.rdatatype import RdataType
 from dns.rdtypes.ANY.MX import MX
+from dns.rdtypes.ANY.PTR import PTR
+from dns.rdtypes.ANY.TXT import TXT
 from dns.rdtypes.IN.A import A
 from dns.rdtypes.IN.AAAA import AAAA
 from msgspec import Struct, structs
@@ -109,6 +111,11 @@ class Resolver:
             self._look_up(host, RdataType.A), self._look_up(host, RdataType.AAAA)
         )
         return _joined(four, six)
+
+    async def records(self, name: str, kind: str) -> tuple[str, ...] | None:
+        """Of type A, AAAA, PTR or TXT, as text; None where nobody says what they are now."""
+        answer = await self._look_up(name, RdataType[kind])
+        return None if answer.status is Status.FAILURE or answer.expired else answer.records
 
     def close(self) -> None:
         for task in list(self._pending.values()):
@@ -235,7 +242,7 @@ def _chain(message: QueryMessage) -> dns.message.ChainingResult:
 
 
 def _records(rdatas: Iterable[Rdata]) -> tuple[Any, ...]:
-    """Exchanges or addresses, the most preferred `MAX_RECORDS`.
+    """Exchanges, or what the others say, the most preferred `MAX_RECORDS`.
 
     What is equally preferred comes in an order that differs between processes, which spreads
     the load, but not between look-ups, so that the same records are the same site again.
@@ -243,8 +250,16 @@ def _records(rdatas: Iterable[Rdata]) -> tuple[Any, ...]:
     if exchanges := [_exchange(each) for each in rdatas if isinstance(each, MX)]:
         exchanges.sort(key=lambda each: (each.preference, hash(each.host)))
         return tuple(exchanges[:MAX_RECORDS])
-    addresses = {each.address for each in rdatas if isinstance(each, A | AAAA)}
-    return tuple(sorted(addresses, key=hash)[:MAX_RECORDS])
+    found = {_text(each) for each in rdatas if isinstance(each, A | AAAA | PTR | TXT)}
+    return tuple(sorted(found, key=hash)[:MAX_RECORDS])
+
+
+def _text(record: A | AAAA | PTR | TXT) -> str:
+    if isinstance(record, PTR):
+        return record.target.to_text(omit_final_dot=True).lower()
+    if isinstance(record, TXT):
+        return b"".join(record.strings).decode("ascii", "replace")
+    return str(record.address)
 
 
 def _exchange(record: MX) -> Exchange:

@@ -3,6 +3,7 @@
 `smtp_server` is the machine, and says what is always true; `smtp_content` reads messages.
 """
 
+from collections.abc import Callable
 from enum import Enum
 
 from fastmta._core.data import NO_ROOM, DataScanner
@@ -56,6 +57,7 @@ class SmtpMachine:
         "extended",
         "helo",
         "may_relay",
+        "on_error",
         "state",
         "tls",
     )
@@ -71,6 +73,7 @@ class SmtpMachine:
         self.helo = ""
         self.extended = False  # EHLO, not HELO
         self.may_relay = False
+        self.on_error: Callable[[], None] | None = None  # called for each error
         self.state = START
         self.arrival: Arrival | None = None
         # A response may come on the line of AUTH, however long it is.
@@ -213,6 +216,8 @@ class SmtpMachine:
             limit = min(limit, 2)
         self._load.rejected.value += 1
         self._errors += 1
+        if self.on_error is not None:
+            self.on_error()
         if self._errors >= limit:
             return answer + self._close(reply.TOO_MANY_ERRORS)
         if self._errors > limit // 2:

@@ -4,7 +4,7 @@ Where nobody wants to be asked, nothing of this is ever called.
 """
 
 import logging
-from collections.abc import Awaitable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from inspect import isawaitable
 from typing import Protocol
 
@@ -64,12 +64,17 @@ class Judge(Protocol):
         """
 
 
+# Hears of "errors" and "auth_failures" of clients, one by one.
+Note = Callable[[str, Facts], None]
+
+
 class Judges:
     """Several, asked one after the other; the first refusal counts."""
 
-    def __init__(self, judges: Iterable[Judge] = ()) -> None:
+    def __init__(self, judges: Iterable[Judge] = (), note: Note | None = None) -> None:
         judges = tuple(judges)
         self._by_step = {step: [one for one in judges if step in one.steps] for step in Step}
+        self.note = note
         self.asks = frozenset(step for step, asked in self._by_step.items() if asked)
 
     def ask(self, question: Question, facts: Facts) -> Verdict | Coroutine[None, None, Verdict]:

@@ -65,6 +65,8 @@ class Login:
         found = await self._access.verify(question.attempt, facts.client)
         if isinstance(found, Refusal):
             log.info("no login for %s: %s", facts.client, found.kind.value)
+            if found.kind is Kind.CREDENTIALS and judges.note is not None:
+                judges.note("auth_failures", facts)
             self.last = found.last
             return REFUSALS[found.kind]
         self.account, self.last = found, b""

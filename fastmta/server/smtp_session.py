@@ -130,6 +130,8 @@ class SmtpSession(Session):
         )
         machine.asks = service.judges.asks
         machine.trusts_xclient = service.trusts_xclient(self._peer)
+        note = service.judges.note
+        machine.on_error = partial(note, "errors", self) if note else None
 
     # What judges learn.
 

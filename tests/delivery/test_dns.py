@@ -96,6 +96,25 @@ def test_exchanges_come_by_preference_and_addresses_by_family(server: DnsServer)
     run(scenario())
 
 
+def test_records_of_other_types_are_text(server: DnsServer) -> None:
+    async def scenario() -> None:
+        server.zone["1.2.0.192.in-addr.arpa"] = {"PTR": ["MX1.Example.Test."]}
+        server.zone["2.0.0.127.bl.test"] = {"A": ["127.0.0.2"], "TXT": ['"for " "spam \\228"']}
+        server.zone["dead.test"] = Fault.SERVFAIL
+        clock = Clock()
+        async with resolving(server, clock=clock) as resolver:
+            assert await resolver.records("1.2.0.192.in-addr.arpa", "PTR") == ("mx1.example.test",)
+            assert await resolver.records("2.0.0.127.bl.test", "A") == ("127.0.0.2",)
+            assert await resolver.records("2.0.0.127.bl.test", "TXT") == ("for spam \ufffd",)
+            assert await resolver.records("3.0.0.127.bl.test", "A") == ()
+            assert await resolver.records("dead.test", "A") is None
+            server.zone["2.0.0.127.bl.test"] = Fault.SERVFAIL
+            clock.now += 1000  # what has expired says nothing of now
+            assert await resolver.records("2.0.0.127.bl.test", "A") is None
+
+    run(scenario())
+
+
 def test_no_name_and_no_data_differ(server: DnsServer) -> None:
     async def scenario() -> None:
         async with resolving(server) as resolver:
