@@ -177,7 +177,8 @@ class Worker:
         """These holds stand, before anything leaves."""
         self._desk.stand(holds)
 
-    async def start(self) -> None:
+    async def start(self, sockets: dict[str, int] | None = None) -> None:
+        """`sockets`: see control.Start."""
         folder = self._config.data_dir / "spool"
         for number in shards_of(folder, self._index, self._config.workers):
             self._shards[number] = self._open(folder / str(number), number)
@@ -185,6 +186,7 @@ class Worker:
         intake = Intake(self._shards[self._index].spool, self.journal)
         self._open_accounts()
         self._smtp = self._open_smtp(intake)
+        self._smtp.held = sockets or {}
         for shard in self._shards.values():
             await shard.start()
         for listener in self._config.listener:

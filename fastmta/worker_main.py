@@ -18,7 +18,7 @@ import msgspec
 import uvloop
 from msgspec import Raw, structs
 
-from fastmta import control, log, metrics
+from fastmta import control, log, metrics, privileges
 from fastmta.config import Config, ConfigError
 from fastmta.queue.orders import Order
 from fastmta.store.env import Locked
@@ -35,7 +35,8 @@ class Worker(Protocol):
     def stand(self, holds: list[Order]) -> None:
         """These are the holds that stand; before the start."""
 
-    async def start(self) -> None: ...
+    async def start(self, sockets: dict[str, int]) -> None:
+        """`sockets`: see control.Start."""
 
     async def reload(self, config: Config) -> list[str]:
         """Go on with another configuration; gives what of it could not be taken on."""
@@ -81,9 +82,11 @@ class WorkerMain:
         start = await self._start
         config = start.source.parse()
         log.set_up(config.log.level, f"worker-{start.index}")
+        if config.user:
+            privileges.keep_memory_private()
         self._worker = worker = self._make(config, start.index, self._tell_arbiter)
         worker.stand(start.holds)
-        await worker.start()
+        await worker.start(start.sockets)
         self._is_ready = True
         self._channel.send(control.Ready())
         self._take_on()

@@ -20,6 +20,10 @@ LAYERS = [
     {"server"},
     {"web"},
     {"control"},
+    {"privileges"},
+    {"kept"},
+    {"held"},
+    {"notify"},
     {"worker_main"},
     {"worker_desk"},
     {"worker"},
@@ -34,7 +38,7 @@ LAYERS = [
 # They stand beside the layers, for everything above protocol.
 BESIDE = {
     *("config", "config_auth", "config_reader", "config_rules", "config_shaping"),
-    *("config_submission", "log", "metrics"),
+    *("config_process", "config_submission", "log", "metrics"),
 }
 PURE = {"_core", "mail", "protocol"}
 APART = {("server", "delivery"), ("delivery", "server")}

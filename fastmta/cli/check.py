@@ -1,12 +1,16 @@
 """fastmta check: read a configuration and say whether a server could start with it."""
 
+import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
+from msgspec import structs
 
-from fastmta.cli.common import config_option, json_option, load_or_refuse, print_json
-from fastmta.config import Config, ConfigError, load
+from fastmta.cli.common import config_option, json_option, print_json, refuse
+from fastmta.config import Config, ConfigError, Problem, read
+from fastmta.kept import keep, let_go_of_readable
+from fastmta.privileges import CannotBecome, become, to_become
 
 
 @click.command
@@ -15,23 +19,50 @@ from fastmta.config import Config, ConfigError, load
 def check(path: Path, as_json: bool) -> None:
     """Say whether a configuration can be used, and name every key that is wrong.
 
-    Nothing is started, created or changed.
+    Nothing is started, created or changed. Where root asks and the configuration names a user,
+    files are looked at as that user will see them.
     """
+    try:
+        facts = _facts(_load(path))
+    except ConfigError as error:
+        _refuse(path, error.problems, as_json)
     if as_json:
-        _check_json(path)
+        print_json({"file": str(path), "ok": True, **facts})
     else:
-        facts = _facts(load_or_refuse(path))
         click.echo(f"{path}: ok")
         _print_table(facts)
 
 
-def _check_json(path: Path) -> None:
+def _refuse(path: Path, problems: tuple[Problem, ...], as_json: bool) -> NoReturn:
+    if not as_json:
+        refuse(*(f"{path}: {problem}" for problem in problems))
+    print_json({"file": str(path), "ok": False, "problems": [one._asdict() for one in problems]})
+    raise SystemExit(1)
+
+
+def _load(path: Path) -> Config:
+    """The configuration; this process is the user of the configuration afterwards, if it can."""
+    source = read(path)
+    config = source.parse()
     try:
-        print_json({"file": str(path), "ok": True, **_facts(load(path))})
+        identity = to_become(config)
+        if identity is None:
+            return config
+        kept, has_data = keep(config), config.data_dir.exists()
+        become(identity)
+    except CannotBecome as error:
+        if os.geteuid() == 0:
+            raise ConfigError(Problem("user", str(error))) from None
+        return config  # an operator asks, who cannot know what the user may read
+    let_go_of_readable(kept)
+    try:
+        return structs.replace(source, kept=kept).parse()
     except ConfigError as error:
-        problems = [problem._asdict() for problem in error.problems]
-        print_json({"file": str(path), "ok": False, "problems": problems})
-        raise SystemExit(1) from None
+        # A data directory that is not there yet is made by root.
+        left = [one for one in error.problems if one.key != "data_dir" or has_data]
+        if left:
+            raise ConfigError(*left) from None
+    return config
 
 
 def _facts(config: Config) -> dict[str, Any]:
@@ -60,6 +91,7 @@ def _facts(config: Config) -> dict[str, Any]:
         "pools": pools,
         "data_dir": str(config.data_dir),
         "workers": config.workers,
+        "user": config.user,
     }
 
 
@@ -72,6 +104,7 @@ def _print_table(facts: dict[str, Any]) -> None:
     rows += [(f"mail for {one['domain']}", _hops(one)) for one in facts["routes"]]
     rows += [(f"pool {one['name']}", _shares(one["sources"])) for one in facts["pools"]]
     rows += [("data in", facts["data_dir"]), ("workers", facts["workers"])]
+    rows += [("runs as", facts["user"])] if facts["user"] else []
     for name, value in rows:
         click.echo(f"  {name:<16} {value}")
 

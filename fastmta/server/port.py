@@ -22,10 +22,12 @@ TAKE_SECONDS = 1.0  # that are waited for the last connections; their handshakes
 class Port:
     """Call `serve` to begin; again, when the context for implicit TLS is another."""
 
-    def __init__(self, bind: Endpoint, session: Callable[[], asyncio.Protocol]) -> None:
-        """OSError if the address cannot be had."""
+    def __init__(
+        self, bind: Endpoint, session: Callable[[], asyncio.Protocol], held: int | None = None
+    ) -> None:
+        """`held`: a descriptor that listens there already. OSError if the address cannot be had."""
         self._session = session
-        self._listening = listening_socket(bind)
+        self._listening = listening_socket(bind) if held is None else socket.socket(fileno=held)
         self._server: asyncio.Server | None = None
         self._tls: ssl.SSLContext | None = None
         self._tasks: set[asyncio.Task[None]] = set()
