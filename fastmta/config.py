@@ -232,6 +232,8 @@ class Config(Table, frozen=True, kw_only=True):
     workers: Annotated[int, Meta(ge=1, le=256)] = min(len(os.sched_getaffinity(0)), 256)
     user: str = ""  # as whom to run when root has bound the ports; "": as whoever started it
     group: str = ""  # "": that of the user
+    policy: Path | None = None  # a Python module with hooks
+    policy_timeout: Annotated[Duration, Meta(gt=0, le=HOUR)] = Duration(10)  # of one call
     listener: tuple[Listener, ...]
     tls: Tls | None = None
     auth: Auth = Auth()

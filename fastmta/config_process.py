@@ -1,9 +1,11 @@
-"""What is to be true of the settings that say as whom the server runs."""
+"""What is to be true of the settings that say as whom the server runs, and with what code."""
 
 import grp
 import pwd
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
+
+from msgspec import structs
 
 from fastmta.config_reader import Problem
 
@@ -21,6 +23,20 @@ def check_user(config: "Config") -> Iterator[Problem]:
             grp.getgrnam(config.group)
         except (KeyError, ValueError):
             yield Problem("group", f'there is no group "{config.group}" on this machine')
+
+
+def check_policy(config: "Config") -> Iterator[Problem]:
+    """It is not run here: `fastmta check` and the workers do, not as root."""
+    if config.policy is None:
+        fields = {field.name: field for field in structs.fields(config)}
+        if config.policy_timeout != fields["policy_timeout"].default:
+            yield Problem("policy_timeout", "is without effect; write policy too")
+        return
+    try:
+        with config.policy.open("rb"):
+            pass
+    except OSError as error:
+        yield Problem("policy", f"{config.policy} cannot be read: {error.strerror}")
 
 
 def _check_account(name: str) -> Iterator[Problem]:

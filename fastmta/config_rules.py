@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from msgspec import UNSET, structs
 
 from fastmta.config_auth import check_auth
-from fastmta.config_process import check_user
+from fastmta.config_process import check_policy, check_user
 from fastmta.config_reader import DomainPattern, Endpoint, Problem, covers
 from fastmta.config_shaping import check_shaping, uses_verified
 from fastmta.config_submission import check_submission
@@ -396,6 +396,7 @@ def _check_folder(key: str, path: Path) -> Iterator[Problem]:
 
 RULES = (
     check_user,
+    check_policy,
     _check_listeners,
     check_submission,
     _check_tls,

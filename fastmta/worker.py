@@ -30,6 +30,7 @@ from fastmta.mail.arrival import Arrival
 from fastmta.mail.disposition import Disposition
 from fastmta.mail.envelope import format_id
 from fastmta.mail.reply import Reply
+from fastmta.policy_desk import PolicyDesk
 from fastmta.queue.adapt import SlowDownRules
 from fastmta.queue.expiry import Expiry
 from fastmta.queue.limits import Answer
@@ -43,6 +44,7 @@ from fastmta.queue.settlement import Settlement
 from fastmta.queue.shaping import Shaper
 from fastmta.queue.suppressor import FeedingLog, Suppressor
 from fastmta.server.access import Access
+from fastmta.server.judges import Judges
 from fastmta.server.reception import Reception
 from fastmta.server.smtp import SmtpService
 from fastmta.store.accounts import Accounts
@@ -149,6 +151,7 @@ class Worker:
         if config.suppression:
             self._list = SuppressionList(config.data_dir / "suppression")
             self._suppressor = Suppressor(config.suppression, self._list)
+        self._policy = PolicyDesk(config)
         self.journal = self._open_journal()
         self._reception: Reception | None = None
         self._accounts: Accounts | None = None  # where a listener offers logins
@@ -187,6 +190,7 @@ class Worker:
         self._open_accounts()
         self._smtp = self._open_smtp(intake)
         self._smtp.held = sockets or {}
+        self._use_policy()
         for shard in self._shards.values():
             await shard.start()
         for listener in self._config.listener:
@@ -219,6 +223,14 @@ class Worker:
         if self._access is None and any(map(config.offers_login, config.listener)):
             self._accounts = Accounts(config.data_dir / "accounts")
             self._access = Access(config.auth, self._accounts)
+
+    def _use_policy(self) -> None:
+        """Ask the policy where it has a function, and nowhere else."""
+        policy = self._policy
+        self._smtp.judges = Judges(policy.judges())
+        self.journal.listener = policy.hear if policy.listens else None
+        for shard in self._shards.values():
+            shard.scheduler.choose = policy.choose if policy.chooses else None
 
     def _open(self, folder: Path, number: int) -> Shard:
         spool = Spool(folder, number, self._config.spool.min_free_space)
@@ -325,8 +337,10 @@ class Worker:
         self._smtp.access = self._access
         if self._access is not None:
             await self._access.reload(config.auth)
+        unloaded = await self._policy.reload(config)
+        self._use_policy()
         problems = await self._smtp.reload(config, tls)
-        return [*fixed, *([problem] if problem else []), *problems]
+        return [*unloaded, *fixed, *([problem] if problem else []), *problems]
 
     def permit(self, payload: Raw) -> None:
         """Take what the arbiter of shared limits says."""
@@ -373,6 +387,7 @@ class Worker:
             await self._list.close()
         if self._journal_timer is not None:
             self._journal_timer.cancel()
+        self._policy.close()
         self.journal.close()
 
 

@@ -20,6 +20,7 @@ from msgspec import Raw, structs
 
 from fastmta import control, log, metrics, privileges
 from fastmta.config import Config, ConfigError
+from fastmta.policy_file import PolicyError
 from fastmta.queue.orders import Order
 from fastmta.store.env import Locked
 
@@ -221,7 +222,7 @@ def main(make: Make) -> None:
     except ConfigError as error:
         logger.error("cannot start: %s", "; ".join(map(str, error.problems)))
         sys.exit(1)
-    except (OSError, Locked, lmdb.Error) as error:
+    except (OSError, Locked, PolicyError, lmdb.Error) as error:
         logger.error("cannot start: %s", error)
         sys.exit(1)
 

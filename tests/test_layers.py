@@ -24,6 +24,7 @@ LAYERS = [
     {"kept"},
     {"held"},
     {"notify"},
+    {"policy_desk"},
     {"worker_main"},
     {"worker_desk"},
     {"worker"},
@@ -39,6 +40,7 @@ LAYERS = [
 BESIDE = {
     *("config", "config_auth", "config_reader", "config_rules", "config_shaping"),
     *("config_process", "config_submission", "log", "metrics"),
+    *("policy", "policy_file", "policy_runner"),
 }
 PURE = {"_core", "mail", "protocol"}
 APART = {("server", "delivery"), ("delivery", "server")}

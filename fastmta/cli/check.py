@@ -10,6 +10,7 @@ from msgspec import structs
 from fastmta.cli.common import config_option, json_option, print_json, refuse
 from fastmta.config import Config, ConfigError, Problem, read
 from fastmta.kept import keep, let_go_of_readable
+from fastmta.policy_file import PolicyError, load
 from fastmta.privileges import CannotBecome, become, to_become
 
 
@@ -23,7 +24,8 @@ def check(path: Path, as_json: bool) -> None:
     files are looked at as that user will see them.
     """
     try:
-        facts = _facts(_load(path))
+        config = _load(path)
+        facts = {**_facts(config), "policy": _hooks(config)}
     except ConfigError as error:
         _refuse(path, error.problems, as_json)
     if as_json:
@@ -38,6 +40,17 @@ def _refuse(path: Path, problems: tuple[Problem, ...], as_json: bool) -> NoRetur
         refuse(*(f"{path}: {problem}" for problem in problems))
     print_json({"file": str(path), "ok": False, "problems": [one._asdict() for one in problems]})
     raise SystemExit(1)
+
+
+def _hooks(config: Config) -> list[str]:
+    """The hooks that the policy defines; it is loaded as the user."""
+    if config.policy is None:
+        return []
+    try:
+        return list(load(config.policy).hooks)
+    except PolicyError as error:
+        lines = str(error).splitlines()
+        raise ConfigError(*(Problem("policy", line) for line in lines)) from None
 
 
 def _load(path: Path) -> Config:
@@ -105,6 +118,7 @@ def _print_table(facts: dict[str, Any]) -> None:
     rows += [(f"pool {one['name']}", _shares(one["sources"])) for one in facts["pools"]]
     rows += [("data in", facts["data_dir"]), ("workers", facts["workers"])]
     rows += [("runs as", facts["user"])] if facts["user"] else []
+    rows += [("policy", ", ".join(facts["policy"]))] if facts["policy"] else []
     for name, value in rows:
         click.echo(f"  {name:<16} {value}")
 
