@@ -231,6 +231,10 @@ class Config(Table, frozen=True, kw_only=True):
     data_dir: Path
     # A shard's number is one octet of each message id.
     workers: Annotated[int, Meta(ge=1, le=256)] = min(len(os.sched_getaffinity(0)), 256)
+    user: str = ""  # as whom to run when root has bound the ports; "": as whoever started it
+    group: str = ""  # "": that of the user
+    policy: Path | None = None  # a Python module with hooks
+    policy_timeout: Annotated[Duration, Meta(gt=0, le=HOUR)] = Duration(10)  # of one call
     listener: tuple[Listener, ...]
     tls: Tls | None = None
     auth: Auth = Auth()
@@ -297,15 +301,25 @@ class Source(Struct, frozen=True):
 
     text: str
     folder: str  # from which its relative paths count
-    data_dir: str = ""  # with workers, once it runs: those cannot change until it ends
+    data_dir: str = ""  # with the next three, once it runs: those cannot change until it ends
     workers: int = 0
+    user: str = ""
+    group: str = ""
+    # Path -> descriptor of its content, from before root was given up.
+    kept: dict[str, int] = {}
 
     def parse(self) -> "Config":
         """ConfigError as for `parse`."""
-        config = parse(self.text, Path(self.folder))
+        config = parse(self.text, Path(self.folder), self.kept)
         if not self.workers:
             return config
-        return structs.replace(config, data_dir=Path(self.data_dir), workers=self.workers)
+        return structs.replace(
+            config,
+            data_dir=Path(self.data_dir),
+            workers=self.workers,
+            user=self.user,
+            group=self.group,
+        )
 
 
 def load(path: Path) -> Config:
@@ -327,9 +341,12 @@ def read(path: Path) -> Source:
         raise ConfigError(Problem("", f"is not UTF-8 at octet {error.start}")) from None
 
 
-def parse(text: str, folder: Path) -> Config:
-    """The configuration in `text`; ConfigError names every key that is wrong, and why."""
-    reader = Reader(Config, _LATER, folder)
+def parse(text: str, folder: Path, kept: dict[str, int] | None = None) -> Config:
+    """The configuration in `text`; ConfigError names every key that is wrong, and why.
+
+    `kept`: see Source.
+    """
+    reader = Reader(Config, _LATER, folder, kept)
     config = reader.table(Config, _toml(text))
     if config is None:
         raise ConfigError(*reader.problems)

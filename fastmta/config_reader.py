@@ -5,6 +5,7 @@ Knows types, not settings: what the tables are is in config.py.
 
 import difflib
 import json
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
@@ -266,10 +267,17 @@ _Home = tuple[str, list[str]]  # where a table is, and its keys
 class Reader:
     """Reads tables into structures of one root type; what is wrong is added to `problems`."""
 
-    def __init__(self, root: type[Table], later: dict[str, str], folder: Path) -> None:
+    def __init__(
+        self,
+        root: type[Table],
+        later: dict[str, str],
+        folder: Path,
+        kept: dict[str, int] | None = None,
+    ) -> None:
         self._root = root
         self._later = later  # key that a later release will know -> what it is
         self._folder = folder  # relative paths count from here
+        self._kept = kept or {}  # path -> descriptor of its content, where it cannot be read
         self.problems: list[Problem] = []
 
     def table(self, kind: type[_T], raw: object, path: str = "") -> _T | None:
@@ -339,10 +347,18 @@ class Reader:
             self._add(path, f"is {_kind_of(raw)}, but must be {_EXAMPLES[kind]}")
             return None
         try:
-            return reader(raw, self._folder) if reader else raw
+            value: Any = reader(raw, self._folder) if reader else raw
+            return self._readable(value) if kind is Path else value
         except ValueError as error:
             self._add(path, str(error))
             return None
+
+    def _readable(self, path: Path) -> Path:
+        """The path, or where what it held before root was given up can be read."""
+        kept = self._kept.get(str(path))
+        if kept is None or os.access(path, os.R_OK):
+            return path
+        return Path(f"/proc/self/fd/{kept}")
 
     def _unknown(self, key: str, kind: type[Table], path: str) -> str:
         """What to say of a key that its table does not have."""

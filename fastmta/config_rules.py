@@ -12,6 +12,7 @@ from msgspec import UNSET, structs
 
 from fastmta.config_abuse import check_abuse
 from fastmta.config_auth import check_auth
+from fastmta.config_process import check_policy, check_user
 from fastmta.config_reader import DomainPattern, Endpoint, Problem, covers
 from fastmta.config_shaping import check_shaping, uses_verified
 from fastmta.config_submission import check_submission
@@ -376,6 +377,8 @@ def _check_folder(key: str, path: Path) -> Iterator[Problem]:
 
 
 RULES = (
+    check_user,
+    check_policy,
     _check_listeners,
     check_submission,
     check_abuse,

@@ -48,6 +48,7 @@ class Start(Message, frozen=True):
     source: Source
     index: int
     holds: list[Order]  # that stand
+    sockets: dict[str, int] = {}  # address -> descriptor to listen on, where it is held
 
 
 class Ask(Message, frozen=True):

@@ -6,6 +6,7 @@ import os
 import stat
 import sys
 import time
+from collections.abc import Callable
 from logging import Formatter, LogRecord, StreamHandler
 from typing import Any, Literal
 
@@ -199,8 +200,11 @@ class DispositionLog:
         self._buffer = bytearray()
         self._failing = False
         self._lost = 0  # since writing began to fail
+        self.listener: Callable[[Event], None] | None = None  # hears of each line
 
     def write(self, event: Event) -> None:
+        if self.listener is not None:
+            self.listener(event)
         buffer = self._buffer
         if len(buffer) >= _KEEP_AT_MOST:
             self._lost += 1

@@ -11,13 +11,15 @@ from typing import Any
 
 from msgspec import Raw, msgpack, structs
 
-from fastmta import control, metrics
+from fastmta import control, kept, metrics, notify, privileges
 from fastmta.config import Config, ConfigError, Endpoint, Source, Tls, changes, read
 from fastmta.config_tls import check_times
 from fastmta.control_server import ControlServer, ForSupervisor
+from fastmta.held import Held
 from fastmta.limits_desk import Freed, LimitsDesk, Overs
 from fastmta.metrics import Sample
 from fastmta.order_desk import OrderDesk
+from fastmta.privileges import Identity
 from fastmta.queue.arbiter import Arbiter
 from fastmta.queue.limits import Answer, Request
 from fastmta.queue.permits import ArbiterLoop
@@ -38,7 +40,8 @@ ORPHANS_SECONDS = 15.0  # for workers whose supervisor was killed
 RESTART_FIRST = 0.1  # seconds before a worker that died is started again, doubling
 RESTART_MOST = 10.0
 _decode_request = msgpack.Decoder(Request).decode
-NEEDS_RESTART = ("data_dir", "workers")  # what the spool's folders and shards hang on
+# What the spool's folders and shards hang on, and who owns them.
+NEEDS_RESTART = ("data_dir", "workers", "user", "group")
 
 
 class Supervisor:
@@ -47,6 +50,9 @@ class Supervisor:
     def __init__(self, path: Path, source: Source, config: Config) -> None:
         """Call it in the loop; `path` is where the configuration, now `source`, is read anew."""
         self._path, self._config = path, config
+        self._held = Held()
+        self._kept: dict[str, int] = {}
+        self._identity: Identity | None = None  # that we have become
         self._source = structs.replace(source, **self._staying())
         self._workers = [WorkerProcess(index, self) for index in range(config.workers)]
         self._limits = ArbiterLoop(Arbiter(time.monotonic), self._tell, asyncio.get_running_loop())
@@ -60,13 +66,10 @@ class Supervisor:
 
         CannotStart or OSError if something is in the way at the start.
         """
-        lock = _take(self._config.data_dir)
+        lock = await self._prepare()
         _look_at_certificates(self._config.tls)
         self._desk = _open_desk(self._config.data_dir, self._workers)
         self._control = ControlServer(self._config.data_dir, self._workers, self._desk, self._reply)
-        await _await_orphans(shard_folders(self._config.data_dir))
-        for listener in self._config.listener:
-            _check_free(listener.bind)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._ending.set)
@@ -81,6 +84,39 @@ class Supervisor:
             self._limits.close()
             os.close(lock)
 
+    async def _prepare(self) -> int:
+        """Take the data directory and see that ports are free, as root bind them, and be root no
+        longer; gives the descriptor of the lock."""
+        config = self._config
+        try:
+            self._identity = identity = privileges.to_become(config)
+            if identity:
+                privileges.make_folder(config.data_dir, identity)
+                with privileges.acting_as(identity):
+                    privileges.check_owner(config.data_dir, identity)
+            with privileges.acting_as(identity):
+                lock = _take(config.data_dir)
+                await _await_orphans(shard_folders(config.data_dir))
+            for listener in config.listener:
+                _check_free(listener.bind)
+            if identity:
+                self._held.listen(config, identity.uid)
+                self._kept = kept.keep(config)
+                privileges.become(identity)
+                self._go_on_as(identity)
+        except (privileges.CannotBecome, ConfigError) as error:
+            raise CannotStart(str(error)) from None
+        return lock
+
+    def _go_on_as(self, identity: Identity) -> None:
+        """Look at the configuration as the user sees it; ConfigError."""
+        kept.let_go_of_readable(self._kept)
+        self._source = structs.replace(self._source, kept=self._kept)
+        self._config = self._source.parse()
+        for path in [str(self._path), *self._kept]:
+            if not os.access(path, os.R_OK):
+                logger.warning("%s: %s cannot read it, so no reload will", path, identity.user)
+
     async def _start(self) -> None:
         started = await asyncio.gather(
             *(self._start_one(worker) for worker in self._workers), return_exceptions=True
@@ -91,17 +127,18 @@ class Supervisor:
             self._desk.start()
             await self._control.start()
             for endpoint in _admin(self._config):
-                await self._http.listen(endpoint)
+                await self._http.listen(endpoint, self._held.admin(endpoint))
         except BaseException:
             self._signal(signal.SIGTERM)
             await asyncio.gather(*(worker.wait() for worker in self._workers))
             raise
         where = ", ".join(f"{one.service} on {one.bind}" for one in self._config.listener)
         logger.info("ready: %s; workers: %d", where, len(self._workers))
+        notify.tell("READY=1", f"STATUS={where}")
 
     async def _start_one(self, worker: WorkerProcess) -> None:
         source, holds = self._source, self._desk.holds
-        await worker.start(source, holds)
+        await worker.start(source, holds, self._held.sockets(worker.index))
         self._clients.welcome(worker)
         self._desk.tell(worker, holds)  # what has changed meanwhile, as below
         if source is not self._source:  # there was a reload that it could not hear
@@ -112,7 +149,9 @@ class Supervisor:
         reloading = asyncio.ensure_future(self._reload_when_told())
         keepers = [asyncio.ensure_future(self._keep_one(worker)) for worker in self._workers]
         await self._ending.wait()
+        notify.tell("STOPPING=1")
         reloading.cancel()
+        self._held.close()
         self._control.close()
         self._desk.stop()
         self._signal(signal.SIGTERM)
@@ -171,7 +210,7 @@ class Supervisor:
     async def _reload(self) -> None:
         """Read the configuration anew, and go on with it if it can be used."""
         try:
-            source = read(self._path)
+            source = structs.replace(read(self._path), kept=self._kept)
             self._name_what_stays(source.parse())
             source = structs.replace(source, **self._staying())
             config = source.parse()
@@ -180,19 +219,29 @@ class Supervisor:
             for problem in str(error).splitlines():
                 logger.error("%s: %s", self._path, problem)
             logger.error("nothing is reloaded, the configuration from before stays in force")
+            if self._identity:
+                logger.error("files are read, and ports opened, as %s now", self._identity.user)
             return
         before, self._source, self._config = self._config, source, config
         _look_at_certificates(config.tls)
         await self._go_on_with(before, config)
 
     def _staying(self) -> dict[str, Any]:
-        return {"data_dir": str(self._config.data_dir), "workers": self._config.workers}
+        config = self._config
+        return {
+            "data_dir": str(config.data_dir),
+            "workers": config.workers,
+            "user": config.user,
+            "group": config.group,
+            "kept": self._kept,
+        }
 
     def _name_what_stays(self, config: Config) -> None:
         for name in changes(self._config, config):
             if name in NEEDS_RESTART:
                 value = getattr(self._config, name)
-                logger.warning("%s stays %s: it changes with a restart only", name, value)
+                text = f"{name} stays {value}" if value else f"there is still no {name}"
+                logger.warning("%s: it changes with a restart only", text)
 
     def _check_new_listeners(self, config: Config) -> None:
         """CannotStart where another program has the port; on one of ours the address may change."""
@@ -200,10 +249,19 @@ class Supervisor:
         for listener in config.listener:
             if listener.bind.port not in ours:
                 _check_free(listener.bind)
+            elif self._identity and not self._is_ours(listener.bind):
+                _check_allowed(listener.bind)
+
+    def _is_ours(self, bind: Endpoint) -> bool:
+        return bind in self._http.endpoints or self._held.has(bind)
 
     async def _go_on_with(self, before: Config, config: Config) -> None:
         logging.getLogger().setLevel(config.log.level.upper())
         self._clients.configure(config)
+        self._held.let_go({each.bind for each in before.listener} - _smtp(config))
+        for path in self._source.kept:
+            if not os.access(path, os.R_OK):
+                logger.error("reload: %s cannot be read, what it held at the start stays", path)
         old, new = self._http.endpoints, _admin(config)
         for endpoint in old - new:
             await self._http.unlisten(endpoint)
@@ -264,6 +322,10 @@ def _admin(config: Config) -> set[Endpoint]:
     return {listener.bind for listener in config.listener if listener.service == "admin"}
 
 
+def _smtp(config: Config) -> set[Endpoint]:
+    return {listener.bind for listener in config.listener} - _admin(config)
+
+
 def _take(folder: Path) -> int:
     """Take the data directory for this process and those that it starts."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -299,7 +361,22 @@ def _check_free(endpoint: Endpoint) -> None:
     family = socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((endpoint.host, endpoint.port))
-        except OSError as error:
-            raise CannotStart(f"cannot listen on {endpoint}: {error.strerror}") from None
+        _probe(probe, endpoint)
+
+
+def _check_allowed(endpoint: Endpoint) -> None:
+    """Whether the user that we have become may have a port, one that we listen on elsewhere."""
+    family = socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        _probe(probe, endpoint)
+
+
+def _probe(probe: socket.socket, endpoint: Endpoint) -> None:
+    try:
+        probe.bind((endpoint.host, endpoint.port))
+    except PermissionError:
+        text = f"cannot listen on {endpoint}: ports below 1024 are for root, so at a start only"
+        raise CannotStart(text) from None
+    except OSError as error:
+        raise CannotStart(f"cannot listen on {endpoint}: {error.strerror}") from None

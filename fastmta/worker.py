@@ -29,6 +29,7 @@ from fastmta.mail.arrival import Arrival
 from fastmta.mail.disposition import Disposition
 from fastmta.mail.envelope import format_id
 from fastmta.mail.reply import Reply
+from fastmta.policy_desk import PolicyDesk
 from fastmta.queue.adapt import SlowDownRules
 from fastmta.queue.expiry import Expiry
 from fastmta.queue.limits import Answer
@@ -163,6 +164,7 @@ class Worker:
         if config.suppression:
             self._list = SuppressionList(config.data_dir / "suppression")
             self._suppressor = Suppressor(config.suppression, self._list)
+        self._policy = PolicyDesk(config)
         self.journal = self._open_journal()
         self._reception: Reception | None = None
         self._accounts: Accounts | None = None  # where a listener offers logins
@@ -191,7 +193,8 @@ class Worker:
         """These holds stand, before anything leaves."""
         self._desk.stand(holds)
 
-    async def start(self) -> None:
+    async def start(self, sockets: dict[str, int] | None = None) -> None:
+        """`sockets`: see control.Start."""
         folder = self._config.data_dir / "spool"
         for number in shards_of(folder, self._index, self._config.workers):
             self._shards[number] = self._open(folder / str(number), number)
@@ -199,7 +202,8 @@ class Worker:
         intake = Intake(self._shards[self._index].spool, self.journal)
         self._open_accounts()
         self._smtp = self._open_smtp(intake)
-        self._smtp.judges = Judges(self._door.judges, self._door.note)
+        self._smtp.held = sockets or {}
+        self._use_policy()
         for shard in self._shards.values():
             await shard.start()
         for listener in self._config.listener:
@@ -232,6 +236,14 @@ class Worker:
         if self._access is None and any(map(config.offers_login, config.listener)):
             self._accounts = Accounts(config.data_dir / "accounts")
             self._access = Access(config.auth, self._accounts)
+
+    def _use_policy(self) -> None:
+        """Ask the policy where it has a function, and nowhere else."""
+        policy = self._policy
+        self._smtp.judges = Judges([*self._door.judges, *policy.judges()], self._door.note)
+        self.journal.listener = policy.hear if policy.listens else None
+        for shard in self._shards.values():
+            shard.scheduler.choose = policy.choose if policy.chooses else None
 
     def _open(self, folder: Path, number: int) -> Shard:
         spool = Spool(folder, number, self._config.spool.min_free_space)
@@ -340,9 +352,10 @@ class Worker:
         if self._access is not None:
             await self._access.reload(config.auth)
         self._door.reload(config)
-        self._smtp.judges = Judges(self._door.judges, self._door.note)
+        unloaded = await self._policy.reload(config)
+        self._use_policy()
         problems = await self._smtp.reload(config, tls)
-        return [*fixed, *([problem] if problem else []), *problems]
+        return [*unloaded, *fixed, *([problem] if problem else []), *problems]
 
     def permit(self, payload: Raw) -> None:
         """Take what the arbiter of shared limits says."""
@@ -398,6 +411,7 @@ class Worker:
             await self._list.close()
         if self._journal_timer is not None:
             self._journal_timer.cancel()
+        self._policy.close()
         self.journal.close()
 
 

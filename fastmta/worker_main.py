@@ -18,8 +18,9 @@ import msgspec
 import uvloop
 from msgspec import Raw, structs
 
-from fastmta import control, log, metrics
+from fastmta import control, log, metrics, privileges
 from fastmta.config import Config, ConfigError
+from fastmta.policy_file import PolicyError
 from fastmta.queue.orders import Order
 from fastmta.server.counts import Row
 from fastmta.store.env import Locked
@@ -36,7 +37,8 @@ class Worker(Protocol):
     def stand(self, holds: list[Order]) -> None:
         """These are the holds that stand; before the start."""
 
-    async def start(self) -> None: ...
+    async def start(self, sockets: dict[str, int]) -> None:
+        """`sockets`: see control.Start."""
 
     async def reload(self, config: Config) -> list[str]:
         """Go on with another configuration; gives what of it could not be taken on."""
@@ -89,11 +91,13 @@ class WorkerMain:
         start = await self._start
         config = start.source.parse()
         log.set_up(config.log.level, f"worker-{start.index}")
+        if config.user:
+            privileges.keep_memory_private()
         self._worker = worker = self._make(
             config, start.index, self._tell_arbiter, self._tell_counts
         )
         worker.stand(start.holds)
-        await worker.start()
+        await worker.start(start.sockets)
         self._is_ready = True
         self._channel.send(control.Ready())
         self._take_on()
@@ -237,7 +241,7 @@ def main(make: Make) -> None:
     except ConfigError as error:
         logger.error("cannot start: %s", "; ".join(map(str, error.problems)))
         sys.exit(1)
-    except (OSError, Locked, lmdb.Error) as error:
+    except (OSError, Locked, PolicyError, lmdb.Error) as error:
         logger.error("cannot start: %s", error)
         sys.exit(1)
 

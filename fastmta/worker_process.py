@@ -55,16 +55,23 @@ class WorkerProcess:
         self._commands: dict[int, Receive] = {}
         self._last_command = 0
 
-    async def start(self, source: Source, holds: list[Order]) -> None:
-        """Start the process and return when it is ready; CannotStart if it ends before."""
+    async def start(
+        self, source: Source, holds: list[Order], sockets: dict[str, int] | None = None
+    ) -> None:
+        """Start the process and return when it is ready; CannotStart if it ends before.
+
+        `sockets` are held for it: see control.Start.
+        """
+        sockets = sockets or {}
         loop = asyncio.get_running_loop()
         self._started = loop.create_future()
         ours, theirs = socket.socketpair()
         try:
             with theirs:
                 self._process = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-m", "fastmta.worker", str(theirs.fileno())),
-                    pass_fds=[theirs.fileno()],
+                    # -P: nothing is imported from the folder that we happen to be in.
+                    *(sys.executable, "-P", "-m", "fastmta.worker", str(theirs.fileno())),
+                    pass_fds=[theirs.fileno(), *sockets.values(), *source.kept.values()],
                 )
         except BaseException:
             ours.close()
@@ -72,7 +79,7 @@ class WorkerProcess:
         self._channel = control.Channel(_decoder, self._received, self._lost)
         channel = self._channel
         await loop.create_unix_connection(lambda: channel, sock=ours)
-        channel.send(control.Start(source, self.index, holds))
+        channel.send(control.Start(source, self.index, holds, sockets))
         if not await self._started:
             code = await self._process.wait()
             raise CannotStart(f"worker {self.index} ended with {code} at its start")

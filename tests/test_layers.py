@@ -20,6 +20,11 @@ LAYERS = [
     {"server"},
     {"web"},
     {"control"},
+    {"privileges"},
+    {"kept"},
+    {"held"},
+    {"notify"},
+    {"policy_desk"},
     {"worker_main"},
     {"worker_desk"},
     {"worker_door"},
@@ -35,8 +40,9 @@ LAYERS = [
 ]
 # They stand beside the layers, for everything above protocol.
 BESIDE = {
-    *("config", "config_abuse", "config_auth", "config_reader", "config_rules"),
+    *("config", "config_abuse", "config_auth", "config_process", "config_reader", "config_rules"),
     *("config_shaping", "config_submission", "config_tls", "log", "metrics"),
+    *("policy", "policy_file", "policy_runner"),
 }
 PURE = {"_core", "mail", "protocol"}
 APART = {("server", "delivery"), ("delivery", "server")}

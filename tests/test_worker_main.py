@@ -60,7 +60,7 @@ class Player:
     def stand(self, holds: list[Order]) -> None:
         self.holds = holds
 
-    async def start(self) -> None:
+    async def start(self, sockets: dict[str, int]) -> None:
         pass
 
     async def reload(self, config: Config) -> list[str]:

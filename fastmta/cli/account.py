@@ -15,7 +15,7 @@ import lmdb
 from rich.console import Console
 from rich.table import Table
 
-from fastmta.cli.common import config_option, json_option, load_or_refuse, print_json, refuse
+from fastmta.cli.common import config_option, json_option, load_as_user, print_json, refuse
 from fastmta.cli.words import moment, visible
 from fastmta.protocol.sasl_text import MAX_PASSWORD, prepare_password
 from fastmta.store import passwords
@@ -162,7 +162,7 @@ def list_(path: Path, names: tuple[str, ...], as_json: bool) -> None:
 
 @contextmanager
 def _open(path: Path) -> Iterator[Accounts]:
-    folder = load_or_refuse(path).data_dir / "accounts"
+    folder = load_as_user(path).data_dir / "accounts"
     try:
         accounts = Accounts(folder)
         try:

@@ -1,14 +1,19 @@
 """fastmta check: read a configuration and say whether a server could start with it."""
 
+import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
+from msgspec import structs
 
-from fastmta.cli.common import config_option, json_option, load_or_refuse, print_json, refuse
-from fastmta.config import Config, ConfigError, Problem, load
+from fastmta.cli.common import config_option, json_option, print_json, refuse
+from fastmta.config import Config, ConfigError, Problem, read
 from fastmta.config_tls import check_times
+from fastmta.kept import keep, let_go_of_readable
+from fastmta.policy_file import PolicyError, load
+from fastmta.privileges import CannotBecome, become, to_become
 
 
 @click.command
@@ -17,17 +22,22 @@ from fastmta.config_tls import check_times
 def check(path: Path, as_json: bool) -> None:
     """Say whether a configuration can be used, and name every key that is wrong.
 
-    Nothing is started, created or changed. A certificate that has expired is told of too, though
-    a server starts with it.
+    Nothing is started, created or changed. Where root asks and the configuration names a user,
+    files are looked at as that user will see them. A certificate that has expired is told of too,
+    though a server starts with it.
     """
+    try:
+        config = _load(path)
+        if found := _of_the_day(config):
+            raise ConfigError(*found)
+        facts = {**_facts(config), "policy": _hooks(config)}
+    except ConfigError as error:
+        _refuse(path, error.problems, as_json)
     if as_json:
-        _check_json(path)
+        print_json({"file": str(path), "ok": True, **facts})
     else:
-        config = load_or_refuse(path)
-        if problems := _of_the_day(config):
-            refuse(*(f"{path}: {problem}" for problem in problems))
         click.echo(f"{path}: ok")
-        _print_table(_facts(config))
+        _print_table(facts)
 
 
 def _of_the_day(config: Config) -> list[Problem]:
@@ -35,16 +45,47 @@ def _of_the_day(config: Config) -> list[Problem]:
     return list(check_times(config.tls, time.time())) if config.tls else []
 
 
-def _check_json(path: Path) -> None:
+def _refuse(path: Path, problems: tuple[Problem, ...], as_json: bool) -> NoReturn:
+    if not as_json:
+        refuse(*(f"{path}: {problem}" for problem in problems))
+    print_json({"file": str(path), "ok": False, "problems": [one._asdict() for one in problems]})
+    raise SystemExit(1)
+
+
+def _hooks(config: Config) -> list[str]:
+    """The hooks that the policy defines; it is loaded as the user."""
+    if config.policy is None:
+        return []
     try:
-        config = load(path)
-        if found := _of_the_day(config):
-            raise ConfigError(*found)
-        print_json({"file": str(path), "ok": True, **_facts(config)})
+        return list(load(config.policy).hooks)
+    except PolicyError as error:
+        lines = str(error).splitlines()
+        raise ConfigError(*(Problem("policy", line) for line in lines)) from None
+
+
+def _load(path: Path) -> Config:
+    """The configuration; this process is the user of the configuration afterwards, if it can."""
+    source = read(path)
+    config = source.parse()
+    try:
+        identity = to_become(config)
+        if identity is None:
+            return config
+        kept, has_data = keep(config), config.data_dir.exists()
+        become(identity)
+    except CannotBecome as error:
+        if os.geteuid() == 0:
+            raise ConfigError(Problem("user", str(error))) from None
+        return config  # an operator asks, who cannot know what the user may read
+    let_go_of_readable(kept)
+    try:
+        return structs.replace(source, kept=kept).parse()
     except ConfigError as error:
-        problems = [problem._asdict() for problem in error.problems]
-        print_json({"file": str(path), "ok": False, "problems": problems})
-        raise SystemExit(1) from None
+        # A data directory that is not there yet is made by root.
+        left = [one for one in error.problems if one.key != "data_dir" or has_data]
+        if left:
+            raise ConfigError(*left) from None
+    return config
 
 
 def _facts(config: Config) -> dict[str, Any]:
@@ -73,6 +114,7 @@ def _facts(config: Config) -> dict[str, Any]:
         "pools": pools,
         "data_dir": str(config.data_dir),
         "workers": config.workers,
+        "user": config.user,
     }
 
 
@@ -85,6 +127,8 @@ def _print_table(facts: dict[str, Any]) -> None:
     rows += [(f"mail for {one['domain']}", _hops(one)) for one in facts["routes"]]
     rows += [(f"pool {one['name']}", _shares(one["sources"])) for one in facts["pools"]]
     rows += [("data in", facts["data_dir"]), ("workers", facts["workers"])]
+    rows += [("runs as", facts["user"])] if facts["user"] else []
+    rows += [("policy", ", ".join(facts["policy"]))] if facts["policy"] else []
     for name, value in rows:
         click.echo(f"  {name:<16} {value}")
 

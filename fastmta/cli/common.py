@@ -8,6 +8,7 @@ import msgspec
 
 from fastmta.cli.words import visible
 from fastmta.config import Config, ConfigError, Source, read
+from fastmta.privileges import CannotBecome, become, make_folder, to_become
 
 config_option = click.option(
     "-c",
@@ -31,6 +32,18 @@ def refuse(*lines: str) -> NoReturn:
 def load_or_refuse(path: Path) -> Config:
     """The configuration, or one line for each problem and exit code 1."""
     return read_or_refuse(path)[1]
+
+
+def load_as_user(path: Path) -> Config:
+    """The same, for what writes in the data directory: root becomes the user whose it is."""
+    config = load_or_refuse(path)
+    try:
+        if identity := to_become(config):
+            make_folder(config.data_dir, identity)
+            become(identity)
+    except CannotBecome as error:
+        refuse(str(error))
+    return config
 
 
 def read_or_refuse(path: Path) -> tuple[Source, Config]:

@@ -16,7 +16,7 @@ from msgspec import Struct, structs
 from rich.console import Console
 from rich.progress import Progress
 
-from fastmta.cli.common import config_option, json_option, load_or_refuse, print_json, refuse, say
+from fastmta.cli.common import config_option, json_option, load_as_user, print_json, refuse, say
 from fastmta.cli.words import moment
 from fastmta.config import Duration
 from fastmta.store.suppression import BATCH, REASONS, Entry, Reason, SuppressionFile, key_of
@@ -192,7 +192,7 @@ def export(path: Path, file: str, kind: str | None) -> None:
 
 @contextmanager
 def _open(path: Path) -> Iterator[SuppressionFile]:
-    folder = load_or_refuse(path).data_dir / "suppression"
+    folder = load_as_user(path).data_dir / "suppression"
     try:
         entries = SuppressionFile(folder)
         try:

@@ -34,7 +34,7 @@ POSTPONED = metrics.counter(
 )
 
 UNREADABLE = 1.0  # seconds until a queue that could not be read is looked at again
-LOOK_UPS = 200  # domains that are looked up at a time
+LOOK_UPS = 200  # domains that are looked up, and choices that are made, at a time
 FAILED = Reply(451, "4.3.0", "Internal error while the destination was looked up")
 
 
@@ -57,6 +57,10 @@ class Scheduler(Generic[Site]):
         self._spool, self._settlement = spool, settlement
         self._cached, self._resolve, self._submit = cached, resolve, submit
         self._expiry, self._orders = expiry, orders
+        # Where an envelope goes, "" by its domain, or why it does not; None: nobody is asked.
+        self.choose: Callable[[Envelope], Awaitable[str | Reply]] | None = None
+        self._undecided: dict[int, Job] = {}  # by identity, until somebody has chosen
+        self._choices: deque[Job] = deque()  # of these, for whom nobody was asked yet
         self._waiting: dict[str, list[Job]] = {}  # by domain, until it is looked up
         self._unknown: deque[str] = deque()  # of these, whose look-up has not begun
         self._tasks: set[asyncio.Task[None]] = set()
@@ -67,7 +71,14 @@ class Scheduler(Generic[Site]):
         if envelope.due and self._expiry.applies(envelope, time.time()):
             return self._expiry.end(envelope)
         job = Job(envelope, parts)
-        domain = envelope.next_hop or envelope.domain
+        if self.choose is not None and not envelope.next_hop:
+            self._undecided[id(job)] = job
+            self._choices.append(job)
+            return self._look_up_more()
+        return self._find(envelope.next_hop or envelope.domain, job)
+
+    def _find(self, domain: str, job: Job) -> None:
+        envelope = job.envelope
         site = self._cached(domain)
         if site is not None:
             self._enqueue(site, job)
@@ -79,10 +90,29 @@ class Scheduler(Generic[Site]):
         else:
             self._waiting[domain] = [job]
             self._unknown.append(domain)
-            if len(self._tasks) < LOOK_UPS:
-                self._tasks.add(task := asyncio.ensure_future(self._look_up_all()))
-                task.add_done_callback(self._tasks.discard)
-        return None
+            self._look_up_more()
+
+    def _look_up_more(self) -> None:
+        if len(self._tasks) < LOOK_UPS:
+            self._tasks.add(task := asyncio.ensure_future(self._look_up_all()))
+            task.add_done_callback(self._tasks.discard)
+
+    async def _choose(self, job: Job) -> None:
+        try:
+            chosen = await self.choose(job.envelope) if self.choose is not None else ""
+        except Exception:
+            log.exception("no route for %s", job.envelope.id)
+            chosen = FAILED
+        if self._undecided.pop(id(job), None) is None:
+            return  # it was withdrawn meanwhile
+        if isinstance(chosen, Reply):
+            self._refuse(job, chosen)
+        else:
+            self._find(chosen or job.envelope.domain, job)
+
+    def _refuse(self, job: Job, why: Reply) -> None:
+        end = Disposition.of_reply(why, "", time.time())
+        self._settlement.settle(job, "", "", [end] * len(job.envelope.recipients))
 
     def _enqueue(self, site: Site, job: Job) -> None:
         orders = self._orders
@@ -94,8 +124,11 @@ class Scheduler(Generic[Site]):
         return None
 
     def withdraw(self, meant: Callable[[Job, str], bool]) -> list[Job]:
-        """Take back what waits for DNS; `meant` gets a job and the site of its last attempt."""
-        found: list[Job] = []
+        """Take back what waits for a choice or for DNS; `meant` gets a job and the site of its
+        last attempt."""
+        found = [job for job in self._undecided.values() if meant(job, job.envelope.site)]
+        for job in found:
+            del self._undecided[id(job)]
         for domain, jobs in self._waiting.items():
             chosen = [job for job in jobs if meant(job, job.envelope.site)]
             self._waiting[domain] = [job for job in jobs if job not in chosen]
@@ -103,8 +136,11 @@ class Scheduler(Generic[Site]):
         return found
 
     async def _look_up_all(self) -> None:
-        while self._unknown:
-            await self._look_up(self._unknown.popleft())
+        while self._unknown or self._choices:
+            if self._choices:
+                await self._choose(self._choices.popleft())
+            else:
+                await self._look_up(self._unknown.popleft())
 
     async def _look_up(self, domain: str) -> None:
         try:
@@ -117,9 +153,8 @@ class Scheduler(Generic[Site]):
             for job in jobs:
                 self._enqueue(found, job)
             return
-        end = Disposition.of_reply(found, "", time.time())
         for job in jobs:
-            self._settlement.settle(job, "", "", [end] * len(job.envelope.recipients))
+            self._refuse(job, found)
 
     async def run(self) -> None:
         """Take what falls due, until cancelled."""

@@ -7,17 +7,14 @@ reports of mailbox hosts.
 import re
 from collections.abc import Collection, Mapping
 
-from fastmta._core.headers import find, unfold
 from fastmta.config import Headers
 from fastmta.mail.arrival import Arrival
+from fastmta.mail.edit import Range, find_fields, header_of, value_at, whole_fields, without
 from fastmta.mail.envelope import Priority
 from fastmta.mail.reply import Reply
 
 _LABEL = re.compile(rb"[!-~]{1,100}")
-_EMPTY_LINE = b"\r\n\r\n"
 _PRIORITIES = {priority.name.lower().encode(): priority for priority in Priority}
-
-Range = tuple[int, int]
 
 
 class Unfit(Exception):
@@ -64,7 +61,7 @@ class Labels:
         arrival.campaign = self._label(head, names.campaign, [])
         arrival.tenant, arrival.priority, arrival.pool = tenant, priority, pool
         if ours:
-            arrival.parts = [*_without(head, ours), *rest]
+            arrival.parts = [*without(head, ours), *rest]
             arrival.size = sum(map(len, arrival.parts))
 
     def _priority(self, head: bytes, ours: list[Range]) -> Priority | None:
@@ -86,31 +83,8 @@ class Labels:
         return value.decode("ascii")
 
 
-def header_of(parts: list[bytes]) -> tuple[bytes, list[bytes]]:
-    """The parts in two: what holds the header section, joined, and the rest."""
-    count, head = 1, parts[0] if parts else b""
-    while not head.startswith(b"\r\n") and _EMPTY_LINE not in head and count < len(parts):
-        head += parts[count]
-        count += 1
-    return head, parts[count:]
-
-
-def end_of_section(head: bytes) -> int:
-    """Where the empty line behind the header section begins, or all ends."""
-    end = 0 if head.startswith(b"\r\n") else head.find(_EMPTY_LINE)
-    return end + 2 if end >= 0 else len(head)
-
-
 def _value(head: bytes, name: str, ours: list[Range]) -> bytes:
     """The value of a field, the last one where there are several; `ours` gets their places."""
-    found = find(head, 0, end_of_section(head), name.lower().encode()) if name else []
-    ours += ((head.rfind(b"\n", 0, start) + 1, stop + 2) for start, stop in found)
-    return unfold(head, *found[-1]) if found else b""
-
-
-def _without(head: bytes, ours: list[Range]) -> list[bytes]:
-    kept, at = [], 0
-    for start, stop in sorted(ours):
-        kept.append(head[at:start])
-        at = stop
-    return [part for part in (*kept, head[at:]) if part]
+    found = find_fields(head, name) if name else []
+    ours += whole_fields(head, found)
+    return value_at(head, found[-1]) if found else b""

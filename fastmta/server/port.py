@@ -7,6 +7,7 @@ and closing the last descriptor of the socket resets those that wait in it.
 import asyncio
 import errno
 import logging
+import socket
 import ssl
 from collections.abc import Callable
 
@@ -30,11 +31,18 @@ class Port:
     """
 
     def __init__(
-        self, bind: Endpoint, session: Callable[[], Session], admits: Callable[[str], bool]
+        self,
+        bind: Endpoint,
+        session: Callable[[], Session],
+        admits: Callable[[str], bool],
+        held: int | None = None,
     ) -> None:
-        """OSError if the address cannot be had; `admits` as in Opening."""
+        """OSError if the address cannot be had; `admits` as in Opening.
+
+        `held`: a descriptor that listens there already.
+        """
         self._session, self._admits = session, admits
-        self._listening = listening_socket(bind)
+        self._listening = listening_socket(bind) if held is None else socket.socket(fileno=held)
         self._server: asyncio.Server | None = None
         self._opening: Opening | None = None
         self._watching = False

@@ -1,6 +1,7 @@
 """What sessions of every protocol share: admission, flow control, deadlines, sockets."""
 
 import asyncio
+import os
 import socket
 from collections import Counter
 from collections.abc import Callable
@@ -188,11 +189,15 @@ class Sessions:
             await self._empty.wait()
 
 
-def listening_socket(bind: Endpoint) -> socket.socket:
-    """A socket that several processes may listen on together (SO_REUSEPORT)."""
+def listening_socket(bind: Endpoint, owner: int = -1) -> socket.socket:
+    """A socket that several processes may listen on together (SO_REUSEPORT).
+
+    The kernel lets sockets of one user share a port: `owner` is that user where it is not us.
+    """
     family = socket.AF_INET6 if ":" in bind.host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     try:
+        os.fchown(listening.fileno(), owner, -1)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:

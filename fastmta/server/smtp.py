@@ -49,6 +49,7 @@ class SmtpService:
         self.sessions = Sessions(config.smtp.max_sessions, config.smtp.max_sessions_per_client)
         self.sessions.on_sweep = self._note_stress
         self._ports: dict[Endpoint, Port] = {}
+        self.held: dict[str, int] = {}  # address -> descriptor, where it listens already
         self._offers: dict[Endpoint, Offer] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         OPEN.read = lambda: len(self.sessions)
@@ -66,7 +67,8 @@ class SmtpService:
         )
         port = self._ports.get(bind)
         if port is None:
-            port = self._ports[bind] = Port(bind, lambda: self._session(bind), self._admits)
+            held = self.held.pop(str(bind), None)
+            port = self._ports[bind] = Port(bind, lambda: self._session(bind), self._admits, held)
         context = self.tls.context(listener.service) if self.tls and mode == "implicit" else None
         await port.serve(context, listener.proxy_networks)
         return port.address

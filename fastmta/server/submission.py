@@ -6,12 +6,13 @@ from fastmta._core.address_list import address_list
 from fastmta._core.headers import find, unfold
 from fastmta.config import Submission
 from fastmta.mail.arrival import Arrival
+from fastmta.mail.edit import end_of_section, header_of
 from fastmta.mail.email_address import EmailAddress
 from fastmta.mail.envelope import format_id
 from fastmta.mail.reply import Reply
 from fastmta.mail.trace import format_date
 from fastmta.protocol import smtp_replies as reply
-from fastmta.server.labels import Unfit, end_of_section, header_of
+from fastmta.server.labels import Unfit
 from fastmta.store.accounts import Account
 
 _NO_FROM = Reply(554, "5.6.0", "The message has no From field with an address")

@@ -154,3 +154,20 @@ def test_a_certificate_that_has_expired_is_told(file: Path) -> None:
     facts = json.loads(run("check", "-c", file, "--json").stdout)
     assert facts["problems"] == [{"key": "tls.certificate", "text": text}]
     assert load(file).tls
+
+
+def test_a_policy_is_loaded(file: Path) -> None:
+    policy = file.with_name("policy.py")
+    file.write_text(f'policy = "policy.py"\n{GOOD}')
+    policy.write_text("def on_mail(session, sender): pass\ndef on_rcpt(session, recipient): pass\n")
+    assert "  policy           on_mail, on_rcpt\n" in run("check", "-c", file).stdout
+    assert json.loads(run("check", "-c", file, "--json").stdout)["policy"] == ["on_mail", "on_rcpt"]
+    policy.write_text("\ndef on_mail(sender): pass\ndef on_recpt(session, recipient): pass\n")
+    result = run("check", "-c", file)
+    assert result.returncode == 1
+    assert result.stderr.splitlines() == [
+        f"fastmta: {file}: policy: {policy}, line 2: on_mail(sender) cannot be called as "
+        "on_mail(session, sender)",
+        f"fastmta: {file}: policy: {policy}, line 3: there is no hook on_recpt; "
+        "did you mean on_rcpt?",
+    ]

@@ -166,11 +166,15 @@ def relay(
     smtp: int | None = None,
     workers: int = 1,
     umask: int = -1,
+    top: str = "",
     program: tuple[str, ...] = (str(PROGRAM),),
 ) -> Iterator[Relay]:
-    """A relay with the contract's configuration and these tables; at the end it drains, exit 0."""
+    """A relay with the contract's configuration and these tables; at the end it drains, exit 0.
+
+    `top` are settings above the first table.
+    """
     smtp, admin = smtp or free_port(), free_port()
-    text = CONFIGURATION.format(workers=workers, smtp=smtp, admin=admin)
+    text = top + CONFIGURATION.format(workers=workers, smtp=smtp, admin=admin)
     configuration = folder / "fastmta.toml"
     configuration.write_text("\n".join([text, *tables]))
     with (folder / "stderr").open("wb") as stderr:

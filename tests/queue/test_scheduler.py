@@ -333,3 +333,61 @@ def test_mail_goes_to_the_next_hop_that_an_operator_chose(tmp_path: Path) -> Non
             assert list(engine.paths) == ["127.0.0.1:26"]
 
     run(scenario())
+
+
+def test_somebody_may_choose_where_an_envelope_goes(tmp_path: Path) -> None:
+    """By its domain where nobody chooses; a refusal settles it; an operator's hop is not asked."""
+
+    async def scenario() -> None:
+        answers = {"a.test": "x.test", "b.test": "", "c.test": Reply(451, "4.0.0", "no")}
+        asked: list[str] = []
+
+        async def choose(envelope: Envelope) -> str | Reply:
+            asked.append(envelope.domain)
+            await asyncio.sleep(0)
+            if envelope.domain == "d.test":
+                raise RuntimeError("planted")
+            return answers[envelope.domain]
+
+        async with Engine(tmp_path) as engine:
+            engine.scheduler.choose = choose
+            settled: dict[str, Reply] = {}
+
+            def settle(job: Job, site: str, source: str, ends: list[Disposition]) -> None:
+                settled[job.envelope.domain] = ends[0].reply
+
+            engine.settlement.settle = settle  # type: ignore[method-assign]
+            for domain in ("a.test", "b.test", "c.test", "d.test"):
+                await accept(engine.spool, arrival(engine.spool, f"u@{domain}"))
+            await until(lambda: sorted(engine.paths) == ["b.test", "x.test"])
+            await until(lambda: len(asked) == 4)
+            assert sorted(asked) == ["a.test", "b.test", "c.test", "d.test"]
+            await until(lambda: len(settled) == 2)
+            assert {domain: reply.text for domain, reply in settled.items()} == {
+                "c.test": "no",
+                "d.test": scheduler.FAILED.text,
+            }
+
+    run(scenario())
+
+
+def test_what_waits_for_a_choice_can_be_taken_back(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        gate = asyncio.Event()
+
+        async def choose(envelope: Envelope) -> str:
+            await gate.wait()
+            return ""
+
+        async with Engine(tmp_path) as engine:
+            engine.scheduler.choose = choose
+            for domain in ("a.test", "b.test"):
+                await accept(engine.spool, arrival(engine.spool, f"u@{domain}"))
+            await until(lambda: len(engine.scheduler._undecided) == 2)
+            [taken] = engine.scheduler.withdraw(lambda job, _: job.envelope.domain == "a.test")
+            gate.set()
+            await until(lambda: engine.paths)
+            assert sorted(engine.paths) == ["b.test"]
+            assert taken.envelope.domain == "a.test"
+
+    run(scenario())
