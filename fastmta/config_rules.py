@@ -2,7 +2,6 @@
 
 import os
 import re
-import ssl
 from collections.abc import Callable, Iterator, Sequence
 from ipaddress import ip_address
 from pathlib import Path
@@ -10,14 +9,16 @@ from typing import TYPE_CHECKING
 
 from msgspec import UNSET, structs
 
+from fastmta import config_outbound as outbound
 from fastmta.config_auth import check_auth
+from fastmta.config_outbound import check_file, check_pair
 from fastmta.config_reader import DomainPattern, Endpoint, Problem, covers
-from fastmta.config_shaping import check_shaping, uses_verified
+from fastmta.config_shaping import check_shaping
 from fastmta.config_submission import check_submission
 from fastmta.mail.address import is_domain, is_mailbox
 
 if TYPE_CHECKING:
-    from fastmta.config import Config, Listener, Retry, RetryDomain, Suppression, Tls
+    from fastmta.config import Config, Listener, Retry, RetryDomain, Suppression
 
 _FIELD_NAME = re.compile(r"[!-9;-~]{1,76}")  # RFC 5322 section 2.2
 _LABEL = re.compile(r"[!-~]{1,100}")  # what a message may say, as server.labels reads it
@@ -71,29 +72,8 @@ def _check_tls(config: "Config") -> Iterator[Problem]:
     if all(config.tls_mode(listener) == "none" for listener in config.listener):
         yield Problem("tls", "is without effect, no listener uses it; remove the table")
     files = {"tls.certificate": config.tls.certificate, "tls.key": config.tls.key}
-    unreadable = [problem for key, path in files.items() for problem in _check_file(key, path)]
-    yield from unreadable or _check_pair(config.tls)
-
-
-def _check_file(key: str, path: Path) -> Iterator[Problem]:
-    try:
-        with path.open("rb") as file:
-            file.read(1)
-    except OSError as error:
-        yield Problem(key, f"{path} cannot be read: {error.strerror}")
-
-
-def _check_pair(tls: "Tls") -> Iterator[Problem]:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    try:
-        # The empty password keeps OpenSSL from asking for one on the terminal.
-        context.load_cert_chain(tls.certificate, tls.key, password=b"")
-    except ssl.SSLError as error:
-        if error.reason == "KEY_VALUES_MISMATCH":
-            yield Problem("tls.key", f"{tls.key} is not the key of {tls.certificate}")
-        else:
-            reason = error.reason or "no certificate or key in PEM form"
-            yield Problem("tls", f"{tls.certificate} and {tls.key} cannot be loaded: {reason}")
+    unreadable = [problem for key, path in files.items() for problem in check_file(key, path)]
+    yield from unreadable or check_pair("tls", "", config.tls.certificate, config.tls.key)
 
 
 def _check_auth(config: "Config") -> Iterator[Problem]:
@@ -221,23 +201,6 @@ def _check_shaping(config: "Config") -> Iterator[Problem]:
         if block.source not in known:
             text = f'"{block.source}" is no name of a [[source]]'
             yield Problem(f"shaping.source[{i}].source", text)
-
-
-def _check_ca_file(config: "Config") -> Iterator[Problem]:
-    path = config.delivery.ca_file
-    if path is None:
-        return
-    problems = list(_check_file("delivery.ca_file", path))
-    try:
-        if not problems:
-            ssl.create_default_context(cafile=path)
-            if not uses_verified(config.shaping):
-                text = 'is without effect: no tls in [shaping] is "verified"'
-                problems = [Problem("delivery.ca_file", text)]
-    except ssl.SSLError as error:
-        reason = error.reason or "no certificate in PEM form"
-        problems = [Problem("delivery.ca_file", f"{path} cannot be loaded: {reason}")]
-    yield from problems
 
 
 def _check_retry(config: "Config") -> Iterator[Problem]:
@@ -406,7 +369,7 @@ RULES = (
     _check_pools,
     _check_tenants,
     _check_shaping,
-    _check_ca_file,
+    *outbound.RULES,
     _check_retry,
     _check_reports,
     _check_bounces,

@@ -34,7 +34,7 @@ LAYERS = [
 # They stand beside the layers, for everything above protocol.
 BESIDE = {
     *("config", "config_auth", "config_reader", "config_rules", "config_shaping"),
-    *("config_submission", "log", "metrics"),
+    *("config_submission", "config_outbound", "log", "metrics"),
 }
 PURE = {"_core", "mail", "protocol"}
 APART = {("server", "delivery"), ("delivery", "server")}

@@ -16,6 +16,7 @@ from fastmta.delivery.portion import Portion, Whole, left_over, split
 from fastmta.delivery.site import Site
 from fastmta.delivery.source import Source
 from fastmta.mail.disposition import Disposition
+from fastmta.mail.envelope import TlsDemand
 from fastmta.mail.reply import Reply
 from fastmta.queue.limits import Shape
 from fastmta.queue.ready import Job, Line
@@ -42,6 +43,7 @@ class Path:
         self.name = shape.path
         self.shape, self.source, self.site = shape, source, site
         self.domain = ""  # of the job that was submitted last
+        self.demand = TlsDemand.NONE  # of all of them, or it makes no difference
         self.loop = asyncio.get_running_loop()
         self._dispatcher = dispatcher
         self._permits = dispatcher.permits
@@ -399,7 +401,11 @@ class Path:
                         last = trouble
         return last
 
-    # What an opener says.
+    # What an opener asks and says.
+
+    @property
+    def needs_requiretls(self) -> bool:
+        return self.shape.limits.tls == "requiretls"
 
     def is_open(self, connection: Connection) -> bool:
         return connection in self._open

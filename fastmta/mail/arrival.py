@@ -2,7 +2,7 @@
 
 from msgspec import Struct
 
-from fastmta.mail.envelope import Priority, Recipient
+from fastmta.mail.envelope import Priority, Recipient, TlsDemand
 
 
 class Arrival(Struct):
@@ -25,3 +25,4 @@ class Arrival(Struct):
     tenant: str = ""
     campaign: str = ""
     pool: str = ""
+    tls: TlsDemand = TlsDemand.NONE

@@ -89,6 +89,7 @@ class Capabilities(Struct, frozen=True):
     dsn: bool = False  # RFC 3461
     size: int | None = None  # RFC 1870; 0: no limit is told, None: not offered
     starttls: bool = False  # RFC 3207
+    requiretls: bool = False  # RFC 8689
 
     @classmethod
     def parse(cls, lines: list[str]) -> "Capabilities":
@@ -105,6 +106,7 @@ class Capabilities(Struct, frozen=True):
             dsn="DSN" in offered,
             size=_size(offered["SIZE"]) if "SIZE" in offered else None,
             starttls="STARTTLS" in offered,
+            requiretls="REQUIRETLS" in offered,
         )
 
 

@@ -8,6 +8,7 @@ from msgspec import structs
 
 from fastmta.config import Config, ConfigError, parse
 from fastmta.config_shaping import Shaping
+from fastmta.protocol.smtp_client import TlsPolicy
 from fastmta.queue import shaping
 from fastmta.queue.limits import Limits
 from fastmta.queue.shaping import Shaper
@@ -18,6 +19,7 @@ class At(NamedTuple):
 
     name: str
     hosts: tuple[str, ...]
+    tls: TlsPolicy | None = None
 
 
 BASE = """
