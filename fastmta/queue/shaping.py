@@ -75,8 +75,13 @@ class Shaper:
             limits = structs.replace(usual.limits, tls=policy)
             origins = usual.origins | {"tls": origin}
             shape = structs.replace(usual, path=path, limits=limits, origins=origins)
-            self._paths[path] = shape  # `_shape` keeps the table small
+            self._remember(shape)
         return shape
+
+    def _remember(self, shape: Shape) -> None:
+        if len(self._paths) >= CACHE_SIZE:
+            self._paths.clear()
+        self._paths[shape.path] = shape
 
     def _shape(self, source: str, site: Destination, domain: str) -> Shape:
         block = self._domain(domain)
@@ -86,9 +91,7 @@ class Shaper:
         shape = self._paths.get(path)
         if shape is None:
             shape = self._merge(path, site, block, source)
-            if len(self._paths) >= CACHE_SIZE:
-                self._paths.clear()
-            self._paths[path] = shape
+            self._remember(shape)
         return shape
 
     def _merge(
