@@ -32,7 +32,7 @@ PROGRAM = Path(sys.executable).with_name("fastmta")
 LIMIT = 60.0  # seconds that anything may take; what is waited for comes much sooner
 
 CONFIGURATION = """
-hostname = "relay.example.test"
+hostname = "{hostname}"
 data_dir = "data"
 workers  = {workers}
 
@@ -166,11 +166,12 @@ def relay(
     smtp: int | None = None,
     workers: int = 1,
     umask: int = -1,
+    hostname: str = "relay.example.test",
     program: tuple[str, ...] = (str(PROGRAM),),
 ) -> Iterator[Relay]:
     """A relay with the contract's configuration and these tables; at the end it drains, exit 0."""
     smtp, admin = smtp or free_port(), free_port()
-    text = CONFIGURATION.format(workers=workers, smtp=smtp, admin=admin)
+    text = CONFIGURATION.format(hostname=hostname, workers=workers, smtp=smtp, admin=admin)
     configuration = folder / "fastmta.toml"
     configuration.write_text("\n".join([text, *tables]))
     with (folder / "stderr").open("wb") as stderr:
