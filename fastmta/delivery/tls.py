@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from msgspec import Struct
+
 from fastmta import metrics
 from fastmta.protocol.smtp_client import TlsPolicy
 
@@ -33,6 +35,14 @@ class ClientCertificate(NamedTuple):
     key: Path
 
 
+class _Known(Struct):
+    """A host that had a full handshake."""
+
+    until: float  # by the clock; what was verified is not taken for granted after that
+    session: ssl.SSLSession | None
+    offered: bool = False  # since: a full handshake now means that it was refused
+
+
 class Context(ssl.SSLContext):
     """One that takes up the sessions it has had (RFC 8446 section 2.2, RFC 5077).
 
@@ -42,7 +52,11 @@ class Context(ssl.SSLContext):
     """
 
     clock: Callable[[], float] = staticmethod(time.monotonic)
-    _sessions: OrderedDict[str, tuple[float, ssl.SSLSession]]  # by name, with the end of its time
+    _known: OrderedDict[str, _Known]  # by name
+
+    def forget(self) -> None:
+        """Begin with full handshakes."""
+        self._known = OrderedDict()
 
     def wrap_bio(
         self,
@@ -52,25 +66,32 @@ class Context(ssl.SSLContext):
         server_hostname: str | bytes | None = None,
         session: ssl.SSLSession | None = None,
     ) -> ssl.SSLObject:
-        session = self._session(str(server_hostname))
+        known = self._known.get(str(server_hostname))
+        if known is not None and known.until > self.clock():
+            session, known.offered = known.session, True
         return super().wrap_bio(incoming, outgoing, server_side, server_hostname, session)
-
-    def _session(self, name: str) -> ssl.SSLSession | None:
-        until, session = self._sessions.get(name, (0.0, None))
-        return session if until > self.clock() else None
 
     def remember(self, name: str, connection: ssl.SSLObject) -> None:
         """After the host has spoken: what it gives for the next time comes behind the handshake.
 
-        A session that was taken up stays, so that it ends in its time.
+        A session that was taken up stays, so that it ends in its time. To have a session costs a
+        third of the handshake, so it is kept from the second one on: many hosts are met once.
         """
-        session = None if connection.session_reused else connection.session
-        if session is None or not session.has_ticket:
+        if connection.session_reused:
             return
-        self._sessions[name] = self.clock() + SESSION_SECONDS, session
-        self._sessions.move_to_end(name)
-        if len(self._sessions) > MAX_SESSIONS:
-            self._sessions.popitem(last=False)
+        known = self._known.get(name)
+        if known is None or known.until <= self.clock():
+            self._note(name, None)
+        elif (
+            known.session is None or known.offered
+        ):  # otherwise a connection beside this one was first
+            self._note(name, connection.session)
+
+    def _note(self, name: str, session: ssl.SSLSession | None) -> None:
+        self._known[name] = _Known(self.clock() + SESSION_SECONDS, session)
+        self._known.move_to_end(name)
+        if len(self._known) > MAX_SESSIONS:
+            self._known.popitem(last=False)
 
 
 class Tls:
@@ -133,7 +154,7 @@ def _trusting() -> Context:
 
 def _new_context() -> Context:
     context = Context(ssl.PROTOCOL_TLS_CLIENT)
-    context._sessions = OrderedDict()  # SSLContext has no __init__ to extend
+    context.forget()  # SSLContext has no __init__ to extend
     return context
 
 

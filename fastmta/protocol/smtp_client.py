@@ -20,7 +20,13 @@ from fastmta.mail.delivery_status import Action
 from fastmta.mail.envelope import Envelope, Recipient
 from fastmta.mail.reply import Reply
 from fastmta.protocol import smtp_commands as commands
-from fastmta.protocol.smtp_reply import MAX_TEXT, BadReply, Capabilities, ReplyReader
+from fastmta.protocol.smtp_reply import (
+    MAX_TEXT,
+    BadReply,
+    Capabilities,
+    ReplyReader,
+    too_many_is_temporary,
+)
 from fastmta.protocol.smtp_steps import PHRASES, SUCCESS, Step
 
 # Whether to ask for TLS (RFC 3207), to go on without it, and to ask who is at the other end.
@@ -205,10 +211,9 @@ class Client:
 
     def lost(self, reason: Reply) -> list[Event]:
         """The connection is gone, or given up: what has no reply yet gets this one."""
-        events: list[Event] = []
-        self._events = events
+        self._events = []
         self._close(reason)
-        return events
+        return self._events
 
     def receive(self, data: bytes) -> list[Event]:
         """Read what the server sent, in pieces of any size."""
@@ -288,7 +293,7 @@ class Client:
             if ok:
                 self._accepted += 1
             else:
-                self.replies[index] = _too_many_is_temporary(reply)
+                self.replies[index] = too_many_is_temporary(reply)
         self._advance()
 
     def _on_data(self, reply: Reply, ok: bool) -> None:
@@ -475,13 +480,6 @@ class Client:
             return False
         name = text.split(None, 1)[0] if text.strip() else ""
         return name.rstrip(".").lower() == self._hostname.rstrip(".").lower()
-
-
-def _too_many_is_temporary(reply: Reply) -> Reply:
-    """RFC 5321 section 4.5.3.1.10: old servers say 552 for "too many recipients", meaning 452."""
-    if reply.code == 552 and reply.enhanced in ("", "5.5.3"):
-        return Reply(452, "4.5.3", reply.text)
-    return reply
 
 
 _Handler = Callable[[Client, Reply, bool], None]

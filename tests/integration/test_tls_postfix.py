@@ -185,7 +185,7 @@ def test_we_relay_to_postfix(
     shaping = f'[shaping]\ntls = "{policy}"\nmessages_per_connection = 1\n'
     trust = f'[delivery]\nca_file = "{certificate.certificate}"\n' * (policy == "verified")
     with to_postfix(folder, certificate, (shaping, trust), tmp_path, monkeypatch) as (running, _):
-        for _ in range(3):
+        for _ in range(4):
             event = outcome(running)
             assert event["event"] == "delivered"
             assert event["tls"].startswith("TLSv1.3 TLS_")
@@ -193,7 +193,7 @@ def test_we_relay_to_postfix(
         _, text = running.get("/metrics")
         counted = dict(re.findall(r'fastmta_delivery_tls_total\{result="(\w+)"\} (\d+)', text))
         assert counted == {
-            "full": "1",
+            "full": "2",
             "resumed": "2",
             "untrusted": "0",
             "failed": "0",
