@@ -82,9 +82,7 @@ class Context(ssl.SSLContext):
         known = self._known.get(name)
         if known is None or known.until <= self.clock():
             self._note(name, None)
-        elif (
-            known.session is None or known.offered
-        ):  # otherwise a connection beside this one was first
+        elif known.session is None or known.offered:  # not what another has just stored
             self._note(name, connection.session)
 
     def _note(self, name: str, session: ssl.SSLSession | None) -> None:
