@@ -37,6 +37,7 @@ class SourceGone(Exception):
 async def open_connection(path: "Path", dispatcher: "Dispatcher") -> bool:
     """False: no host takes mail now, and the path knows why."""
     failure: tuple[Reply, str] | None = None
+    is_passed_on = path.shape.limits.tls == "requiretls"
     tried, probed, sourceless = 0, False, False
     for host, address in draw(path.site):
         spot = path.spot(address, host.port)
@@ -65,13 +66,13 @@ async def open_connection(path: "Path", dispatcher: "Dispatcher") -> bool:
             # one are not for us to try; where an earlier one failed, it may come back.
             failure = failure or (reply, label)
             break
-        if not (failure and path.needs_requiretls and _is_better(failure[0], reply)):
+        if not (failure and is_passed_on and _is_better(failure[0], reply)):
             failure = reply, label
     if failure is None and sourceless:
         path.sourceless()
     elif tried or not probed:  # otherwise the probe of somebody else will tell
         reply, label = failure or (_NO_ADDRESS, "")
-        path.unreachable(_for_good(reply) if path.needs_requiretls else reply, label)
+        path.unreachable(_for_good(reply) if is_passed_on else reply, label)
     return False
 
 

@@ -401,11 +401,7 @@ class Path:
                         last = trouble
         return last
 
-    # What an opener asks and says.
-
-    @property
-    def needs_requiretls(self) -> bool:
-        return self.shape.limits.tls == "requiretls"
+    # What an opener says.
 
     def is_open(self, connection: Connection) -> bool:
         return connection in self._open
