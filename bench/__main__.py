@@ -12,6 +12,7 @@ from rich.console import Console
 
 import bench.codec
 import bench.fanout
+import bench.handshake
 import bench.head_of_line
 import bench.parse
 import bench.queue_depth
@@ -39,6 +40,7 @@ def main() -> None:
 
 
 main.add_command(bench.codec.main, "codec")
+main.add_command(bench.handshake.main, "handshake")
 main.add_command(bench.head_of_line.main, "head-of-line")
 main.add_command(bench.fanout.main, "fanout")
 main.add_command(bench.parse.main, "parse")

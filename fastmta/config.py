@@ -31,7 +31,7 @@ from fastmta.config_reader import (
     Table,
 )
 from fastmta.config_rules import RULES
-from fastmta.config_shaping import Shaping
+from fastmta.config_shaping import Shaping, TlsPolicy, is_strict
 from fastmta.config_submission import Submission
 from fastmta.config_tls import Tls, TlsHost
 
@@ -75,6 +75,7 @@ __all__ = [
     "Tls",
     "TlsHost",
     "TlsMode",
+    "TlsPolicy",
     "changes",
     "fingerprint",
     "load",
@@ -89,7 +90,7 @@ _LARGEST_FILE = MiB  # of a configuration, octets
 MAIL_SERVICES = ("smtp", "submission")
 
 TlsMode = Literal["none", "starttls", "implicit"]
-HopProtocol = Literal["smtp", "lmtp"]
+HopProtocol = Literal["smtp", "smtps", "lmtp"]
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 Octets = Annotated[int, Meta(ge=1, le=1 << 40)]
@@ -140,18 +141,25 @@ class Delivery(Table, frozen=True, kw_only=True):
     port: Port = 25
     allow_local_addresses: bool = False
     ca_file: Path | None = None  # whom `tls = "verified"` trusts; None: whom the system does
+    # What is shown to hosts that ask for it, where the source has none of its own.
+    client_certificate: Path | None = None
+    client_key: Path | None = None
+    tls_required_header: Literal["honour", "ignore"] = "honour"  # RFC 8689 section 3
 
 
 class Route(Table, frozen=True, kw_only=True):
     domain: DomainPattern  # "example.test", "*.example.test" (below it), "*" (any)
     protocol: HopProtocol = "smtp"
     next_hop: tuple[NextHop, ...]
+    tls: TlsPolicy | UnsetType = UNSET  # left out: as [shaping] has it
 
 
 class MailSource(Table, frozen=True, kw_only=True):
     name: Name
     addresses: tuple[Address, ...]  # of this machine, at most one of each family
     hostname: DomainName | None = None  # None: that of the top
+    client_certificate: Path | None = None  # None: that of [delivery]
+    client_key: Path | None = None
 
 
 class Pool(Table, frozen=True, kw_only=True):
@@ -270,6 +278,13 @@ class Config(Table, frozen=True, kw_only=True):
     def knows_tenants(self) -> bool:
         """Whether anything says whose mail it is: a field, or who has logged in."""
         return bool(self.headers.tenant) or any(map(self.offers_login, self.listener))
+
+    @property
+    def strict_tls(self) -> bool:
+        """Whether some mail is not to go without TLS, or without a good certificate."""
+        return is_strict(self.shaping) or any(
+            route.tls in ("required", "verified") for route in self.route
+        )
 
     @property
     def reports_suppress(self) -> bool:

@@ -2,7 +2,6 @@
 
 import os
 import re
-import ssl
 from collections.abc import Callable, Iterator, Sequence
 from ipaddress import ip_address
 from pathlib import Path
@@ -10,13 +9,14 @@ from typing import TYPE_CHECKING
 
 from msgspec import UNSET, structs
 
+from fastmta import config_outbound as outbound
 from fastmta.config_abuse import check_abuse
 from fastmta.config_auth import check_auth
 from fastmta.config_process import check_policy, check_user
 from fastmta.config_reader import DomainPattern, Endpoint, Problem, covers
-from fastmta.config_shaping import check_shaping, uses_verified
+from fastmta.config_shaping import check_shaping
 from fastmta.config_submission import check_submission
-from fastmta.config_tls import check_file, check_tls
+from fastmta.config_tls import check_tls
 from fastmta.mail.address import is_domain, is_mailbox
 
 if TYPE_CHECKING:
@@ -206,23 +206,6 @@ def _check_shaping(config: "Config") -> Iterator[Problem]:
             yield Problem(f"shaping.source[{i}].source", text)
 
 
-def _check_ca_file(config: "Config") -> Iterator[Problem]:
-    path = config.delivery.ca_file
-    if path is None:
-        return
-    problems = list(check_file("delivery.ca_file", path))
-    try:
-        if not problems:
-            ssl.create_default_context(cafile=path)
-            if not uses_verified(config.shaping):
-                text = 'is without effect: no tls in [shaping] is "verified"'
-                problems = [Problem("delivery.ca_file", text)]
-    except ssl.SSLError as error:
-        reason = error.reason or "no certificate in PEM form"
-        problems = [Problem("delivery.ca_file", f"{path} cannot be loaded: {reason}")]
-    yield from problems
-
-
 def _check_retry(config: "Config") -> Iterator[Problem]:
     yield from _check_schedule(config.retry, lambda name: f"retry.{name}")
     for i, rule in enumerate(config.retry.domain):
@@ -392,7 +375,7 @@ RULES = (
     _check_pools,
     _check_tenants,
     _check_shaping,
-    _check_ca_file,
+    *outbound.RULES,
     _check_retry,
     _check_reports,
     _check_bounces,

@@ -171,8 +171,17 @@ def together(rules: Iterable[SlowDownRule]) -> Any:
 
 def uses_verified(shaping: Shaping) -> bool:
     """Whether some path wants certificates verified."""
+    return "verified" in _tls_policies(shaping)
+
+
+def is_strict(shaping: Shaping) -> bool:
+    """Whether some path wants no mail to go without TLS."""
+    return not {"required", "verified"}.isdisjoint(_tls_policies(shaping))
+
+
+def _tls_policies(shaping: Shaping) -> set[TlsPolicy | UnsetType]:
     blocks: list[Limited] = [*shaping.providers, *shaping.domain, *shaping.source]
-    return "verified" in (shaping.tls, *(block.tls for block in blocks))
+    return {shaping.tls, *(block.tls for block in blocks)}
 
 
 def check_shaping(shaping: Shaping) -> Iterator[Problem]:

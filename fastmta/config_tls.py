@@ -70,7 +70,8 @@ def check_tls(tls: Tls) -> Iterator[Problem]:
     for key, pair in pairs_of(tls):
         files = {f"{key}.certificate": pair.certificate, f"{key}.key": pair.key}
         unreadable = [each for name, path in files.items() for each in check_file(name, path)]
-        problems = unreadable or list(_check_pair(key, pair))
+        problems = unreadable or list(check_pair(key, "", pair.certificate, pair.key))
+        problems = problems or list(_check_leaf(key, pair))
         yield from problems
         if not problems and isinstance(pair, TlsHost):
             yield from _check_names(key, pair, seen)
@@ -85,18 +86,23 @@ def check_file(key: str, path: Path) -> Iterator[Problem]:
         yield Problem(key, f"{path} cannot be read: {error.strerror}")
 
 
-def _check_pair(key: str, pair: Tls | TlsHost) -> Iterator[Problem]:
+def check_pair(table: str, prefix: str, certificate: Path, key: Path) -> Iterator[Problem]:
+    """Whether these files, which can be read, go together."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
         # The empty password keeps OpenSSL from asking for one on the terminal.
-        context.load_cert_chain(pair.certificate, pair.key, password=b"")
-        read_leaf(pair.certificate)
+        context.load_cert_chain(certificate, key, password=b"")
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
-            yield Problem(f"{key}.key", f"{pair.key} is not the key of {pair.certificate}")
+            yield Problem(f"{table}.{prefix}key", f"{key} is not the key of {certificate}")
         else:
             reason = error.reason or "no certificate or key in PEM form"
-            yield Problem(key, f"{pair.certificate} and {pair.key} cannot be loaded: {reason}")
+            yield Problem(table, f"{certificate} and {key} cannot be loaded: {reason}")
+
+
+def _check_leaf(key: str, pair: Tls | TlsHost) -> Iterator[Problem]:
+    try:
+        read_leaf(pair.certificate)
     except ValueError as error:
         yield Problem(f"{key}.certificate", f"{pair.certificate} cannot be understood: {error}")
 

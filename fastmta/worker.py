@@ -344,6 +344,7 @@ class Worker:
         self._policies = policies(config.retry)
         self._dispatcher.shape = Shaper(config.shaping).shape
         self._dispatcher.sources = Sources(config, time.monotonic)
+        self._dispatcher.tls.reload(config.delivery.ca_file)
         self._dispatcher.reshape(self._admit)
         for shard in self._shards.values():
             shard.reload(config)

@@ -1,6 +1,7 @@
 """The configuration: what is right is read as written, what is wrong is named by its key."""
 
 import json
+import re
 import subprocess
 from ipaddress import ip_network
 from pathlib import Path
@@ -617,6 +618,62 @@ class TestTls:
         assert parse(text, certificates).delivery.ca_file == certificates / "one.pem"
         found = problems(text.replace("one.pem", "one.key"), certificates)
         assert "cannot be loaded" in found["delivery.ca_file"]
+
+    def test_the_authorities_have_an_effect_by_a_route_or_requiretls(
+        self, certificates: Path
+    ) -> None:
+        text = edit("port = 2600", 'port = 2600\nca_file = "one.pem"')
+        routed = text.replace("[[route]]", '[[route]]\ntls = "verified"')
+        assert parse(routed, certificates).route[0].tls == "verified"
+        assert self.read(certificates, ("one.pem", "one.key"), text).delivery.ca_file
+
+    @pytest.mark.parametrize(
+        ("lines", "key", "why"),
+        [
+            ('client_certificate = "one.pem"', "client_certificate", "needs a client_key"),
+            ('client_key = "one.key"', "client_key", "without effect"),
+            (
+                'client_certificate = "one.pem"\nclient_key = "two.key"',
+                "client_key",
+                "two.key is not the key of .*one.pem",
+            ),
+            (
+                'client_certificate = "none.pem"\nclient_key = "none.key"',
+                "client_certificate",
+                "cannot be read",
+            ),
+        ],
+    )
+    @pytest.mark.parametrize("source", [False, True])
+    def test_what_is_shown_to_hosts_has_to_fit(
+        self, certificates: Path, lines: str, key: str, why: str, source: bool
+    ) -> None:
+        if source:
+            text = f'{GOOD}\n[[source]]\nname = "a"\naddresses = ["192.0.2.1"]\n{lines}\n'
+            text += '[[pool]]\nname = "default"\nsources = { a = 1 }\n'
+        else:
+            text = edit("port = 2600", f"port = 2600\n{lines}")
+        table = "source[0]" if source else "delivery"
+        assert re.search(why, problems(text, certificates)[f"{table}.{key}"])
+
+    @pytest.mark.parametrize(
+        ("protocol", "tls", "hop"),
+        [
+            ("smtps", "none", "192.0.2.1:465"),
+            ("smtps", "opportunistic", "192.0.2.1:465"),
+            ("lmtp", "required", "unix:/run/lmtp"),
+        ],
+    )
+    def test_a_tls_that_a_route_cannot_have(self, protocol: str, tls: str, hop: str) -> None:
+        route = f'[[route]]\ndomain = "a.test"\nprotocol = "{protocol}"\ntls = "{tls}"\n'
+        text = f'{GOOD}\n{route}next_hop = ["{hop}"]\n'
+        assert "without effect" in problems(text)["route[1].tls"]
+
+    def test_the_header_field_is_ignored_where_it_matters(self) -> None:
+        text = edit("port = 2600", 'port = 2600\ntls_required_header = "ignore"')
+        assert "without effect" in problems(text)["delivery.tls_required_header"]
+        strict = text + '[shaping]\ntls = "required"\n'
+        assert parse(strict, Path("/tmp")).strict_tls
 
     def read(self, certificates: Path, pair: tuple[str, str], text: str = GOOD) -> Config:
         return parse(f'{text}\n[tls]\ncertificate = "{pair[0]}"\nkey = "{pair[1]}"', certificates)

@@ -30,6 +30,8 @@ IN_WORDS = {
     },
     "delivery.ca_file": "the system's",
     "bounces.suppress": "`true` where `[suppression]` is set",
+    "source.client_certificate": "that of `[delivery]`",
+    "source.client_key": "that of `[delivery]`",
     "tls.host.names": "those of the certificate",
     "listener.tls": '`"starttls"` where `[tls]` is set, else `"none"`',
 }

@@ -98,13 +98,14 @@ def _facts(config: Config) -> dict[str, Any]:
         {
             "domain": str(route.domain),
             "protocol": route.protocol,
+            "tls": route.tls or None,
             "next_hop": [str(hop) for hop in route.next_hop],
         }
         for route in config.route
     ]
     if not any(route.domain == "*" for route in config.route):
         hosts = f"MX hosts, port {config.delivery.port}"
-        routes.append({"domain": "*", "protocol": "smtp", "next_hop": [hosts]})
+        routes.append({"domain": "*", "protocol": "smtp", "tls": None, "next_hop": [hosts]})
     pools = [{"name": pool.name, "sources": dict(pool.sources)} for pool in config.pool]
     return {
         "hostname": config.hostname,
@@ -139,4 +140,5 @@ def _shares(sources: dict[str, int]) -> str:
 
 def _hops(route: dict[str, Any]) -> str:
     protocol = "" if route["protocol"] == "smtp" else f" by {route['protocol'].upper()}"
-    return ", ".join(route["next_hop"]) + protocol
+    tls = f", tls: {route['tls']}" if route["tls"] else ""
+    return ", ".join(route["next_hop"]) + protocol + tls

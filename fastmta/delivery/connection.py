@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Protocol, cast
 
@@ -11,7 +10,15 @@ from msgspec import Struct
 from fastmta.delivery import conversion
 from fastmta.delivery.conversion import CannotConvert
 from fastmta.delivery.site import Host
-from fastmta.delivery.tls import FAILED, HANDSHAKES, Tls
+from fastmta.delivery.tls import (
+    HANDSHAKES,
+    ClientCertificate,
+    Context,
+    Tls,
+    describe,
+    reason,
+    result_of,
+)
 from fastmta.mail.reply import Reply
 from fastmta.protocol.smtp_client import Client, Event, TlsPolicy
 from fastmta.protocol.smtp_steps import PHRASES, Step, Timeouts
@@ -37,6 +44,7 @@ class Terms(Struct, frozen=True):
     # Converted messages above JOINED_SIZE that may be in memory at a time.
     conversions: asyncio.Semaphore
     tls: Tls
+    certificate: ClientCertificate | None = None  # ours
 
 
 class Owner(Protocol):
@@ -74,10 +82,14 @@ class Connection(asyncio.Protocol):
     ) -> None:
         self.is_local = address.startswith("unix:")  # a socket of this machine, so without TLS
         self.label = address if self.is_local else f"{host.name} [{address}]"
-        if self.is_local or (tls == "opportunistic" and terms.tls.avoids(self.label)):
+        self._implicit = host.protocol == "smtps"
+        avoids = tls == "opportunistic" and not self._implicit and terms.tls.avoids(self.label)
+        if self.is_local or avoids:
             tls = "none"
         lmtp = host.protocol == "lmtp"
-        self.client = Client(terms.hostname, self.label, lmtp=lmtp, tls=tls)
+        self.client = Client(
+            terms.hostname, self.label, lmtp=lmtp, tls=tls, implicit=self._implicit
+        )
         self.tls = ""  # what there is of it; see Disposition
         self.falls_back = False  # TLS failed, and a connection without it may be made
         self.deadline = float("inf")
@@ -90,6 +102,7 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self.opened: asyncio.Future[Reply | None] = self._loop.create_future()  # None: it is open
         self._transport: asyncio.Transport
+        self._context: Context
         self._job: Job | None = None
         self._sent: Job | None = None  # what goes out for it: itself, or its message converted
         self._converts = False  # one of `terms.conversions` is ours
@@ -172,6 +185,8 @@ class Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
         self.allow(self._terms.timeouts.greeting)
         self._owner.made(self)
+        if self._implicit:
+            self._start_tls()
 
     def data_received(self, data: bytes) -> None:
         client = self.client
@@ -215,6 +230,7 @@ class Connection(asyncio.Protocol):
             self._done(self.client.replies)
         elif event is Event.READY:
             if not self.opened.done():
+                self._note_tls()
                 self.opened.set_result(None)
             self._owner.free(self)
         elif event is Event.BODY:
@@ -223,8 +239,7 @@ class Connection(asyncio.Protocol):
         elif event is Event.STARTTLS:
             # Nothing more is read in the clear: it would not be from whom we think.
             self._transport.pause_reading()
-            self.deadline = float("inf")  # the handshake has its own
-            self._task = self._loop.create_task(self._upgrade())
+            self._start_tls()
         else:
             self._close()
 
@@ -245,6 +260,8 @@ class Connection(asyncio.Protocol):
         reason = self.client.reason
         assert reason is not None
         if not self.opened.done():
+            if reason.enhanced == "4.7.4":
+                HANDSHAKES.count("absent")
             self.opened.set_result(reason)
         if self._task is not None:
             self._task.cancel()
@@ -281,9 +298,12 @@ class Connection(asyncio.Protocol):
 
     # TLS.
 
+    def _start_tls(self) -> None:
+        self.deadline = float("inf")  # the handshake has its own
+        self._task = self._loop.create_task(self._upgrade())
+
     async def _upgrade(self) -> None:
         """The handshake, after the 220 to STARTTLS (RFC 3207 section 4)."""
-        HANDSHAKES.value += 1
         transport: asyncio.Transport | None = None
         try:
             transport = await self._handshake()
@@ -300,13 +320,13 @@ class Connection(asyncio.Protocol):
             self._upgraded(transport)
 
     async def _handshake(self) -> asyncio.Transport | None:
-        name = self.host.name.strip("[]")
-        timeouts = self._terms.timeouts
+        terms, timeouts = self._terms, self._terms.timeouts
+        self._context = terms.tls.context(self._policy, terms.certificate)
         return await self._loop.start_tls(
             self._transport,
             self,
-            self._terms.tls.context(self._policy),
-            server_hostname=name,
+            self._context,
+            server_hostname=self._certified_name,
             ssl_handshake_timeout=timeouts.tls,
             ssl_shutdown_timeout=timeouts.quit,
         )
@@ -314,20 +334,34 @@ class Connection(asyncio.Protocol):
     def _upgraded(self, transport: asyncio.Transport) -> None:
         self._transport = transport
         session = transport.get_extra_info("ssl_object")
-        verified = " verified" if self._policy == "verified" else ""
-        self.tls = f"{session.version()} {session.cipher()[0]}{verified}"
+        HANDSHAKES.count("resumed" if session.session_reused else "full")
+        self.tls = describe(session, self._policy)
         for event in self.client.started_tls():
             self._act(event)
         if not self.client.closed:
             self._flush()
 
     def _tls_failed(self, error: Exception) -> None:
-        FAILED.value += 1
-        if self._policy == "opportunistic" and not self.client.closed:
+        HANDSHAKES.count(result_of(error))
+        optional = self._policy == "opportunistic" and not self._implicit
+        if optional and not self.client.closed:
             self._terms.tls.avoid(self.label)
             self.falls_back = True
-        text = f"no TLS with {self.label}: {_tls_reason(error)}"
+        text = f"no TLS with {self.label}: {reason(error)}"
         self.abort(Reply(451, "4.7.5", text))
+
+    def _note_tls(self) -> None:
+        """The host has answered EHLO: what it gave for the next handshake is there by now."""
+        if self.tls:
+            session = self._transport.get_extra_info("ssl_object")
+            self._context.remember(self._certified_name, session)
+        elif self._policy != "none":
+            HANDSHAKES.count("absent")
+
+    @property
+    def _certified_name(self) -> str:
+        """Whose the certificate has to be; an address literal stands for its address."""
+        return self.host.name.strip("[]")
 
     # Messages that are not at hand, or too large for one write.
 
@@ -416,15 +450,6 @@ class Connection(asyncio.Protocol):
             chunk += len(parts)
             for part in parts:
                 yield part
-
-
-def _tls_reason(error: Exception) -> str:
-    """In the words of OpenSSL, without where in its source it was."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"the certificate is not good: {error.verify_message}"
-    if isinstance(error, ssl.SSLError) and error.reason:
-        return f"the handshake failed: {error.reason.replace('_', ' ').lower()}"
-    return f"the handshake failed: {error or type(error).__name__}"
 
 
 def _unreadable(job: Job, error: Exception) -> Reply:

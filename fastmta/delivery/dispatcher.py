@@ -17,6 +17,7 @@ from fastmta.delivery.site import Site
 from fastmta.delivery.source import Pool, Source, Sources
 from fastmta.delivery.tls import Tls
 from fastmta.mail.disposition import Disposition
+from fastmta.mail.envelope import Envelope, TlsDemand
 from fastmta.queue.limits import Permits, Shape
 from fastmta.queue.ready import Job, ReadyQueue
 
@@ -31,8 +32,8 @@ ALL_PATHS = "*"
 
 # `settle(job, site_name, source_name, dispositions)`: one for each recipient, in order.
 Settle = Callable[[Job, str, str, list[Disposition]], None]
-# `shape(source_name, site, domain)`: asked for each job, so it answers from memory.
-Shaping = Callable[[str, Site, str], Shape]
+# `shape(source_name, site, domain, tls)`: asked for each job, so it answers from memory.
+Shaping = Callable[[str, Site, str, TlsDemand], Shape]
 
 
 class Bounds(Struct, frozen=True):
@@ -80,7 +81,7 @@ class Dispatcher:
         self.connections: set[Connection] = set()
         self.idle: dict[Connection, None] = {}  # the one that has waited longest first
         self.conversions = asyncio.Semaphore(bounds.conversions)
-        self._read, self._tls = read, tls or Tls()
+        self._read, self.tls = read, tls or Tls()
         self._settle = settle
         self._paths: dict[str, Path] = {}
         self._turned_away = False  # somebody waits until there may be one more path
@@ -97,7 +98,7 @@ class Dispatcher:
         pool = self.sources.pool_of(job.envelope)
         if pool is not None:
             return self._submit_to_pool(pool, site, job)
-        path = self._path(self.sources.system, site, job.envelope.domain)
+        path = self._path(self.sources.system, site, job.envelope)
         if path is None:
             return ALL_PATHS
         if not path.submit(job):
@@ -109,7 +110,7 @@ class Dispatcher:
         sources = self.sources.order(pool, site)
         full: list[Path] = []
         for source in sources:
-            path = self._path(source, site, job.envelope.domain)
+            path = self._path(source, site, job.envelope)
             if path is None:
                 continue
             if path.submit(job):
@@ -195,9 +196,14 @@ class Dispatcher:
 
     def terms(self, path: Path) -> Terms:
         timeouts = path.shape.limits.timeouts
-        hostname = path.source.hostname
         return Terms(
-            hostname, self._read, timeouts, timeouts.by_step(), self.conversions, self._tls
+            path.source.hostname,
+            self._read,
+            timeouts,
+            timeouts.by_step(),
+            self.conversions,
+            self.tls,
+            path.source.certificate,
         )
 
     def is_starved(self, path: Path) -> bool:
@@ -250,9 +256,10 @@ class Dispatcher:
         self.idle.pop(connection, None)
         self._check_empty()
 
-    def _path(self, source: Source, site: Site, domain: str) -> Path | None:
+    def _path(self, source: Source, site: Site, envelope: Envelope) -> Path | None:
         """None: there are too many."""
-        shape = self.shape(source.name, site, domain)
+        domain, tls = envelope.domain, envelope.tls
+        shape = self.shape(source.name, site, domain, tls)
         path = self._paths.get(shape.path)
         if path is None:
             if len(self._paths) >= self.bounds.paths:
@@ -262,7 +269,7 @@ class Dispatcher:
             if self._timer is None:
                 self._timer = path.loop.call_later(SWEEP_SECONDS, self._sweep)
         path.site = site  # its addresses may have changed, and so may the configuration
-        path.shape, path.source, path.domain = shape, source, domain
+        path.shape, path.source, path.domain, path.demand = shape, source, domain, tls
         return path
 
     def _sweep(self) -> None:
@@ -285,7 +292,7 @@ class Dispatcher:
     def _reshape_paths(self, paths: Iterator[Path], again: Callable[[Job], None]) -> None:
         some = list(islice(paths, _RESHAPED_AT_ONCE))
         for path in some:
-            shape = self.shape(path.source.name, path.site, path.domain)
+            shape = self.shape(path.source.name, path.site, path.domain, path.demand)
             if shape.path == path.name:
                 path.shape = shape
                 path.wake()  # so that it asks by the new one

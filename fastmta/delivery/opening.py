@@ -24,7 +24,7 @@ FAILED = metrics.counter(
 )
 
 # RFC 3463 section 3.8: what our policy, and not the host, has against the connection.
-TLS_WANTED = ("4.7.4", "4.7.5")
+TLS_WANTED = ("4.7.4", "4.7.5", "4.7.30")
 CUT_OFF = Reply(451, "4.3.2", "cut off by our shutdown")
 _NO_ADDRESS = Reply(451, "4.4.4", "no address to send to")
 _IP_BIND_ADDRESS_NO_PORT = 24  # ip(7); the socket module has it from Python 3.12 on
@@ -37,6 +37,7 @@ class SourceGone(Exception):
 async def open_connection(path: "Path", dispatcher: "Dispatcher") -> bool:
     """False: no host takes mail now, and the path knows why."""
     failure: tuple[Reply, str] | None = None
+    is_passed_on = path.shape.limits.tls == "requiretls"
     tried, probed, sourceless = 0, False, False
     for host, address in draw(path.site):
         spot = path.spot(address, host.port)
@@ -65,12 +66,30 @@ async def open_connection(path: "Path", dispatcher: "Dispatcher") -> bool:
             # one are not for us to try; where an earlier one failed, it may come back.
             failure = failure or (reply, label)
             break
-        failure = reply, label
+        if not (failure and is_passed_on and _is_better(failure[0], reply)):
+            failure = reply, label
     if failure is None and sourceless:
         path.sourceless()
     elif tried or not probed:  # otherwise the probe of somebody else will tell
-        path.unreachable(*(failure or (_NO_ADDRESS, "")))
+        reply, label = failure or (_NO_ADDRESS, "")
+        path.unreachable(_for_good(reply) if is_passed_on else reply, label)
     return False
+
+
+def _is_better(one: Reply, other: Reply) -> bool:
+    """Whether that host may yet do what this one does not."""
+    return _is_about_tls(other) and not _is_about_tls(one)
+
+
+def _is_about_tls(reply: Reply) -> bool:
+    return reply.enhanced in TLS_WANTED
+
+
+def _for_good(reply: Reply) -> Reply:
+    """RFC 8689 section 4.2.1: a message that came with REQUIRETLS does not wait for TLS."""
+    if not _is_about_tls(reply):
+        return reply
+    return Reply(550, "5.7.30" if reply.enhanced == "4.7.30" else "5.7.10", reply.text)
 
 
 async def _attempt(
@@ -93,7 +112,7 @@ async def _attempt(
     if connection.falls_back:  # once: by now it is known that TLS fails with this host
         hosts.let_go(spot)
         return await _attempt(path, dispatcher, host, spot, local)
-    if reply is not None and (reply.is_permanent or reply.enhanced in TLS_WANTED):
+    if reply is not None and (reply.is_permanent or _is_about_tls(reply)):
         hosts.let_go(spot)  # there is nothing wrong with it, but we are it, or want more of it
     elif reply is not None:
         hosts.failed(spot, label, reply, path.site.name, greeted=greeted, probe=probe)

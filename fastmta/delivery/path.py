@@ -12,10 +12,11 @@ from fastmta.delivery.connection import Connection
 from fastmta.delivery.hosts import Spot, Trouble
 from fastmta.delivery.numbers import PathNumbers, Wait
 from fastmta.delivery.opening import CUT_OFF, open_connection
-from fastmta.delivery.portion import Portion, Whole, left_over, split
+from fastmta.delivery.portion import Portion, left_over, most_telling, places_of, split
 from fastmta.delivery.site import Site
 from fastmta.delivery.source import Source
 from fastmta.mail.disposition import Disposition
+from fastmta.mail.envelope import TlsDemand
 from fastmta.mail.reply import Reply
 from fastmta.queue.limits import Shape
 from fastmta.queue.ready import Job, Line
@@ -42,6 +43,7 @@ class Path:
         self.name = shape.path
         self.shape, self.source, self.site = shape, source, site
         self.domain = ""  # of the job that was submitted last
+        self.demand = TlsDemand.NONE  # of all of them, or it makes no difference
         self.loop = asyncio.get_running_loop()
         self._dispatcher = dispatcher
         self._permits = dispatcher.permits
@@ -218,7 +220,7 @@ class Path:
             is_delivered = telling.is_positive
             ends = [Disposition.of_reply(telling, host, now, success, tls)]
         else:
-            telling = _telling(replies)
+            telling = most_telling(replies)
             is_delivered = any(reply.is_positive for reply in replies)
             ends = [Disposition.of_reply(reply, host, now, success, tls) for reply in replies]
         self._permits.heard(self.shape, telling)
@@ -310,7 +312,7 @@ class Path:
 
     def _go_on(self, job: Job, ends: list[Disposition], left: list[int]) -> None:
         """Send what is left of the recipients in the next transaction, in this attempt."""
-        whole, places = _places(job)
+        whole, places = places_of(job)
         self._portions.appendleft(Portion(whole, [places[i] for i in left]))
         told = [i for i in range(len(ends)) if i not in set(left)]
         whole.record([places[i] for i in told], [ends[i] for i in told])
@@ -495,15 +497,3 @@ class Path:
         if now < self._hold_until:  # the host's own limit
             return "connection limit", time.time() + self._hold_until - now
         return ("no slots" if self._dispatcher.is_starved(self) else "ready"), 0.0
-
-
-def _telling(replies: list[Reply]) -> Reply:
-    """Of several recipients' replies the one that asks us to slow down, if any does."""
-    return next((reply for reply in replies if 400 <= reply.code < 500), replies[-1])
-
-
-def _places(job: Job) -> tuple[Whole, list[int]]:
-    """Whom a transaction was for: which recipients of which whole."""
-    if isinstance(job, Portion):
-        return job.whole, job.indexes
-    return Whole(job), list(range(len(job.envelope.recipients)))

@@ -55,5 +55,17 @@ def left_over(replies: list[Reply]) -> list[int]:
     return left if left and any(reply.is_positive for reply in replies) else []
 
 
+def most_telling(replies: list[Reply]) -> Reply:
+    """Of several recipients' replies the one that asks us to slow down, if any does."""
+    return next((reply for reply in replies if 400 <= reply.code < 500), replies[-1])
+
+
+def places_of(job: Job) -> tuple[Whole, list[int]]:
+    """Whom a transaction was for: which recipients of which whole."""
+    if isinstance(job, Portion):
+        return job.whole, job.indexes
+    return Whole(job), list(range(len(job.envelope.recipients)))
+
+
 def _is_too_many(reply: Reply) -> bool:
     return reply.code == 452 and reply.enhanced in ("", "4.5.3")

@@ -8,7 +8,9 @@ from ipaddress import ip_address
 from math import inf
 from typing import TypeVar
 
-from fastmta.config import Config, DomainPattern, HopProtocol, NextHop, Route
+from msgspec import UNSET
+
+from fastmta.config import Config, DomainPattern, HopProtocol, NextHop, Route, TlsPolicy
 from fastmta.config_reader import covers
 from fastmta.delivery import addresses
 from fastmta.delivery.dns import Answer, Exchange, Resolver, Status
@@ -96,7 +98,8 @@ class Router:
         if _is_hop(domain):
             return await self._by_order(domain)
         if route := self._route_of(domain):
-            return await self._by_hops(domain, _name(route), route.protocol, route.next_hop)
+            tls = None if route.tls is UNSET else route.tls
+            return await self._by_hops(domain, _name(route), route.protocol, route.next_hop, tls)
         try:
             literal = addresses.parse_literal(domain)
         except ValueError:
@@ -116,14 +119,20 @@ class Router:
         return await self._by_hops(text, origin, protocol, (hop,))
 
     async def _by_hops(
-        self, domain: str, origin: str, protocol: HopProtocol, hops: Sequence[NextHop]
+        self,
+        domain: str,
+        origin: str,
+        protocol: HopProtocol,
+        hops: Sequence[NextHop],
+        tls: TlsPolicy | None = None,
     ) -> Survey:
         """Each next hop is a tier of its own, tried in the order of the configuration."""
         candidates = await asyncio.gather(
             *(self._next_hop(tier, endpoint) for tier, endpoint in enumerate(hops))
         )
-        outcome = judge_hops(origin, protocol, candidates)
+        outcome = judge_hops(origin, protocol, candidates, tls)
         origin += "" if protocol == "smtp" else f", {protocol}"
+        origin += f", tls {tls}" if tls else ""
         return self._survey(domain, origin, candidates, outcome)
 
     async def _next_hop(self, tier: int, endpoint: NextHop) -> Candidate:
@@ -210,10 +219,11 @@ class Router:
 
 
 def parse_hop(text: str) -> tuple[HopProtocol, NextHop]:
-    """A next hop by itself: "192.0.2.1:25", "lmtp:192.0.2.1:24" or "lmtp:unix:/run/lmtp"."""
-    protocol: HopProtocol = "lmtp" if text.startswith("lmtp:") else "smtp"
-    hop = NextHop.parse(text.removeprefix("lmtp:"))
-    if hop.path and protocol == "smtp":
+    """A next hop by itself: "192.0.2.1:25", "smtps:192.0.2.1:465", "lmtp:unix:/run/lmtp"."""
+    named: tuple[HopProtocol, ...] = ("smtps", "lmtp")
+    protocol: HopProtocol = next((each for each in named if text.startswith(f"{each}:")), "smtp")
+    hop = NextHop.parse(text.removeprefix(f"{protocol}:"))
+    if hop.path and protocol != "lmtp":
         raise ValueError(f'"{text}": a unix socket speaks LMTP; write "lmtp:{text}"')
     return protocol, hop
 

@@ -2,7 +2,7 @@
 
 from msgspec import Struct
 
-from fastmta.config import HopProtocol
+from fastmta.config import HopProtocol, TlsPolicy
 from fastmta.mail.reply import Reply
 
 
@@ -25,6 +25,7 @@ class Site(Struct, frozen=True):
 
     name: str
     tiers: tuple[tuple[Host, ...], ...]
+    tls: TlsPolicy | None = None  # as its [[route]] has it; None: as [shaping] has it
 
     @property
     def hosts(self) -> tuple[str, ...]:

@@ -4,11 +4,13 @@ import errno
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 from msgspec import Struct
 
 from fastmta import config, metrics
 from fastmta.delivery.site import Site
+from fastmta.delivery.tls import ClientCertificate
 from fastmta.mail.envelope import Envelope
 from fastmta.mail.reply import Reply
 
@@ -28,6 +30,7 @@ class Source(Struct, frozen=True):
     name: str  # "" is the system's choice of addresses
     hostname: str  # in EHLO
     addresses: tuple[str, ...] = ()
+    certificate: ClientCertificate | None = None  # what hosts are shown that ask
 
 
 class Pool:
@@ -69,12 +72,17 @@ class Sources:
     """All of them, as the configuration says; which address is not on this machine any more."""
 
     def __init__(self, settings: config.Config, clock: Callable[[], float]) -> None:
-        self.system = Source("", settings.hostname)
+        delivery = settings.delivery
+        shown = _certificate(delivery.client_certificate, delivery.client_key)
+        self.system = Source("", settings.hostname, (), shown)
         self._clock = clock
         self._aside: dict[str, float] = {}  # address -> when it is tried again
         named: dict[str, Source] = {
             one.name: Source(
-                one.name, one.hostname or settings.hostname, tuple(map(str, one.addresses))
+                one.name,
+                one.hostname or settings.hostname,
+                tuple(map(str, one.addresses)),
+                _certificate(one.client_certificate, one.client_key) or shown,
             )
             for one in settings.source
         }
@@ -161,6 +169,10 @@ class Sources:
 
     def _is_aside(self, address: str) -> bool:
         return self._aside.get(address, 0.0) > self._clock()
+
+
+def _certificate(certificate: Path | None, key: Path | None) -> ClientCertificate | None:
+    return ClientCertificate(certificate, key) if certificate and key else None
 
 
 def _family(address: str) -> bool:

@@ -11,7 +11,7 @@ from math import inf
 
 from msgspec import Struct
 
-from fastmta.config import HopProtocol, NextHop
+from fastmta.config import HopProtocol, NextHop, TlsPolicy
 from fastmta.delivery.dns import Answer, Exchange, Status
 from fastmta.delivery.site import Host, Site
 from fastmta.mail.reply import Reply
@@ -99,16 +99,23 @@ def _dead_end(domain: str, candidates: Sequence[Candidate], implicit: bool) -> R
     return Reply(550, "5.4.4", f"no MX host of {domain} has an address")
 
 
-def judge_hops(what: str, protocol: HopProtocol, candidates: Sequence[Candidate]) -> Site | Reply:
+def judge_hops(
+    what: str,
+    protocol: HopProtocol,
+    candidates: Sequence[Candidate],
+    tls: TlsPolicy | None = None,
+) -> Site | Reply:
     """As `judge`, but mail waits whatever happens: a slip in a [[route]] must bounce nothing.
 
     `what` is whose next hops they are: "route *".
     """
     if usable := [each for each in candidates if each.usable]:
         names = ">".join(str(NextHop(each.host, each.port)) for each in usable)
-        # What speaks LMTP is another site, were it at the same endpoint.
+        # What speaks LMTP is another site, were it at the same endpoint; so is what is not
+        # spoken to without TLS.
         name = names if protocol == "smtp" else f"{protocol}:{names}"
-        return Site(_short(name), tuple((_host(each, protocol),) for each in usable))
+        name += f"!{tls}" if tls else ""
+        return Site(_short(name), tuple((_host(each, protocol),) for each in usable), tls)
     first = candidates[0]
     enhanced = "4.4.3" if first.status is Status.FAILURE else "4.4.4"
     return Reply(451, enhanced, f"next hop {first.host} of {what}: {first.detail}")

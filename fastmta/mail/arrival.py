@@ -2,7 +2,7 @@
 
 from msgspec import Struct
 
-from fastmta.mail.envelope import Priority, Recipient
+from fastmta.mail.envelope import Priority, Recipient, TlsDemand
 
 
 class Arrival(Struct):
@@ -26,3 +26,4 @@ class Arrival(Struct):
     tenant: str = ""
     campaign: str = ""
     pool: str = ""
+    demand: TlsDemand = TlsDemand.NONE

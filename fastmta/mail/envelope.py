@@ -51,6 +51,14 @@ class Priority(IntEnum):
     BULK = 2
 
 
+class TlsDemand(IntEnum):
+    """What a sender says of TLS on the way (RFC 8689)."""
+
+    NONE = 0  # the policy of the path says what is done
+    REQUIRED = 1  # MAIL had REQUIRETLS: never without it, and never to a host that does not know it
+    OPTIONAL = 2  # "TLS-Required: No": rather in the clear than not at all
+
+
 class Recipient(Struct, array_like=True):
     """One forward-path and what the sender asked to be told about it (RFC 3461 section 4)."""
 
@@ -85,6 +93,7 @@ class Envelope(Struct, array_like=True):
     held: str = ""  # why an operator keeps it back; "" where nobody does
     next_hop: str = ""  # where an operator sends it instead of the site: "192.0.2.1:25"
     delays: int = 0  # reports of delay that were made
+    tls: TlsDemand = TlsDemand.NONE
 
     @property
     def id(self) -> str:

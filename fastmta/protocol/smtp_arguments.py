@@ -1,4 +1,4 @@
-"""What MAIL and RCPT carry: a path, and the parameters SIZE, BODY, SMTPUTF8, AUTH, those of DSN."""
+"""What MAIL and RCPT carry: a path, and the parameters of extensions."""
 
 import re
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from typing import TypeVar
 from fastmta._core.smtp import PathError, parse_mail, parse_rcpt
 from fastmta.mail.address import domain_of
 from fastmta.mail.arrival import Arrival
-from fastmta.mail.envelope import Recipient
+from fastmta.mail.envelope import Recipient, TlsDemand
 from fastmta.mail.xtext import MAX_ORCPT
 from fastmta.protocol import smtp_replies as reply
 
@@ -30,8 +30,11 @@ class Refused(Exception):
         self.answer = answer
 
 
-def read_mail(argument: bytes, max_size: int) -> Arrival:
-    """The transaction that MAIL opens; its `size` is the declared one. Raises Refused."""
+def read_mail(argument: bytes, max_size: int, *, tls: bool) -> Arrival:
+    """The transaction that MAIL opens; its `size` is the declared one. Raises Refused.
+
+    `tls`: what is offered under TLS alone may be asked for.
+    """
     try:
         sender, ascii_only, parameters = parse_mail(argument)
     except ValueError as error:
@@ -42,6 +45,8 @@ def read_mail(argument: bytes, max_size: int) -> Arrival:
             _apply(OF_MAIL.get(keyword), arrival, value)
         if arrival.size > max_size:  # RFC 1870 section 6.1
             raise Refused(reply.MESSAGE_TOO_BIG)
+        if arrival.tls and not tls:  # RFC 8689 section 2: it was not offered
+            raise Refused(reply.UNKNOWN_PARAMETER)
     if not ascii_only:
         _check_utf8(sender, arrival, reply.BAD_SENDER)
     return arrival
@@ -122,6 +127,12 @@ def _auth(arrival: Arrival, value: _Value) -> bool:
     return value is not None and _IDENTITY.fullmatch(value) is not None
 
 
+def _requiretls(arrival: Arrival, value: _Value) -> bool:
+    """RFC 8689 section 2."""
+    arrival.demand = TlsDemand.REQUIRED
+    return value is None
+
+
 def _notify(recipient: Recipient, value: _Value) -> bool:
     """RFC 3461 section 4.1: each at most once, NEVER alone."""
     recipient.notify = (value or "").upper()
@@ -142,5 +153,6 @@ OF_MAIL: dict[str, Callable[[Arrival, _Value], bool]] = {
     "RET": _ret,
     "ENVID": _envid,
     "AUTH": _auth,
+    "REQUIRETLS": _requiretls,
 }
 OF_RCPT: dict[str, Callable[[Recipient, _Value], bool]] = {"NOTIFY": _notify, "ORCPT": _orcpt}

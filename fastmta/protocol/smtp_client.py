@@ -10,7 +10,6 @@ What is always true:
 - Once closed, nothing more is sent, understood or reported.
 """
 
-import re
 from collections import deque
 from collections.abc import Callable
 from enum import IntEnum
@@ -20,15 +19,19 @@ from fastmta._core.data import Stuffer
 from fastmta.mail.delivery_status import Action
 from fastmta.mail.envelope import Envelope, Recipient
 from fastmta.mail.reply import Reply
-from fastmta.mail.xtext import original_recipient
-from fastmta.protocol.smtp_reply import MAX_TEXT, BadReply, Capabilities, ReplyReader
+from fastmta.protocol import smtp_commands as commands
+from fastmta.protocol.smtp_reply import (
+    MAX_TEXT,
+    BadReply,
+    Capabilities,
+    ReplyReader,
+    too_many_is_temporary,
+)
 from fastmta.protocol.smtp_steps import PHRASES, SUCCESS, Step
 
-_CONTROLS = re.compile(r"[\x00-\x1f\x7f]")
-
-
 # Whether to ask for TLS (RFC 3207), to go on without it, and to ask who is at the other end.
-TlsPolicy = Literal["none", "opportunistic", "required", "verified"]
+# "requiretls" is "verified", to hosts that promise the same for their part (RFC 8689).
+TlsPolicy = Literal["none", "opportunistic", "required", "verified", "requiretls"]
 
 
 class Event(IntEnum):
@@ -55,6 +58,8 @@ class Client:
         "_expected",
         "_host",
         "_hostname",
+        "_implicit",
+        "_is_passed_on",
         "_lmtp",
         "_next",
         "_open",
@@ -78,8 +83,12 @@ class Client:
         *,
         lmtp: bool = False,
         tls: TlsPolicy = "none",
+        implicit: bool = False,
     ) -> None:
-        """`hostname` is our name, `host` the other's, for replies of our own."""
+        """`hostname` is our name, `host` the other's, for replies of our own.
+
+        `implicit`: TLS begins with the connection (RFC 8314 section 3.3), before any greeting.
+        """
         self.capabilities = Capabilities()
         self.closed = False
         self.reason: Reply | None = None
@@ -89,8 +98,10 @@ class Client:
         self._host = host
         self._lmtp = lmtp
         self._tls: TlsPolicy = tls  # "none" as soon as it is there
+        self._is_passed_on = tls == "requiretls"  # the host has to ask the same of the next one
         self._events: list[Event] = []
-        self._expected: deque[Step] = deque((Step.GREETING,))
+        self._expected: deque[Step] = deque((Step.TLS if implicit else Step.GREETING,))
+        self._implicit = implicit
         self._output: list[bytes] = []
         self._reader = ReplyReader()
         # The transaction under way.
@@ -117,17 +128,7 @@ class Client:
 
     def objection(self, envelope: Envelope) -> Reply | None:
         """Why this server cannot be given this message at all; None: it can."""
-        offered = self.capabilities
-        if offered.size and envelope.size > offered.size:  # RFC 1870 section 6.1
-            text = f"message of {envelope.size} octets exceeds the host's limit of {offered.size}"
-            return Reply(552, "5.3.4", text)
-        addresses = _addresses(envelope)
-        if not addresses.isprintable() and _CONTROLS.search(addresses):
-            # Refused where mail comes in; here it would become a command of its own.
-            return Reply(553, "5.1.3", "address with a control character")
-        if not offered.utf8 and (envelope.utf8 or not addresses.isascii()):
-            return Reply(553, "5.6.7", "message needs SMTPUTF8 and the host does not offer it")
-        return None
+        return commands.objection(envelope, self.capabilities)
 
     @property
     def success(self) -> Action | None:
@@ -161,11 +162,13 @@ class Client:
         self.replies = [_PENDING] * len(recipients)
         self._next = self._accepted = 0
         self._body, self._unframed = body, envelope.size
-        mail = self._mail(envelope)
-        if self.capabilities.pipelining:
+        offered = self.capabilities
+        mail = commands.mail(envelope, offered)
+        if offered.pipelining:
             self._send_group(mail, recipients)
         else:
-            self._unsent.extend((Step.RCPT, self._rcpt(each)) for each in recipients)
+            rcpts = ((Step.RCPT, commands.rcpt(each, offered)) for each in recipients)
+            self._unsent.extend(rcpts)
             self._send(Step.MAIL, mail)
 
     def frame(self, block: bytes, *, last: bool) -> bytes:
@@ -187,7 +190,7 @@ class Client:
         self._send(Step.QUIT, "QUIT\r\n")
 
     def started_tls(self) -> list[Event]:
-        """The handshake is done: say hello again, all that was said before is void.
+        """The handshake is done: all that was said before is void.
 
         RFC 3207 section 4.2.
         """
@@ -200,16 +203,17 @@ class Client:
         self.capabilities = Capabilities()
         if self._reader.has_more:  # an answer that was begun in the clear must not end under TLS
             self._violated("octets in the clear before the TLS handshake")
+        elif self._implicit:
+            self._expected.append(Step.GREETING)
         else:
             self._hello()
         return events
 
     def lost(self, reason: Reply) -> list[Event]:
         """The connection is gone, or given up: what has no reply yet gets this one."""
-        events: list[Event] = []
-        self._events = events
+        self._events = []
         self._close(reason)
-        return events
+        return self._events
 
     def receive(self, data: bytes) -> list[Event]:
         """Read what the server sent, in pieces of any size."""
@@ -260,7 +264,7 @@ class Client:
         if self._is_ourselves(reply.text):
             return self._loops()
         if self._tls == "none":
-            return self._events.append(Event.READY)
+            return self._ready()
         if self.capabilities.starttls:
             return self._send(Step.STARTTLS, "STARTTLS\r\n")
         return self._go_on_in_the_clear("was not offered")
@@ -289,7 +293,7 @@ class Client:
             if ok:
                 self._accepted += 1
             else:
-                self.replies[index] = _too_many_is_temporary(reply)
+                self.replies[index] = too_many_is_temporary(reply)
         self._advance()
 
     def _on_data(self, reply: Reply, ok: bool) -> None:
@@ -345,13 +349,19 @@ class Client:
         verb = "LHLO" if self._lmtp else "EHLO"  # RFC 2033 section 4.1
         self._send(Step.EHLO, f"{verb} {self._hostname}\r\n")
 
+    def _ready(self) -> None:
+        if self._is_passed_on and not self.capabilities.requiretls:
+            # RFC 8689 section 4.2.1: another host of the domain may offer it.
+            text = f"the message needs REQUIRETLS, which {self._host} does not offer"
+            return self._leave(Reply(450, "4.7.30", text[:MAX_TEXT]))
+        return self._events.append(Event.READY)
+
     def _go_on_in_the_clear(self, why: str) -> None:
         """There is no TLS with this host: not one octet of mail where it is a must."""
         if self._tls == "opportunistic":
             return self._events.append(Event.READY)
         text = f"TLS is required for {self._host}, but STARTTLS {why}"
-        self._close(Reply(451, "4.7.4", text[:MAX_TEXT]))
-        return self._output.append(b"QUIT\r\n")
+        return self._leave(Reply(451, "4.7.4", text[:MAX_TEXT]))
 
     def _send(self, step: Step, command: str) -> None:
         self._expected.append(step)
@@ -359,16 +369,16 @@ class Client:
 
     def _send_group(self, mail: str, recipients: list[Recipient]) -> None:
         """MAIL, all RCPT and, with a body at hand, DATA or BDAT in one write (RFC 2920)."""
-        expected = self._expected
+        expected, offered = self._expected, self.capabilities
         expected.append(Step.MAIL)
         for recipient in recipients:
-            mail += self._rcpt(recipient)
+            mail += commands.rcpt(recipient, offered)
             expected.append(Step.RCPT)
         body = self._body
         if body is None:
             # A large message waits for the replies: it may be that nobody wants it.
             self._output.append(mail.encode())
-        elif self.capabilities.chunking:
+        elif offered.chunking:
             # RFC 3030 section 2 lets the replies to RCPT be read first. Without that stop a
             # message costs one round trip; a server must discard what it does not want anyway.
             expected.append(Step.BDAT)
@@ -377,28 +387,6 @@ class Client:
         else:
             expected.append(Step.DATA)
             self._output.append(f"{mail}DATA\r\n".encode())
-
-    def _mail(self, envelope: Envelope) -> str:
-        offered = self.capabilities
-        command = f"MAIL FROM:<{envelope.sender}>"
-        if offered.size is not None:
-            command += f" SIZE={envelope.size}"
-        if envelope.eight_bit:
-            command += " BODY=8BITMIME"
-        if offered.utf8 and (envelope.utf8 or not _addresses(envelope).isascii()):
-            command += " SMTPUTF8"
-        if offered.dsn:  # RFC 3461 section 5.2.1: passed on as they came
-            command += f" RET={envelope.ret}" if envelope.ret else ""
-            command += f" ENVID={envelope.envid}" if envelope.envid else ""
-        return command + "\r\n"
-
-    def _rcpt(self, recipient: Recipient) -> str:
-        command = f"RCPT TO:<{recipient.address}>"
-        if self.capabilities.dsn:  # RFC 3461 section 5.2.1
-            command += f" NOTIFY={recipient.notify}" if recipient.notify else ""
-            orcpt = recipient.orcpt or original_recipient(recipient.address)
-            command += f" ORCPT={orcpt}" if orcpt else ""
-        return command + "\r\n"
 
     def _advance(self) -> None:
         """After a reply to MAIL or RCPT: the next command, where it was held back."""
@@ -472,11 +460,14 @@ class Client:
         if reply.is_permanent:
             text = f"refused to talk to us: {reply}"[:MAX_TEXT]
             reply = Reply(450, f"4{reply.enhanced[1:] or '.3.2'}", text)
-        self._close(reply)
-        self._output.append(b"QUIT\r\n")
+        self._leave(reply)
 
     def _loops(self) -> None:
-        self._close(Reply(554, "5.4.6", "mail loops back to us: the host answers with our name"))
+        self._leave(Reply(554, "5.4.6", "mail loops back to us: the host answers with our name"))
+
+    def _leave(self, reason: Reply) -> None:
+        """Nothing is to be sent here, and the host hears of it."""
+        self._close(reason)
         self._output.append(b"QUIT\r\n")
 
     def _violated(self, what: str) -> None:
@@ -489,21 +480,6 @@ class Client:
             return False
         name = text.split(None, 1)[0] if text.strip() else ""
         return name.rstrip(".").lower() == self._hostname.rstrip(".").lower()
-
-
-def _addresses(envelope: Envelope) -> str:
-    """All of them run together, to look at their characters."""
-    addresses = envelope.sender
-    for recipient in envelope.recipients:
-        addresses += recipient.address
-    return addresses
-
-
-def _too_many_is_temporary(reply: Reply) -> Reply:
-    """RFC 5321 section 4.5.3.1.10: old servers say 552 for "too many recipients", meaning 452."""
-    if reply.code == 552 and reply.enhanced in ("", "5.5.3"):
-        return Reply(452, "4.5.3", reply.text)
-    return reply
 
 
 _Handler = Callable[[Client, Reply, bool], None]

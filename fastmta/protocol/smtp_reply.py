@@ -89,6 +89,7 @@ class Capabilities(Struct, frozen=True):
     dsn: bool = False  # RFC 3461
     size: int | None = None  # RFC 1870; 0: no limit is told, None: not offered
     starttls: bool = False  # RFC 3207
+    requiretls: bool = False  # RFC 8689
 
     @classmethod
     def parse(cls, lines: list[str]) -> "Capabilities":
@@ -105,6 +106,7 @@ class Capabilities(Struct, frozen=True):
             dsn="DSN" in offered,
             size=_size(offered["SIZE"]) if "SIZE" in offered else None,
             starttls="STARTTLS" in offered,
+            requiretls="REQUIRETLS" in offered,
         )
 
 
@@ -112,3 +114,10 @@ def _size(parameter: str) -> int:
     """RFC 1870 section 4: at most 20 digits; what is no number tells of no limit."""
     known = parameter.isascii() and parameter.isdigit() and len(parameter) <= 20
     return int(parameter) if known else 0
+
+
+def too_many_is_temporary(reply: Reply) -> Reply:
+    """RFC 5321 section 4.5.3.1.10: old servers say 552 for "too many recipients", meaning 452."""
+    if reply.code == 552 and reply.enhanced in ("", "5.5.3"):
+        return Reply(452, "4.5.3", reply.text)
+    return reply

@@ -259,7 +259,7 @@ class SmtpServer(ContentReader, Authenticator):
         if self._policy.needs_login and not self.authenticated:
             return self._error(reply.NEEDS_AUTH if self.tls else reply.TLS_FIRST)
         try:
-            arrival = read_mail(argument, self._policy.max_message_size)
+            arrival = read_mail(argument, self._policy.max_message_size, tls=self.tls)
         except Refused as refused:
             return self._error(refused.answer)
         vet = self.vet_sender if self.authenticated else None
@@ -370,6 +370,8 @@ def _extensions(policy: Policy, tls: bool, mechanisms: tuple[str, ...], xclient:
         "DSN",
         f"LIMITS RCPTMAX={policy.max_recipients}",  # RFC 9422
     ]
+    if tls:
+        lines.append("REQUIRETLS")  # RFC 8689 section 2: under TLS alone
     if policy.starttls and not tls:
         lines.append("STARTTLS")
     if mechanisms:

@@ -5,8 +5,8 @@ from typing import Protocol
 from msgspec import Struct
 
 from fastmta.config_reader import Rate
-from fastmta.config_shaping import TlsPolicy
 from fastmta.mail.reply import Reply
+from fastmta.protocol.smtp_client import TlsPolicy
 from fastmta.protocol.smtp_steps import Timeouts
 
 
@@ -63,9 +63,11 @@ class Group(Struct, frozen=True, array_like=True):
 class Shape(Struct, frozen=True):
     """A path by its name, with its limits and, for people, which rule set each of them."""
 
-    path: str  # "site", or "source>site"; a domain with limits of its own: "site#domain"
+    # "site", or "source>site"; a domain with limits of its own: "site#domain"; mail whose sender
+    # has a word in it: "site!requiretls"
+    path: str
     limits: Limits
-    origins: dict[str, str]  # name of a limit -> "default", "provider google", "domain x.test"
+    origins: dict[str, str]  # name of a limit -> "default", "provider google", "route"
     provider: str = ""  # whose hosts these are: "google"
     site: str = ""
     source: str = ""

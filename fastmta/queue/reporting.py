@@ -8,7 +8,7 @@ from fastmta import metrics
 from fastmta.mail.arrival import Arrival
 from fastmta.mail.delivery_status import Action
 from fastmta.mail.dsn import Report, build_report
-from fastmta.mail.envelope import Envelope, Recipient
+from fastmta.mail.envelope import Envelope, Recipient, TlsDemand
 from fastmta.mail.reply import Reply
 from fastmta.queue.outcome import Notice
 from fastmta.queue.ready import Job
@@ -96,13 +96,22 @@ class Reporter:
             received=now,
             eight_bit=not content.isascii(),
             utf8=not notice.address.isascii(),
+            demand=_protection(envelope),
         )
+
+
+def _protection(envelope: Envelope) -> TlsDemand:
+    """RFC 8689 section 5: a report tells as much as the message, and is protected like it."""
+    return TlsDemand.REQUIRED if envelope.tls is TlsDemand.REQUIRED else TlsDemand.NONE
 
 
 def _is_whole(envelope: Envelope, notice: Notice) -> bool:
     """RFC 3461 section 4.3: RET is for failures, and left out it is for us to choose.
 
-    The postmaster gets what nobody else will see.
+    The postmaster gets what nobody else will see; of what needed REQUIRETLS nobody gets more
+    than the header section (RFC 8689 section 5).
     """
+    if envelope.tls is TlsDemand.REQUIRED:
+        return False
     wanted = envelope.ret == "FULL" or not envelope.sender
     return notice.action is Action.FAILED and wanted and envelope.size <= MAX_RETURNED

@@ -3,13 +3,22 @@
 from collections.abc import Iterator
 from typing import Any, Protocol
 
-from msgspec import UNSET
+from msgspec import UNSET, structs
 
 from fastmta.config_reader import DomainPattern, Duration, covers
 from fastmta.config_shaping import LIMITS, Limited, Provider, ShapedDomain, Shaping
+from fastmta.mail.envelope import TlsDemand
+from fastmta.protocol.smtp_client import TlsPolicy
 from fastmta.queue.limits import Group, Limits, Shape
 
-CACHE_SIZE = 10_000  # (source, site, domain), and paths
+CACHE_SIZE = 10_000  # (source, site, domain, demand), and paths
+
+# What a sender's word makes of the policy (RFC 8689 sections 4.2.1 and 4.2.2), and its name.
+_DEMANDED: dict[TlsDemand, tuple[TlsPolicy, str]] = {
+    TlsDemand.NONE: ("none", ""),
+    TlsDemand.REQUIRED: ("requiretls", "REQUIRETLS"),
+    TlsDemand.OPTIONAL: ("opportunistic", "TLS-Required: No"),
+}
 
 
 class Destination(Protocol):
@@ -23,6 +32,10 @@ class Destination(Protocol):
     def hosts(self) -> tuple[str, ...]:
         """Names of its MX hosts."""
 
+    @property
+    def tls(self) -> TlsPolicy | None:
+        """What its [[route]] says."""
+
 
 class Shaper:
     """Shapes by one configuration; equal paths give the same object, while it is remembered."""
@@ -30,22 +43,45 @@ class Shaper:
     def __init__(self, shaping: Shaping) -> None:
         self._shaping = shaping
         self._providers = shaping.providers
-        self._known: dict[tuple[str, str, str], Shape] = {}
+        self._known: dict[tuple[str, str, str, TlsDemand], Shape] = {}
         self._paths: dict[str, Shape] = {}
 
-    def shape(self, source: str, site: Destination, domain: str) -> Shape:
+    def shape(
+        self, source: str, site: Destination, domain: str, demand: TlsDemand = TlsDemand.NONE
+    ) -> Shape:
         """The path on which mail for `domain` goes to `site`; `source` is "" where there is none.
 
         Asked for each message, so mostly one look-up.
         """
-        key = source, site.name, domain if self._shaping.domain else ""
+        key = source, site.name, domain if self._shaping.domain else "", demand
         shape = self._known.get(key)
         if shape is None:
-            shape = self._shape(source, site, domain)
+            shape = self._on_demand(self._shape(source, site, domain), demand)
             if len(self._known) >= CACHE_SIZE:
                 self._known.clear()
             self._known[key] = shape
         return shape
+
+    def _on_demand(self, usual: Shape, demand: TlsDemand) -> Shape:
+        """What the sender says of TLS makes another path, where it makes a difference."""
+        policy, origin = _DEMANDED[demand]
+        if demand is TlsDemand.NONE or (
+            demand is TlsDemand.OPTIONAL and usual.limits.tls not in ("required", "verified")
+        ):
+            return usual
+        path = f"{usual.path}!{policy}"
+        shape = self._paths.get(path)
+        if shape is None:
+            limits = structs.replace(usual.limits, tls=policy)
+            origins = usual.origins | {"tls": origin}
+            shape = structs.replace(usual, path=path, limits=limits, origins=origins)
+            self._remember(shape)
+        return shape
+
+    def _remember(self, shape: Shape) -> None:
+        if len(self._paths) >= CACHE_SIZE:
+            self._paths.clear()
+        self._paths[shape.path] = shape
 
     def _shape(self, source: str, site: Destination, domain: str) -> Shape:
         block = self._domain(domain)
@@ -55,9 +91,7 @@ class Shaper:
         shape = self._paths.get(path)
         if shape is None:
             shape = self._merge(path, site, block, source)
-            if len(self._paths) >= CACHE_SIZE:
-                self._paths.clear()
-            self._paths[path] = shape
+            self._remember(shape)
         return shape
 
     def _merge(
@@ -65,6 +99,8 @@ class Shaper:
     ) -> Shape:
         provider = self._provider(site.hosts)
         limits, origins = self._limits(provider, domain, source)
+        if site.tls is not None:
+            limits, origins["tls"] = structs.replace(limits, tls=site.tls), "route"
         name = provider.name if provider else ""
         group = self._group(provider, source) if provider and provider.shared is True else None
         return Shape(path, limits, origins, name, site.name, source, group)

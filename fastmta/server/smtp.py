@@ -100,6 +100,8 @@ class SmtpService:
         self.hostname = config.hostname
         self.submission = config.submission
         self.labels = _labels(config)
+        honoured = config.delivery.tls_required_header == "honour"
+        self.heeds_tls_required = honoured and config.strict_tls
         networks, hosts = config.smtp.relay_networks, config.smtp.xclient_hosts
         self.may_relay = lru_cache(maxsize=4096)(partial(_is_in, networks))
         self.trusts_xclient = lru_cache(maxsize=4096)(partial(_is_in, hosts))

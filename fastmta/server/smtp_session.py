@@ -29,6 +29,7 @@ from fastmta.store.accounts import Account
 
 if TYPE_CHECKING:
     from fastmta.server.smtp import SmtpService
+from fastmta.server.tls_required import read_tls_required
 
 log = logging.getLogger(__name__)
 
@@ -356,6 +357,8 @@ class SmtpSession(Session):
             self._complete_submission(arrival, account)
         if service.labels is not None and machine.may_relay:
             service.labels.read(arrival, arrival.tenant)
+        if service.heeds_tls_required:
+            read_tls_required(arrival)
         trace = self._trace(arrival)
         arrival.parts.insert(0, trace)
         arrival.size = self._size = arrival.size + len(trace)

@@ -7,7 +7,10 @@ from msgspec import Struct
 
 Step = Literal["connect", "mail", "rcpt", "data", "body", "end"]
 STEPS: tuple[Step, ...] = get_args(Step)
-KEYWORDS = ("PIPELINING", "SIZE", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES", "CHUNKING", "DSN")
+KEYWORDS = (
+    *("PIPELINING", "SIZE", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES", "CHUNKING", "DSN"),
+    "REQUIRETLS",  # under TLS alone
+)
 FATES = frozenset({"tempfail", "permfail", "slow", "421", "drop", "busy", "full"})
 
 

@@ -205,7 +205,7 @@ class Session(asyncio.Protocol):
         offered = [
             f"SIZE {behaviour.max_size}" if keyword == "SIZE" else keyword
             for keyword in KEYWORDS
-            if keyword not in behaviour.without
+            if keyword not in behaviour.without and (self._secured or keyword != "REQUIRETLS")
         ]
         if self._sink.tls and not self._secured:
             offered.append("STARTTLS")

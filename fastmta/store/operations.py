@@ -56,6 +56,7 @@ def _envelope(arrival: Arrival, index: int, domain: str, recipients: list[Recipi
         tenant=arrival.tenant,
         campaign=arrival.campaign,
         pool=arrival.pool,
+        tls=arrival.demand,
     )
 
 

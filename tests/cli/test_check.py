@@ -49,7 +49,7 @@ def test_the_same_as_json(file: Path) -> None:
     assert facts["ok"] is True
     assert facts["listeners"] == [{"service": "smtp", "bind": "127.0.0.1:2525", "tls": "none"}]
     assert facts["routes"] == [
-        {"domain": "*", "protocol": "smtp", "next_hop": ["MX hosts, port 25"]}
+        {"domain": "*", "protocol": "smtp", "tls": None, "next_hop": ["MX hosts, port 25"]}
     ]
 
 

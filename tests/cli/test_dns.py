@@ -99,6 +99,7 @@ def test_the_command_prints_json(config_file: str) -> None:
                     }
                 ]
             ],
+            "tls": None,
         },
         "reply": None,
         "hosts": [

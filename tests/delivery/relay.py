@@ -15,7 +15,7 @@ from fastmta.delivery.site import Host, Site
 from fastmta.delivery.source import Sources
 from fastmta.delivery.tls import Tls
 from fastmta.mail.disposition import Disposition
-from fastmta.mail.envelope import Envelope, Recipient
+from fastmta.mail.envelope import Envelope, Recipient, TlsDemand
 from fastmta.mail.reply import Reply
 from fastmta.protocol.smtp_steps import Timeouts
 from fastmta.queue.limits import Holder, Limits, Shape
@@ -129,7 +129,7 @@ class Relay:
         self._enough = asyncio.Event()
         self.sent = 0
 
-    def _shape(self, source: str, site: Site, domain: str) -> Shape:
+    def _shape(self, source: str, site: Site, domain: str, tls: TlsDemand) -> Shape:
         return Shape(f"{source}>{site.name}" if source else site.name, self.limits, {})
 
     def _settle(self, job: Job, site: str, source: str, dispositions: list[Disposition]) -> None:

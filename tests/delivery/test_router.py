@@ -483,6 +483,21 @@ def test_what_speaks_lmtp_is_another_site(server: DnsServer) -> None:
     assert by["smtp"].name != by["lmtp"].name
 
 
+def test_hosts_with_a_tls_of_their_route_are_another_site(server: DnsServer) -> None:
+    hops = (NextHop.parse("127.0.0.1:25"),)
+
+    def found(**options: Any) -> Site:
+        one = Route(domain=DomainPattern("*"), next_hop=hops, **options)
+        return site(server, "a.test", route=(one,))
+
+    assert (found().name, found().tls) == ("127.0.0.1:25", None)
+    verified = found(tls="verified")
+    assert (verified.name, verified.tls) == ("127.0.0.1:25!verified", "verified")
+    implicit = found(protocol="smtps", tls="required")
+    assert implicit.name == "smtps:127.0.0.1:25!required"
+    assert implicit.tiers == ((Host("127.0.0.1", ("127.0.0.1",), 25, "smtps"),),)
+
+
 # By order of an operator
 
 
@@ -507,6 +522,11 @@ def hop(server: DnsServer, text: str) -> Site | Reply:
             "lmtp:unix:/run/lmtp",
             "lmtp:unix:/run/lmtp",
             Host("unix:/run/lmtp", ("unix:/run/lmtp",), 0, "lmtp"),
+        ),
+        (
+            "smtps:127.0.0.1:465",
+            "smtps:127.0.0.1:465",
+            Host("127.0.0.1", ("127.0.0.1",), 465, "smtps"),
         ),
         ("lmtp:[::1]:24", "lmtp:[::1]:24", Host("::1", ("::1",), 24, "lmtp")),
         (

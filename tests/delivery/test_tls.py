@@ -45,8 +45,13 @@ class Receiver(Sink):
         return Host(name, ("127.0.0.1",), self.endpoint[1], protocol)  # type: ignore[arg-type]
 
 
-def relay(policy: TlsPolicy, tls: Tls | None = None, timeouts: Timeouts | None = None) -> Relay:
-    return Relay(Limits(tls=policy, connections=1), timeouts=timeouts, tls=tls)
+def relay(
+    policy: TlsPolicy,
+    tls: Tls | None = None,
+    timeouts: Timeouts | None = None,
+    sources: str = "",
+) -> Relay:
+    return Relay(Limits(tls=policy, connections=1), timeouts=timeouts, tls=tls, sources=sources)
 
 
 async def one(relay: Relay, *hosts: Host, **changes: object) -> Disposition:

@@ -32,7 +32,7 @@ PROGRAM = Path(sys.executable).with_name("fastmta")
 LIMIT = 60.0  # seconds that anything may take; what is waited for comes much sooner
 
 CONFIGURATION = """
-hostname = "relay.example.test"
+hostname = "{hostname}"
 data_dir = "data"
 workers  = {workers}
 
@@ -167,6 +167,7 @@ def relay(
     workers: int = 1,
     umask: int = -1,
     top: str = "",
+    hostname: str = "relay.example.test",
     program: tuple[str, ...] = (str(PROGRAM),),
 ) -> Iterator[Relay]:
     """A relay with the contract's configuration and these tables; at the end it drains, exit 0.
@@ -174,7 +175,7 @@ def relay(
     `top` are settings above the first table.
     """
     smtp, admin = smtp or free_port(), free_port()
-    text = top + CONFIGURATION.format(workers=workers, smtp=smtp, admin=admin)
+    text = top + CONFIGURATION.format(hostname=hostname, workers=workers, smtp=smtp, admin=admin)
     configuration = folder / "fastmta.toml"
     configuration.write_text("\n".join([text, *tables]))
     with (folder / "stderr").open("wb") as stderr:

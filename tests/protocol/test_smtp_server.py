@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastmta.mail.envelope import Recipient
+from fastmta.mail.envelope import Recipient, TlsDemand
 from fastmta.mail.reply import Reply
 from fastmta.protocol import smtp_machine
 from fastmta.protocol.smtp_machine import Event
@@ -50,7 +50,21 @@ def test_what_ehlo_offers() -> None:
     assert lines[0] == "250-relay.example.test"
     assert {line[4:] for line in lines[1:]} == offered
     under_tls = Dialogue(starttls=True, tls=True)
-    assert b"STARTTLS" not in under_tls.send(b"EHLO a\r\n")
+    lines = under_tls.send(b"EHLO a\r\n").decode().splitlines()
+    assert {line[4:] for line in lines} & {"STARTTLS", "REQUIRETLS"} == {"REQUIRETLS"}
+
+
+def test_requiretls_is_kept_under_tls_and_unknown_in_the_clear() -> None:
+    """RFC 8689 section 2."""
+    asking = "MAIL FROM:<a@example.test> REQUIRETLS"
+    assert greeted(starttls=True).say(asking) == ["555 5.5.4"]
+    dialogue = greeted(tls=True)
+    assert dialogue.say(f"{asking}=yes") == ["501 5.5.4"]
+    assert dialogue.say(asking) == ["250 2.1.0"]
+    assert dialogue.machine.arrival is not None
+    assert dialogue.machine.arrival.demand is TlsDemand.REQUIRED
+    assert dialogue.say("RSET", "MAIL FROM:<a@example.test>")[1] == "250 2.1.0"
+    assert dialogue.machine.arrival.demand is TlsDemand.NONE
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a(b", "[1.2.3.4", "a\x80", "é", "x" * 256, "a;b"])

@@ -18,7 +18,7 @@ from fastmta.mail.classification import classify
 from fastmta.mail.delivery_status import Action
 from fastmta.mail.disposition import Disposition
 from fastmta.mail.dsn import Notification, parse_report
-from fastmta.mail.envelope import Envelope
+from fastmta.mail.envelope import Envelope, TlsDemand
 from fastmta.mail.message import parse
 from fastmta.mail.reply import Reply
 from fastmta.queue import orders, reporting
@@ -131,6 +131,28 @@ def test_a_message_above_the_bound_comes_back_as_its_header(
             assert notification.returned is not None
             assert notification.returned.headers.get("Subject") == b"x"
             assert notification.returned.size == 0
+
+    run(scenario())
+
+
+def test_a_report_is_protected_like_the_message(tmp_path: Path) -> None:
+    """RFC 8689 section 5: REQUIRETLS again, and RET=FULL is as RET=HDRS."""
+
+    async def scenario() -> None:
+        async with office(tmp_path) as here:
+            envelope = await here.take("bob@to.test", ret="FULL", demand=TlsDemand.REQUIRED)
+            assert envelope.tls is TlsDemand.REQUIRED
+            here.settle(envelope, NO_SUCH_USER)
+            report, notification = await here.report(2)
+            assert report.demand is TlsDemand.REQUIRED
+            assert notification.returned is not None
+            assert notification.returned.size == 0
+            optional = await here.take("bob@to.test", ret="FULL", demand=TlsDemand.OPTIONAL)
+            here.settle(optional, NO_SUCH_USER)
+            report, notification = await here.report(4)
+            assert report.demand is TlsDemand.NONE
+            assert notification.returned is not None
+            assert notification.returned.size
 
     run(scenario())
 

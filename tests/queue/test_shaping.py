@@ -8,6 +8,8 @@ from msgspec import structs
 
 from fastmta.config import Config, ConfigError, parse
 from fastmta.config_shaping import Shaping
+from fastmta.mail.envelope import TlsDemand
+from fastmta.protocol.smtp_client import TlsPolicy
 from fastmta.queue import shaping
 from fastmta.queue.limits import Limits
 from fastmta.queue.shaping import Shaper
@@ -18,6 +20,7 @@ class At(NamedTuple):
 
     name: str
     hosts: tuple[str, ...]
+    tls: TlsPolicy | None = None
 
 
 BASE = """
@@ -141,6 +144,37 @@ def test_which_blocks_apply(
     assert (str(limits.message_rate), limits.recipients) == (rate, recipients)
 
 
+ROUTED: list[tuple[str, TlsPolicy | None, TlsDemand, str, TlsPolicy, str]] = [
+    # shaping, route, demand: name, policy and who says so
+    ("opportunistic", None, TlsDemand.NONE, "s", "opportunistic", "default"),
+    ("opportunistic", None, TlsDemand.OPTIONAL, "s", "opportunistic", "default"),
+    ("none", None, TlsDemand.OPTIONAL, "s", "none", "default"),
+    ("none", None, TlsDemand.REQUIRED, "s!requiretls", "requiretls", "REQUIRETLS"),
+    ("required", "none", TlsDemand.NONE, "s", "none", "route"),
+    ("none", "verified", TlsDemand.NONE, "s", "verified", "route"),
+    ("none", "verified", TlsDemand.REQUIRED, "s!requiretls", "requiretls", "REQUIRETLS"),
+    *(
+        (one, other, TlsDemand.OPTIONAL, "s!opportunistic", "opportunistic", "TLS-Required: No")
+        for one, other in [("required", None), ("verified", None), ("none", "required")]
+    ),  # type: ignore[list-item]
+]
+
+
+@pytest.mark.parametrize(("policy", "routed", "demand", "path", "result", "origin"), ROUTED)
+def test_who_says_what_of_tls(
+    policy: str,
+    routed: TlsPolicy | None,
+    demand: TlsDemand,
+    path: str,
+    result: TlsPolicy,
+    origin: str,
+) -> None:
+    one = shaper(f'[shaping]\ntls = "{policy}"\n')
+    shape = one.shape("", At("s", ("mx.test",), routed), "x.test", demand)
+    assert (shape.path, shape.limits.tls, shape.origins["tls"]) == (path, result, origin)
+    assert one.shape("", At("s", ("mx.test",), routed), "y.test", demand) is shape
+
+
 def test_one_path_has_one_shape() -> None:
     one = shaper(MERGED)
     first = one.shape("", At("s", ("mx.test",)), "a.test")
@@ -153,6 +187,7 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     one = shaper("")
     for i in range(100):
         one.shape("", At(f"site{i}", ()), f"{i}.test")
+        one.shape("", At(f"site{i}", ()), f"{i}.test", TlsDemand.REQUIRED)
     assert len(one._known) <= 10
     assert len(one._paths) <= 10
 

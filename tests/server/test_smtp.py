@@ -473,7 +473,7 @@ def test_octets_in_one_flight_with_the_end_of_the_handshake(certificate: tuple[P
             tls.write(b"EHLO a\r\n")
             client.writer.write(outgoing.read())  # Finished and EHLO together
             said = b""
-            while not said.endswith(b"LIMITS RCPTMAX=1000\r\n"):
+            while not said.endswith(b"250 REQUIRETLS\r\n"):
                 incoming.write(await client.reader.read(65536))
                 try:
                     said += tls.read()

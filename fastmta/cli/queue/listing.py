@@ -16,7 +16,7 @@ from fastmta.cli.queue.paths import obstacle, slowness, with_allowances
 from fastmta.cli.queue.selecting import selectors
 from fastmta.cli.words import moment, size, span
 from fastmta.mail.dsn import header_section
-from fastmta.mail.envelope import Envelope, format_id
+from fastmta.mail.envelope import Envelope, TlsDemand, format_id
 from fastmta.queue.requests import PathNow, Place, Places, Show
 from fastmta.queue.selector import Selector, parse_envelope_id
 from fastmta.store.view import SpoolView, shard_folders
@@ -133,6 +133,7 @@ def _facts(envelope: Envelope) -> dict[str, Any]:
         "tenant": envelope.tenant,
         "campaign": envelope.campaign,
         "pool": envelope.pool,
+        "tls": envelope.tls.name.lower(),
         "site": envelope.site,
         "held": envelope.held,
         "next_hop": envelope.next_hop,
@@ -176,6 +177,14 @@ def _held(envelope: Envelope) -> str:
     return f"held by hold {number}" + (f" ({reason})" if reason else "")
 
 
+# What the sender asked for, for people.
+_TLS = {
+    TlsDemand.NONE: "",
+    TlsDemand.REQUIRED: "required by the sender (REQUIRETLS)",
+    TlsDemand.OPTIONAL: "left out rather than not sent (TLS-Required: No)",
+}
+
+
 def _print_one(envelope: Envelope, live: Live | None) -> None:
     facts = {
         "id": envelope.id,
@@ -187,6 +196,7 @@ def _print_one(envelope: Envelope, live: Live | None) -> None:
         "tenant": envelope.tenant,
         "campaign": envelope.campaign,
         "pool": envelope.pool,
+        "tls": _TLS[envelope.tls],
         "attempts": str(envelope.attempts),
         "state": _state(envelope, live),
         "next hop": envelope.next_hop,
