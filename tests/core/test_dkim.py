@@ -1,6 +1,7 @@
 """The canonical forms of DKIM, beside a plain reading of RFC 6376."""
 
 from hashlib import sha256
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -25,7 +26,7 @@ def hashed(relaxed: bool, *pieces: bytes) -> bytes:
 
 def split(octets: bytes, cuts: list[int]) -> list[bytes]:
     places = [0, *sorted(cut % (len(octets) + 1) for cut in cuts), len(octets)]
-    return [octets[start:end] for start, end in zip(places, places[1:], strict=False)]
+    return [octets[start:end] for start, end in pairwise(places)]
 
 
 # RFC 6376 section 3.4.5 (with its <SP>, <HTAB> and <CRLF> written out).
