@@ -17,7 +17,7 @@ import bench.parse
 import bench.queue_depth
 import bench.relay
 from bench import peers, report
-from bench.peers import Peer
+from bench.peers import Features, Peer
 from bench.relay import Options, Run
 
 MEMORY = ("tmpfs", "ramfs")  # where an fsync costs nothing
@@ -52,6 +52,9 @@ main.add_command(bench.queue_depth.main, "queue-depth")
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Of fastmta.")
 @click.option("--peers", "names", default=",".join(peers.NAMES), show_default=True, callback=_peers)
 @click.option(
+    "--tls", type=click.Choice(peers.TLS), default="none", show_default=True, help="Beside plain."
+)
+@click.option(
     "--dir",
     "folder",
     type=click.Path(file_okay=False, path_type=Path),
@@ -61,7 +64,9 @@ main.add_command(bench.queue_depth.main, "queue-depth")
 @click.option(
     "--json", "output", type=click.Path(dir_okay=False, path_type=Path), help="Write all runs here."
 )
-def relay(names: list[str], folder: Path, output: Path | None, **options: int) -> None:
+def relay(
+    names: list[str], tls: peers.Tls, folder: Path, output: Path | None, **options: int
+) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     machine = report.machine(folder.resolve())
     if machine.filesystem in MEMORY:
@@ -78,8 +83,9 @@ def relay(names: list[str], folder: Path, output: Path | None, **options: int) -
     console = Console(width=None if sys.stdout.isatty() else 120)
     for name, value in msgspec.to_builtins(facts).items():
         click.echo(f"{name}: {value}")
-    runs = _run_all(console, under_test, Options(**options), folder.resolve())
-    console.print(report.table(runs, names))
+    features = Features(tls=tls)
+    runs = _run_all(console, under_test, Options(features=features, **options), folder.resolve())
+    console.print(report.table(runs, list(bench.relay.contenders(under_test, features))))
     if output:
         results = {"options": options, "runs": runs, "ratios": report.ratios(runs)}
         output.write_bytes(msgspec.json.format(msgspec.json.encode({**facts, **results})))

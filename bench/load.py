@@ -9,11 +9,13 @@ sent (`fastmta.sink.tally` reads them at the other end), and a line that begins 
 
 import asyncio
 import re
+import ssl
 import time
 from array import array
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import cycle
-from typing import cast
+from typing import Literal, cast, get_args
 from zlib import crc32
 
 import click
@@ -35,6 +37,7 @@ Message-ID: <%d.load@client.example.test>
 %b: %.6f
 
 """
+Tls = Literal["none", "starttls", "implicit"]
 RECIPIENTS = 1000  # distinct local parts
 
 
@@ -62,8 +65,10 @@ def body_of(size: int) -> tuple[bytes, int]:
 class Load:
     """Hands out the numbers and gathers what became of them."""
 
-    def __init__(self, messages: int, size: int, domains: int = 0) -> None:
+    def __init__(self, messages: int, size: int, domains: int = 0, tls: Tls = "none") -> None:
         """`domains`: so many in turn, d0.example.test and on; 0: example.test alone."""
+        self.tls = tls
+        self.context = trusting()
         self.numbers = iter(range(1, messages + 1))
         self.result = Result()
         self.acknowledged: list[int] = []
@@ -84,8 +89,9 @@ class Load:
         """Send everything; at the end every client has left or was cut off."""
         loop = asyncio.get_running_loop()
         sessions = [Client(self) for _ in range(clients)]
-        for session in sessions:
-            await loop.create_connection(lambda it=session: it, *endpoint)  # type: ignore[misc]
+        context = self.context if self.tls == "implicit" else None
+        for it in sessions:
+            await loop.create_connection(lambda it=it: it, *endpoint, ssl=context)
         await asyncio.gather(*(session.greeted for session in sessions))
         result = self.result
         result.started = time.monotonic()
@@ -97,6 +103,14 @@ class Load:
         result.accept_p50 = percentile(self.latencies, 0.5)
         result.accept_p99 = percentile(self.latencies, 0.99)
         return result
+
+
+def trusting() -> ssl.SSLContext:
+    """Any certificate will do."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 class Client(asyncio.Protocol):
@@ -134,8 +148,34 @@ class Client(asyncio.Protocol):
         self._awaited, self._then, self._codes = replies, then, []
 
     def _on_greeting(self, codes: list[bytes]) -> None:
-        self._expect(1, lambda _: self.greeted.set_result(None))
+        clear = self._load.tls == "starttls"
+        self._expect(1, self._ask_for_tls if clear else self._on_ehlo)
         self._write(b"EHLO client.example.test\r\n")
+
+    def _ask_for_tls(self, codes: list[bytes]) -> None:
+        self._expect(1, self._on_starttls)
+        self._write(b"STARTTLS\r\n")
+
+    def _on_starttls(self, codes: list[bytes]) -> None:
+        if codes[0] == b"220":
+            self._upgrading = asyncio.ensure_future(self._upgrade())
+        else:
+            self._transport.abort()
+
+    async def _upgrade(self) -> None:
+        loop, context = asyncio.get_running_loop(), self._load.context
+        upgraded: asyncio.Transport | None = None
+        with suppress(OSError):
+            upgraded = await loop.start_tls(self._transport, self, context)
+        if upgraded is None:
+            self.connection_lost(None)  # which start_tls leaves out when it fails
+            return
+        self.connection_made(upgraded)
+        self._expect(1, self._on_ehlo)
+        self._write(b"EHLO client.example.test\r\n")
+
+    def _on_ehlo(self, codes: list[bytes]) -> None:
+        self.greeted.set_result(None)
 
     def next(self) -> None:
         """Begin the next message, or leave where all are sent."""
@@ -174,9 +214,10 @@ class Client(asyncio.Protocol):
 @click.option("--clients", default=10, show_default=True)
 @click.option("--size", default=2048, show_default=True)
 @click.option("--domains", default=0, help="Recipients are in so many, not in one.")
-def main(endpoint: str, messages: int, clients: int, size: int, domains: int) -> None:
+@click.option("--tls", type=click.Choice(get_args(Tls)), default="none", show_default=True)
+def main(endpoint: str, messages: int, clients: int, size: int, domains: int, tls: Tls) -> None:
     """Send numbered messages and print as JSON which of them got a 250."""
-    load = Load(messages, size, domains)
+    load = Load(messages, size, domains, tls)
     result = uvloop.run(load.run(Endpoint.parse(endpoint), clients))
     click.echo(msgspec.json.encode(result))
 

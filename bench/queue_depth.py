@@ -28,6 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import processes, relay
+from bench.peers import PLAIN, Features
 from bench.peers import fastmta as peer
 from bench.relay import Run, scratch
 from fastmta.mail.disposition import Disposition
@@ -126,12 +127,17 @@ class Started:
     def version(self) -> str:
         return peer.version()
 
+    def can(self, features: Features) -> bool:
+        return peer.can(features)
+
     @contextmanager
-    def running(self, folder: Path, port: int, next_hop: int, workers: int) -> Iterator[int]:
+    def running(
+        self, folder: Path, port: int, next_hop: int, workers: int, features: Features = PLAIN
+    ) -> Iterator[int]:
         log = folder / "data" / "dispositions.jsonl"
         log.unlink(missing_ok=True)
         begun = time.time()
-        with peer.running(folder, port, next_hop, workers) as root:
+        with peer.running(folder, port, next_hop, workers, features) as root:
             self.ready = time.time() - begun
             delivered = self._wait(log)
             self.first = delivered - begun if delivered else 0.0

@@ -9,6 +9,9 @@ outside   smtp-source -> the peer -> smtp-sink (Debian's postfix package), no pi
 numbered  bench.load -> the peer -> fastmta sink, pipelined: latencies, and which of the
           acknowledged messages arrived, how often, and whether whole
 
+With --tls each peer that can runs both without and with it, numbered alone: smtp-source and
+smtp-sink speak no TLS. Handshakes of the load are before the first message and count as CPU.
+
 CPU is that of all processes of the peer until they are at rest, those that have ended included.
 Memory is the sum of their peaks: pages that processes share count once for each.
 """
@@ -25,11 +28,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 
-from bench import processes
+from bench import certificate, processes
 from bench.load import Result
-from bench.peers import Peer
+from bench.peers import PLAIN, Features, Peer
 from fastmta.sink import Counts
 from fastmta.sink.tally import parse_ranges
 
@@ -45,12 +48,13 @@ class Options(Struct, frozen=True, kw_only=True):
     repeats: int = 3
     workers: int = 1
     stall: float = STALL
+    features: Features = PLAIN
 
 
 class Run(Struct, kw_only=True):
     """What one run of one peer came to."""
 
-    peer: str = ""
+    peer: str = ""  # "fastmta", or "fastmta, TLS in"
     load: str = ""  # "outside" or "numbered"
     messages: int = 0
     seconds: float = 0.0
@@ -79,14 +83,26 @@ def run_all(
     under_test: dict[str, Peer], options: Options, base: Path, progress: Callable[[str], None]
 ) -> Iterator[Run]:
     """Every run as it ends, peers alternating; files are kept only of one that fails."""
+    measures = (outside, numbered) if options.features.tls == "none" else (numbered,)
     for repeat in range(options.repeats):
-        for name, peer in under_test.items():
-            for measure in (outside, numbered):
-                progress(f"{name}, {measure.__name__}, {repeat + 1} of {options.repeats}")
+        for column, (name, features) in contenders(under_test, options.features).items():
+            mine = structs.replace(options, features=features)
+            for measure in measures:
+                progress(f"{column}, {measure.__name__}, {repeat + 1} of {options.repeats}")
                 with scratch(base) as folder:
-                    run = measure(peer, options, folder)
-                    run.peer = name
+                    run = measure(under_test[name], mine, folder)
+                    run.peer = column
                 yield run
+
+
+def contenders(under_test: dict[str, Peer], features: Features) -> dict[str, tuple[str, Features]]:
+    """What runs, as columns of the table: each peer as it is, then with the features it has."""
+    columns = {}
+    for name, peer in under_test.items():
+        columns[name] = name, PLAIN
+        if features != PLAIN and peer.can(features):
+            columns[f"{name}, {features}"] = name, features
+    return columns
 
 
 @contextmanager
@@ -112,7 +128,7 @@ def outside(peer: Peer, options: Options, folder: Path) -> Run:
     expected = options.messages + WARM_UP * options.clients
     with processes.running(_smtp_sink(next_hop, expected), folder / "sink") as sink:
         processes.greets(next_hop, sink)
-        with peer.running(folder, port, next_hop, options.workers) as root:
+        with peer.running(folder, port, next_hop, options.workers, options.features) as root:
             before, begun = warmed_up(root, port, options.clients), time.monotonic()
             _smtp_source(port, options.clients, options.messages, options.size)
             sink.wait(60 + options.messages / SLOWEST)
@@ -142,11 +158,15 @@ def _smtp_source(port: int, clients: int, messages: int, size: int) -> None:
 def numbered(peer: Peer, options: Options, folder: Path) -> Run:
     """Our own ends, which know each message."""
     port, next_hop = processes.free_port(), processes.free_port()
+    if options.features.tls != "none":
+        certificate.of(folder).make()
     command = [sys.executable, "-m", "fastmta.cli.sink", "--listen", f"127.0.0.1:{next_hop}"]
+    if options.features.tls == "out":
+        command += ["--tls", *map(str, certificate.of(folder))]
     log = folder / "sink"
     with processes.running([*command, "--json"], log) as sink:
         processes.greets(next_hop, sink)
-        with peer.running(folder, port, next_hop, options.workers) as root:
+        with peer.running(folder, port, next_hop, options.workers, options.features) as root:
             before = warmed_up(root, port, options.clients)
             load = subprocess.run(_load(port, options), check=True, stdout=subprocess.PIPE)
             sent = msgspec.json.decode(load.stdout, type=Result)
@@ -160,7 +180,8 @@ def numbered(peer: Peer, options: Options, folder: Path) -> Run:
 def _load(port: int, options: Options) -> list[str]:
     sizes = ["--messages", str(options.messages), "--size", str(options.size)]
     command = [sys.executable, "-m", "bench.load", f"127.0.0.1:{port}"]
-    return [*command, *sizes, "--clients", str(options.clients)]
+    tls = ["--tls", "starttls"] if options.features.tls == "in" else []
+    return [*command, *sizes, "--clients", str(options.clients), *tls]
 
 
 def arrived(

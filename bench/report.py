@@ -94,16 +94,20 @@ MEASURES = {"outside": ALWAYS, "numbered": ALWAYS + NUMBERED}
 
 
 def ratios(runs: Sequence[Run]) -> dict[str, dict[str, dict[str, float]]]:
-    """Load -> ratio -> peer -> value, of medians; of those peers that took part."""
+    """Load -> ratio -> column -> value, of medians; of those that took part."""
     result: dict[str, dict[str, dict[str, float]]] = {}
     for load in MEASURES:
         mine = [run for run in runs if run.load == load]
+        if not mine:
+            continue
         rate = _medians(mine, lambda run: run.rate)
         cpu = _medians(mine, lambda run: run.cpu)
         result[load] = {
             "messages/s, times Postfix": _over(rate, "postfix"),
             "messages/s, share of null": _over(rate, "null"),
             "CPU, times null": _over(cpu, "null"),
+            "messages/s, share of plain": _over_plain(rate),
+            "CPU, times plain": _over_plain(cpu),
         }
     return result
 
@@ -114,7 +118,15 @@ def _medians(runs: Sequence[Run], value: Callable[[Run], float]) -> dict[str, fl
 
 
 def _over(values: dict[str, float], base: str) -> dict[str, float]:
-    return {name: value / values[base] for name, value in values.items() if values.get(base)}
+    """Over another peer with the same features."""
+    bases = {name: base + name.removeprefix(name.split(",")[0]) for name in values}
+    return {name: values[name] / values[bases[name]] for name in values if values.get(bases[name])}
+
+
+def _over_plain(values: dict[str, float]) -> dict[str, float]:
+    """Those with features, over the same peer without."""
+    plain = {name: name.split(",")[0] for name in values if "," in name}
+    return {name: values[name] / values[base] for name, base in plain.items() if values.get(base)}
 
 
 def line(run: Run) -> str:
@@ -139,7 +151,8 @@ def table(runs: Sequence[Run], names: Sequence[str]) -> Table:
             result.add_row(measure.name, *cells)
         for label, share in shares.items():
             if share:
-                result.add_row(label, *(f"{share[name]:.2f}" for name in names))
+                shown = (f"{share[name]:.2f}" if name in share else "" for name in names)
+                result.add_row(label, *shown)
         result.add_section()
     return result
 

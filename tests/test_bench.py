@@ -15,9 +15,9 @@ from click.testing import CliRunner
 from bench import fanout, peers, processes, report
 from bench.__main__ import main
 from bench.load import HEAD, Load, Result, body_of
-from bench.peers import Peer
+from bench.peers import PLAIN, Features, Peer
 from bench.queue_depth import Depth
-from bench.relay import Options, Run, judge, numbered, outside
+from bench.relay import Options, Run, contenders, judge, numbered, outside
 from fastmta.config import Endpoint
 from fastmta.sink import Behaviour, Counts, Mail, Sink
 from tests.support import run
@@ -45,8 +45,14 @@ class Unfaithful:
     missing = version = staticmethod(str)
 
     @staticmethod
+    def can(features: Features) -> bool:
+        return False
+
+    @staticmethod
     @contextmanager
-    def running(folder: Path, port: int, next_hop: int, workers: int) -> Iterator[int]:
+    def running(
+        folder: Path, port: int, next_hop: int, workers: int, features: Features
+    ) -> Iterator[int]:
         command = [sys.executable, "-c", UNFAITHFUL, str(port), str(next_hop)]
         with processes.running(command, folder / "output") as process:
             processes.greets(port, process)
@@ -60,6 +66,29 @@ def test_through_the_null_relay_all_arrive(tmp_path: Path) -> None:
     assert found.peak_memory > 1 << 20
     assert 0 < found.accept_p50 <= found.accept_p99
     assert 0 < found.deliver_p50 <= found.deliver_p99
+
+
+def test_what_runs_beside_plain() -> None:
+    under_test = {name: peers.load(name) for name in ("fastmta", "null")}
+    assert contenders(under_test, PLAIN) == {"fastmta": ("fastmta", PLAIN), "null": ("null", PLAIN)}
+    features = Features(tls="in")
+    assert contenders(under_test, features) == {
+        "fastmta": ("fastmta", PLAIN),
+        "fastmta, TLS in": ("fastmta", features),
+        "null": ("null", PLAIN),
+    }
+
+
+@pytest.mark.parametrize("tls", ["in", "out"])
+def test_tls_is_spoken_where_it_is_asked_for(tls: peers.Tls, tmp_path: Path) -> None:
+    options = Options(messages=50, clients=3, features=Features(tls=tls))
+    found = numbered(peers.load("fastmta"), options, tmp_path)
+    assert (found.lost, found.duplicated, found.corrupt, found.refused) == (0, 0, 0, 0)
+    lines = (tmp_path / "data" / "dispositions.jsonl").read_text().splitlines()
+    events = [msgspec.json.decode(line) for line in lines]
+    of = {"in": ("received", "protocol", "ESMTPS"), "out": ("delivered", "tls", "TLSv1.3")}[tls]
+    told = [event[of[1]] for event in events if event["event"] == of[0]]
+    assert sum(each.startswith(of[2]) for each in told) >= 50
 
 
 def test_debians_tools_run_through_the_null_relay(tmp_path: Path) -> None:
@@ -203,6 +232,19 @@ def test_fanout_asks_once_for_each_name(tmp_path: Path) -> None:
     assert found.queries == 60 + 3 * fanout.HOSTS * 2  # MX; A and AAAA
     assert 3 <= found.connections <= 3 * 32
     assert not list(tmp_path.iterdir())
+
+
+def test_ratios_compare_what_has_the_same_features() -> None:
+    found = report.ratios(
+        [
+            Run(peer=peer, load="numbered", messages=100, seconds=seconds)
+            for peer, seconds in {
+                "fastmta": 1, "fastmta, TLS in": 2, "postfix": 10, "postfix, TLS in": 40
+            }.items()
+        ]
+    )["numbered"]  # fmt: skip
+    assert found["messages/s, times Postfix"]["fastmta, TLS in"] == 20
+    assert found["messages/s, share of plain"] == {"fastmta, TLS in": 0.5, "postfix, TLS in": 0.25}
 
 
 def test_an_unknown_peer_is_wrong_usage() -> None:

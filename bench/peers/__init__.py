@@ -1,12 +1,29 @@
-"""The servers under test, one module each, all with the same three functions."""
+"""The servers under test, one module each, all with the same four functions."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from importlib import import_module
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Literal, Protocol, cast, get_args
+
+from msgspec import Struct
 
 NAMES = ("fastmta", "null", "postfix")
+Tls = Literal["none", "in", "out"]
+TLS = get_args(Tls)
+
+
+class Features(Struct, frozen=True, kw_only=True):
+    """What a peer is to do beside relaying."""
+
+    tls: Tls = "none"  # "in": the load asks for STARTTLS; "out": the sink offers it
+
+    def __str__(self) -> str:
+        """ "TLS in"; "" for none."""
+        return f"TLS {self.tls}" if self.tls != "none" else ""
+
+
+PLAIN = Features()
 
 
 class Peer(Protocol):
@@ -23,8 +40,15 @@ class Peer(Protocol):
         """What is measured, in a few words."""
 
     @property
-    def running(self) -> Callable[[Path, int, int, int], AbstractContextManager[int]]:
-        """Run it for a while: folder, port, port of the next hop, workers; gives the root pid."""
+    def can(self) -> Callable[[Features], bool]:
+        """Whether it has these features."""
+
+    @property
+    def running(self) -> Callable[[Path, int, int, int, Features], AbstractContextManager[int]]:
+        """Run it for a while: folder, port, port of the next hop, workers, features.
+
+        Gives the root pid. Its certificate, where it needs one, is `certificate.of(folder)`.
+        """
 
 
 def load(name: str) -> Peer:

@@ -6,7 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import fastmta
-from bench import processes
+from bench import certificate, processes
+from bench.peers import PLAIN, Features
 
 CONFIGURATION = """
 hostname = "fastmta.example.test"
@@ -25,6 +26,17 @@ bind    = "127.0.0.1:{admin}"
 domain   = "*"
 next_hop = ["127.0.0.1:{next_hop}"]
 """
+TLS = {
+    "in": """
+[tls]
+certificate = "{certificate}"
+key         = "{key}"
+""",
+    "out": """
+[shaping]
+tls = "required"
+""",
+}
 
 
 def missing() -> str:
@@ -38,12 +50,20 @@ def version() -> str:
     return f"fastmta {fastmta.__version__}"
 
 
+def can(features: Features) -> bool:
+    return True
+
+
 @contextmanager
-def running(folder: Path, port: int, next_hop: int, workers: int) -> Iterator[int]:
+def running(
+    folder: Path, port: int, next_hop: int, workers: int, features: Features = PLAIN
+) -> Iterator[int]:
     """The supervisor and its workers."""
     configuration = folder / "fastmta.toml"
-    values = {"port": port, "admin": processes.free_port(), "next_hop": next_hop}
-    configuration.write_text(CONFIGURATION.format(workers=workers, **values))
+    values: dict[str, object] = {"port": port, "admin": processes.free_port(), "next_hop": next_hop}
+    values |= certificate.of(folder)._asdict()
+    text = CONFIGURATION + TLS.get(features.tls, "")
+    configuration.write_text(text.format(workers=workers, **values))
     command = [str(PROGRAM), "serve", "-c", str(configuration)]
     with processes.running(command, folder / "output") as process:
         processes.greets(port, process)

@@ -8,6 +8,7 @@ from importlib.metadata import version as version_of
 from pathlib import Path
 
 from bench import processes
+from bench.peers import PLAIN, Features
 
 
 def missing() -> str:
@@ -18,8 +19,14 @@ def version() -> str:
     return f"Python {platform.python_version()}, uvloop {version_of('uvloop')}"
 
 
+def can(features: Features) -> bool:
+    return features == PLAIN
+
+
 @contextmanager
-def running(folder: Path, port: int, next_hop: int, workers: int) -> Iterator[int]:
+def running(
+    folder: Path, port: int, next_hop: int, workers: int, features: Features = PLAIN
+) -> Iterator[int]:
     """`workers` has no meaning here: the limit is what one process can do."""
     command = [sys.executable, "-m", "bench.null_relay", str(port), str(next_hop)]
     with processes.running(command, folder / "output") as process:

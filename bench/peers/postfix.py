@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench import processes
+from bench import certificate, processes
+from bench.peers import PLAIN, Features
 
 PROGRAM = shutil.which("postfix", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
 
@@ -45,6 +46,17 @@ maillog_file_prefixes = {folder}
 # initial_destination_concurrency = 5, in_flow_delay = 1s, qmgr_message_active_limit = 20000.
 # With 50 connections out, or without the delay, the rate moved within the noise.
 """
+
+TLS = {
+    "in": """
+smtpd_tls_security_level = may
+smtpd_tls_cert_file = {certificate}
+smtpd_tls_key_file = {key}
+""",
+    "out": """
+smtp_tls_security_level = encrypt
+""",
+}
 
 # Debian's master.cf without chroot (nothing to copy into the folder) and without what a relay
 # never starts. 1000 smtpd in place of 100: the one limit that the load would hit, and with it the
@@ -84,12 +96,19 @@ def version() -> str:
     return f"Postfix {text.stdout.decode().strip()}"
 
 
+def can(features: Features) -> bool:
+    return True
+
+
 @contextmanager
-def running(folder: Path, port: int, next_hop: int, workers: int) -> Iterator[int]:
+def running(
+    folder: Path, port: int, next_hop: int, workers: int, features: Features = PLAIN
+) -> Iterator[int]:
     """`workers` has no meaning here: Postfix is one process for each client and each role."""
     assert PROGRAM
     values = {"folder": folder, "port": port, "next_hop": next_hop}
-    (folder / "main.cf").write_text(MAIN.format(**values))
+    values |= certificate.of(folder)._asdict()
+    (folder / "main.cf").write_text((MAIN + TLS.get(features.tls, "")).format(**values))
     (folder / "master.cf").write_text(MASTER.format(**values))
     (folder / "queue").mkdir()
     (folder / "data").mkdir()
