@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from msgspec import UNSET, structs
 
 from fastmta.config_auth import check_auth
+from fastmta.config_dkim import check_dkim
 from fastmta.config_reader import DomainPattern, Endpoint, Problem, covers
 from fastmta.config_shaping import check_shaping, uses_verified
 from fastmta.config_submission import check_submission
@@ -354,6 +355,10 @@ def _check_feeds(config: "Config", suppression: "Suppression") -> Iterator[Probl
         yield Problem("suppression.expire_after", text)
 
 
+def _check_dkim(config: "Config") -> Iterator[Problem]:
+    return check_dkim(config.dkim)
+
+
 def _check_files(config: "Config") -> Iterator[Problem]:
     yield from _check_folder("data_dir", config.data_dir)
     name = config.log.dispositions
@@ -411,5 +416,6 @@ RULES = (
     _check_reports,
     _check_bounces,
     _check_suppression,
+    _check_dkim,
     _check_files,
 )

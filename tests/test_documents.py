@@ -29,6 +29,7 @@ IN_WORDS = {
         for name in ("first", "max_interval", "give_up_after")
     },
     "delivery.ca_file": "the system's",
+    "dkim.headers": "see [dkim.md](dkim.md)",
     "bounces.suppress": "`true` where `[suppression]` is set",
     "listener.tls": '`"starttls"` where `[tls]` is set, else `"none"`',
 }

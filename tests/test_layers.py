@@ -33,7 +33,7 @@ LAYERS = [
 ]
 # They stand beside the layers, for everything above protocol.
 BESIDE = {
-    *("config", "config_auth", "config_reader", "config_rules", "config_shaping"),
+    *("config", "config_auth", "config_dkim", "config_reader", "config_rules", "config_shaping"),
     *("config_submission", "log", "metrics"),
 }
 PURE = {"_core", "mail", "protocol"}

@@ -29,6 +29,8 @@ NEEDS = {
         "/usr/share/doc/libnet-ssleay-perl": "libnet-ssleay-perl",  # swaks over TLS
         "node": "nodejs",
         "/usr/share/nodejs/nodemailer": "node-nodemailer",
+        "opendkim": "opendkim",
+        "opendkim-testkey": "opendkim-tools",
     },
 }
 SEARCH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin", "/usr/lib/dovecot"])

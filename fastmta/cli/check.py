@@ -5,8 +5,9 @@ from typing import Any
 
 import click
 
-from fastmta.cli.common import config_option, json_option, load_or_refuse, print_json
-from fastmta.config import Config, ConfigError, load
+from fastmta.cli.common import config_option, json_option, load_or_refuse, print_json, refuse
+from fastmta.config import Config, ConfigError, Problem, load
+from fastmta.config_dkim import check_key, dkim_warnings
 
 
 @click.command
@@ -19,15 +20,28 @@ def check(path: Path, as_json: bool) -> None:
     """
     if as_json:
         _check_json(path)
-    else:
-        facts = _facts(load_or_refuse(path))
-        click.echo(f"{path}: ok")
-        _print_table(facts)
+        return
+    config = load_or_refuse(path)
+    if problems := _slow_checks(config):
+        refuse(*(f"{path}: {problem}" for problem in problems))
+    for warning in dkim_warnings(config.dkim):
+        click.echo(f"fastmta: {path}: warning: {warning}", err=True)
+    click.echo(f"{path}: ok")
+    _print_table(_facts(config))
+
+
+def _slow_checks(config: Config) -> list[Problem]:
+    """What a start does not take the time for: whether the numbers of a key belong together."""
+    return [p for i, one in enumerate(config.dkim) for p in check_key(one, i, thorough=True)]
 
 
 def _check_json(path: Path) -> None:
     try:
-        print_json({"file": str(path), "ok": True, **_facts(load(path))})
+        config = load(path)
+        if found := _slow_checks(config):
+            raise ConfigError(*found)
+        warnings = [warning._asdict() for warning in dkim_warnings(config.dkim)]
+        print_json({"file": str(path), "ok": True, **_facts(config), "warnings": warnings})
     except ConfigError as error:
         problems = [problem._asdict() for problem in error.problems]
         print_json({"file": str(path), "ok": False, "problems": problems})
@@ -58,6 +72,7 @@ def _facts(config: Config) -> dict[str, Any]:
         "relay_networks": [str(network) for network in config.smtp.relay_networks],
         "routes": routes,
         "pools": pools,
+        "dkim": [{"name": one.record_name, "key": str(one.key)} for one in config.dkim],
         "data_dir": str(config.data_dir),
         "workers": config.workers,
     }
@@ -71,6 +86,7 @@ def _print_table(facts: dict[str, Any]) -> None:
     rows += [("relays for", ", ".join(facts["relay_networks"]) or "nobody")]
     rows += [(f"mail for {one['domain']}", _hops(one)) for one in facts["routes"]]
     rows += [(f"pool {one['name']}", _shares(one["sources"])) for one in facts["pools"]]
+    rows += [("signs by", f"{one['name']}, {one['key']}") for one in facts["dkim"]]
     rows += [("data in", facts["data_dir"]), ("workers", facts["workers"])]
     for name, value in rows:
         click.echo(f"  {name:<16} {value}")

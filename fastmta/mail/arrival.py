@@ -2,6 +2,7 @@
 
 from msgspec import Struct
 
+from fastmta._core.dkim import IncomingBody
 from fastmta.mail.envelope import Priority, Recipient
 
 
@@ -25,3 +26,4 @@ class Arrival(Struct):
     tenant: str = ""
     campaign: str = ""
     pool: str = ""
+    body: IncomingBody | None = None  # has seen the body of what is to be signed (see mail.dkim)

@@ -1,14 +1,16 @@
 """DKIM signatures (RFC 6376, RFC 8463): who signs a message, what is signed, and the field."""
 
 import base64
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from hashlib import sha256
 from typing import NamedTuple
+
+from msgspec import Struct
 
 from fastmta._core.dkim import IncomingBody, SignedFields, canonical_field
 from fastmta._core.headers import end_of_header, find
 from fastmta.mail.address import normal_domain
-from fastmta.mail.dkim_key import DkimKey
+from fastmta.mail.arrival import Arrival
 from fastmta.mail.email_address import mailboxes, parse_addresses
 
 # RFC 6376 section 5.4.1, and what says how a body is read (section 8.2): what stands once.
@@ -25,6 +27,35 @@ _MAY_BE_ADDED = ("resent-", "list-")
 _MOST_DOMAINS = 4  # of one From field
 _WIDTH = 72  # octets of a folded line
 _KEPT = 1000  # different texts of h=
+_STRING = 255  # octets of one string of a TXT record (RFC 1035 section 3.3.14)
+
+LEAST_BITS = 1024  # of an RSA key: a signer must not use less (RFC 8301 section 3.2)
+GOOD_BITS = 2048  # and should not use less than this
+MOST_BITS = 4096  # what every verifier can check
+
+
+class BadKey(Exception):
+    """There is no key to sign with; the text says why."""
+
+
+class DkimKey(Struct, frozen=True):
+    """A private key, ready to sign."""
+
+    algorithm: str  # the tag a=: "rsa-sha256" or "ed25519-sha256"
+    bits: int
+    public: bytes  # the tag p= of its record, before base64
+    sign: Callable[[bytes], bytes]  # what has this SHA-256
+
+    @property
+    def record(self) -> str:
+        """The TXT record that publishes it (RFC 6376 section 3.6.1)."""
+        kind = self.algorithm.partition("-")[0]
+        return f"v=DKIM1; k={kind}; p={base64.b64encode(self.public).decode()}"
+
+
+def record_name(domain: str, selector: str) -> str:
+    """Where that record is (RFC 6376 section 3.6.2.1)."""
+    return f"{selector}._domainkey.{domain}"
 
 
 class Unsigned(NamedTuple):
@@ -186,17 +217,21 @@ def header_of(parts: list[bytes]) -> tuple[bytes, int]:
     return head, end_of_header(head)
 
 
-def sign(signers: Signers, parts: list[bytes], body: IncomingBody, time: float) -> list[Unsigned]:
-    """What remains to be signed of a message; `body` has seen it, or it is read now."""
-    head, end = header_of(parts)
+def prepare(signers: Signers, arrival: Arrival) -> list[Unsigned] | None:
+    """What remains to be signed of a message, for each key of its author's domain.
+
+    None where there are keys, but its header section is none.
+    """
+    head, end = header_of(arrival.parts)
+    chosen = signers.of_header(head, end)
     result = []
-    for signer in signers.of_header(head, end):
-        digest = body.digest(signer.relaxed_body)
-        if digest is None:  # its author was another when it came in
-            digest = hash_of(parts, signer.relaxed_body)
-        if unsigned := signer.prepare(head, end, digest, time):
+    for signer in chosen:
+        digest = arrival.body.digest(signer.relaxed_body) if arrival.body else None
+        if digest is None:  # nobody saw it, or its author was another then
+            digest = hash_of(arrival.parts, signer.relaxed_body)
+        if unsigned := signer.prepare(head, end, digest, arrival.received):
             result.append(unsigned)
-    return result
+    return result if result or not chosen else None
 
 
 def hash_of(parts: list[bytes], relaxed: bool) -> bytes:
@@ -207,3 +242,10 @@ def hash_of(parts: list[bytes], relaxed: bool) -> bytes:
     digest = body.digest(relaxed)
     assert digest is not None
     return digest
+
+
+def zone_line(name: str, record: str) -> str:
+    """The record as a line of a zone file; a long text is several strings."""
+    strings = [record[i : i + _STRING] for i in range(0, len(record), _STRING)]
+    quoted = " ".join(f'"{each}"' for each in strings)
+    return f"{name}. IN TXT ( {quoted} )"

@@ -1,7 +1,8 @@
-"""Keys of DKIM: read, made, and told to DNS (RFC 6376 section 3.6, RFC 8463)."""
+"""Keys of DKIM, read and made (RFC 6376 section 3.3, RFC 8463).
 
-import base64
-from collections.abc import Callable
+Apart from `dkim`, so that only who signs pays for loading `cryptography`.
+"""
+
 from functools import partial
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -10,32 +11,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
-from msgspec import Struct
 
-LEAST_BITS = 1024  # RFC 8301 section 3.2: a signer must not use less
-GOOD_BITS = 2048  # and should not use less than this
-MOST_BITS = 4096  # what every verifier can check
-
-_STRING = 255  # octets of one string of a TXT record (RFC 1035 section 3.3.14)
-
-
-class BadKey(Exception):
-    """An octet string that holds no key to sign with; its text says why."""
-
-
-class DkimKey(Struct, frozen=True):
-    """A private key, ready to sign."""
-
-    algorithm: str  # the tag a=: "rsa-sha256" or "ed25519-sha256"
-    bits: int
-    public: bytes  # the tag p= of its record, before base64
-    sign: Callable[[bytes], bytes]  # from the SHA-256 of what is signed
-
-    @property
-    def record(self) -> str:
-        """The TXT record that publishes it (RFC 6376 section 3.6.1)."""
-        kind = self.algorithm.partition("-")[0]
-        return f"v=DKIM1; k={kind}; p={base64.b64encode(self.public).decode()}"
+from fastmta.mail.dkim import LEAST_BITS, BadKey, DkimKey
 
 
 def load_key(pem: bytes, *, thorough: bool = False) -> DkimKey:
@@ -84,10 +61,3 @@ def generate_key(kind: str) -> bytes:
         serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),
     )
-
-
-def zone_line(name: str, record: str) -> str:
-    """The record as a line of a zone file; a long text is several strings."""
-    strings = [record[i : i + _STRING] for i in range(0, len(record), _STRING)]
-    quoted = " ".join(f'"{each}"' for each in strings)
-    return f"{name}. IN TXT ( {quoted} )"

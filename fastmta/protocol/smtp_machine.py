@@ -3,9 +3,11 @@
 `smtp_server` is the machine, and says what is always true; `smtp_content` reads messages.
 """
 
+from collections.abc import Callable
 from enum import Enum
 
 from fastmta._core.data import NO_ROOM, DataScanner
+from fastmta._core.dkim import IncomingBody
 from fastmta._core.lines import LineBuffer
 from fastmta.mail.arrival import Arrival
 from fastmta.protocol import smtp_replies as reply
@@ -58,6 +60,7 @@ class SmtpMachine:
         "may_relay",
         "state",
         "tls",
+        "watch",
     )
 
     def __init__(self, policy: Policy, load: Load, door: Door | None, tls: bool) -> None:
@@ -71,6 +74,8 @@ class SmtpMachine:
         self.helo = ""
         self.extended = False  # EHLO, not HELO
         self.may_relay = False
+        # Gives what sees each message of a client that may relay as it comes in; None: nobody.
+        self.watch: Callable[[], IncomingBody] | None = None
         self.state = START
         self.arrival: Arrival | None = None
         # A response may come on the line of AUTH, however long it is.

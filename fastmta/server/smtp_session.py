@@ -148,6 +148,7 @@ class SmtpSession(Session):
             self.service == "smtp" and service.may_relay(self.client)
         )
         machine.asks = service.judges.asks
+        machine.watch = service.watch
         machine.trusts_xclient = service.trusts_xclient(self._peer)
 
     # What judges learn.
