@@ -18,7 +18,7 @@ import bench.parse
 import bench.queue_depth
 import bench.relay
 import bench.tls_sessions
-from bench import peers, report
+from bench import peers, report, signing
 from bench.peers import Features, Peer
 from bench.relay import Options, Run
 
@@ -59,6 +59,9 @@ main.add_command(bench.tls_sessions.main, "tls-sessions")
     "--tls", type=click.Choice(peers.TLS), default="none", show_default=True, help="Beside plain."
 )
 @click.option(
+    "--dkim", type=click.Choice(peers.DKIM), default="none", show_default=True, help="Beside plain."
+)
+@click.option(
     "--dir",
     "folder",
     type=click.Path(file_okay=False, path_type=Path),
@@ -69,7 +72,12 @@ main.add_command(bench.tls_sessions.main, "tls-sessions")
     "--json", "output", type=click.Path(dir_okay=False, path_type=Path), help="Write all runs here."
 )
 def relay(
-    names: list[str], tls: peers.Tls, folder: Path, output: Path | None, **options: int
+    names: list[str],
+    tls: peers.Tls,
+    dkim: peers.Dkim,
+    folder: Path,
+    output: Path | None,
+    **options: int,
 ) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     machine = report.machine(folder.resolve())
@@ -87,9 +95,14 @@ def relay(
     console = Console(width=None if sys.stdout.isatty() else 120)
     for name, value in msgspec.to_builtins(facts).items():
         click.echo(f"{name}: {value}")
-    features = Features(tls=tls)
+    features = Features(tls=tls, dkim=dkim)
+    best = signing.speed(dkim) if dkim != "none" else 0.0
     runs = _run_all(console, under_test, Options(features=features, **options), folder.resolve())
     console.print(report.table(runs, list(bench.relay.contenders(under_test, features))))
+    if best:
+        click.echo(f"openssl speed {dkim}: {best:,.0f} signatures a second on a core")
+        for name, share in report.signing_shares(runs, str(features), best).items():
+            click.echo(f"{name}: {share:.2f} of what that allows on the cores that are left")
     if output:
         results = {"options": options, "runs": runs, "ratios": report.ratios(runs)}
         output.write_bytes(msgspec.json.format(msgspec.json.encode({**facts, **results})))

@@ -68,6 +68,12 @@ def usage(root: int) -> Usage:
     return Usage(user * TICK, system * TICK, sum(map(_peak, pids)))
 
 
+def idle() -> float:
+    """Seconds that the cores of the machine have had nothing to do, since it was started."""
+    fields = Path("/proc/stat").read_text().split(maxsplit=6)
+    return (int(fields[4]) + int(fields[5])) * TICK
+
+
 def settled(root: int, limit: float = 5.0) -> Usage:
     """Usage once the tree is at rest: what it does after the last message is its cost too."""
     before, deadline = usage(root), time.monotonic() + limit

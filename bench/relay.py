@@ -30,7 +30,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct, structs
 
-from bench import certificate, processes
+from bench import certificate, processes, signing
 from bench.load import Result
 from bench.peers import PLAIN, Features, Peer
 from fastmta.sink import Counts
@@ -69,6 +69,7 @@ class Run(Struct, kw_only=True):
     lost: int = 0  # acknowledged, but never arrived
     duplicated: int = 0
     corrupt: int = 0
+    idle: float = 0.0  # cores of the machine that had nothing to do; of an outside run alone
 
     @property
     def rate(self) -> float:
@@ -90,6 +91,8 @@ def run_all(
             for measure in measures:
                 progress(f"{column}, {measure.__name__}, {repeat + 1} of {options.repeats}")
                 with scratch(base) as folder:
+                    if features.dkim != "none":
+                        signing.of(folder).make(features.dkim)
                     run = measure(under_test[name], mine, folder)
                     run.peer = column
                 yield run
@@ -129,12 +132,15 @@ def outside(peer: Peer, options: Options, folder: Path) -> Run:
     with processes.running(_smtp_sink(next_hop, expected), folder / "sink") as sink:
         processes.greets(next_hop, sink)
         with peer.running(folder, port, next_hop, options.workers, options.features) as root:
-            before, begun = warmed_up(root, port, options.clients), time.monotonic()
+            before = warmed_up(root, port, options.clients)
+            begun, idle = time.monotonic(), processes.idle()
             _smtp_source(port, options.clients, options.messages, options.size)
             sink.wait(60 + options.messages / SLOWEST)
-            seconds = time.monotonic() - begun
+            seconds, idle = time.monotonic() - begun, processes.idle() - idle
             spent = processes.settled(root).since(before)
-    return _run("outside", options, seconds, spent)
+    run = _run("outside", options, seconds, spent)
+    run.idle = idle / seconds
+    return run
 
 
 def _smtp_sink(port: int, messages: int) -> list[str]:

@@ -112,6 +112,15 @@ def ratios(runs: Sequence[Run]) -> dict[str, dict[str, dict[str, float]]]:
     return result
 
 
+def signing_shares(runs: Sequence[Run], features: str, best: float) -> dict[str, float]:
+    """Peer -> of the cores that nothing else used, the share that signatures took.
+
+    `best` is how many a core could make in a second: then it takes 1 / best of it each.
+    """
+    mine = [r for r in runs if r.load == "outside" and r.peer.endswith(f", {features}")]
+    return _medians(mine, lambda run: run.rate / best / (run.rate / best + run.idle))
+
+
 def _medians(runs: Sequence[Run], value: Callable[[Run], float]) -> dict[str, float]:
     names = {run.peer for run in runs}
     return {name: median(value(run) for run in runs if run.peer == name) for name in names}

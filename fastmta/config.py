@@ -15,6 +15,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType, structs
 
 from fastmta.config_abuse import Checks, Limits
 from fastmta.config_auth import Auth, OAuth
+from fastmta.config_dkim import Dkim
 from fastmta.config_reader import (
     Address,
     ConfigError,
@@ -43,6 +44,7 @@ __all__ = [
     "Config",
     "ConfigError",
     "Delivery",
+    "Dkim",
     "Dns",
     "DomainName",
     "DomainPattern",
@@ -263,6 +265,7 @@ class Config(Table, frozen=True, kw_only=True):
     reports: Reports = Reports()
     bounces: Bounces | None = None
     suppression: Suppression | None = None
+    dkim: tuple[Dkim, ...] = ()
     log: Log = Log()
 
     def tls_mode(self, listener: Listener) -> TlsMode:
@@ -307,7 +310,6 @@ _LATER = {
         for service in ("pop3", "imap", "http")
     },
     "domains": "local mailboxes are not in this release; a [[route]] can pass the mail on",
-    "dkim": "DKIM signing is not in this release; remove the table",
 }
 
 

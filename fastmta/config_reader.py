@@ -187,6 +187,16 @@ def parse_address(text: str) -> Address:
     return Address(str(address))
 
 
+# What distinguishes the DKIM keys of a domain: one label or several (RFC 6376 section 3.1).
+Selector = NewType("Selector", str)
+
+
+def parse_selector(text: str) -> Selector:
+    if len(text) > 63 or not all(map(_LABEL.fullmatch, text.lower().split("."))):
+        raise ValueError(f'{_show(text)} is no selector; write letters and digits, as in "s1"')
+    return Selector(text.lower())
+
+
 def parse_name(text: str) -> Name:
     if not _NAME.fullmatch(text):
         raise ValueError(f'{_show(text)} is no name; write letters and digits, as in "bulk-1"')
@@ -240,6 +250,7 @@ _READERS: dict[Any, Callable[[str, Path], Any]] = {
     Address: lambda text, _: parse_address(text),
     Name: lambda text, _: parse_name(text),
     MailAddress: lambda text, _: parse_mail_address(text),
+    Selector: lambda text, _: parse_selector(text),
     Network: lambda text, _: ip_network(text),
     Path: _path,
 }
@@ -256,6 +267,7 @@ _EXAMPLES: dict[Any, str] = {
     Address: 'an address such as "192.0.2.10"',
     Name: 'a name such as "bulk-1"',
     MailAddress: 'a mail address such as "postmaster@example.test"',
+    Selector: 'a selector such as "s1"',
     Network: 'a network such as "192.0.2.0/24"',
     Path: 'a path such as "/var/lib/fastmta"',
 }

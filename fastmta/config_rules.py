@@ -12,6 +12,7 @@ from msgspec import UNSET, structs
 from fastmta import config_outbound as outbound
 from fastmta.config_abuse import check_abuse
 from fastmta.config_auth import check_auth
+from fastmta.config_dkim import check_dkim
 from fastmta.config_process import check_policy, check_user
 from fastmta.config_reader import DomainPattern, Endpoint, Problem, covers
 from fastmta.config_shaping import check_shaping
@@ -320,6 +321,10 @@ def _check_feeds(config: "Config", suppression: "Suppression") -> Iterator[Probl
         yield Problem("suppression.expire_after", text)
 
 
+def _check_dkim(config: "Config") -> Iterator[Problem]:
+    return check_dkim(config.dkim)
+
+
 def _check_files(config: "Config") -> Iterator[Problem]:
     yield from _check_folder("data_dir", config.data_dir)
     name = config.log.dispositions
@@ -380,5 +385,6 @@ RULES = (
     _check_reports,
     _check_bounces,
     _check_suppression,
+    _check_dkim,
     _check_files,
 )

@@ -18,6 +18,7 @@ from msgspec import Raw, msgpack
 
 from fastmta import control, log, metrics, worker_main
 from fastmta.config import MAIL_SERVICES, Config, fingerprint
+from fastmta.config_dkim import load_signers
 from fastmta.delivery.dispatcher import Dispatcher
 from fastmta.delivery.dns import Resolver
 from fastmta.delivery.hosts import Hosts
@@ -43,9 +44,11 @@ from fastmta.queue.settlement import Settlement
 from fastmta.queue.shaping import Shaper
 from fastmta.queue.suppressor import FeedingLog, Suppressor
 from fastmta.server.access import Access
+from fastmta.server.backend import Backend
 from fastmta.server.counts import Row
 from fastmta.server.judges import Judges
 from fastmta.server.reception import Reception
+from fastmta.server.signing import Signing
 from fastmta.server.smtp import SmtpService
 from fastmta.server.tls import ServerTls
 from fastmta.store.accounts import Accounts
@@ -201,7 +204,10 @@ class Worker:
         _show(list(self._shards.values()))
         intake = Intake(self._shards[self._index].spool, self.journal)
         self._open_accounts()
-        self._smtp = self._open_smtp(intake)
+        threads = max(2, len(os.sched_getaffinity(0)) // self._config.workers)
+        self._signing = Signing(intake, load_signers(self._config.dkim), threads)
+        self._smtp = self._open_smtp(self._signing)
+        self._smtp.watch = self._signing.watch
         self._smtp.held = sockets or {}
         self._use_policy()
         for shard in self._shards.values():
@@ -215,7 +221,7 @@ class Worker:
         path = self._config.disposition_log
         return FeedingLog(path, self._suppressor) if self._suppressor else log.DispositionLog(path)
 
-    def _open_smtp(self, intake: Intake) -> SmtpService:
+    def _open_smtp(self, intake: Backend) -> SmtpService:
         config, tls = self._config, _tls(self._config)
         if not (config.suppression or config.bounces):
             return SmtpService(config, intake, tls, access=self._access)
@@ -254,6 +260,7 @@ class Worker:
             self._config.hostname,
             self.journal,
             self._orders,
+            self._sign_report,
         )
         withdraw = partial(self._withdraw, number)
         expiry = Expiry(spool, settlement, self._policy_for, self._shortest, withdraw)
@@ -267,6 +274,9 @@ class Worker:
             self._orders,
         )
         return Shard(spool, settlement, expiry, scheduler)
+
+    async def _sign_report(self, report: Arrival) -> None:
+        await self._signing.sign_report(report)
 
     def _shortest(self) -> float:
         return self._config.retry.shortest
@@ -330,7 +340,7 @@ class Worker:
 
         What is under way ends as it began.
         """
-        tls = _tls(config)
+        tls, signers = _tls(config), load_signers(config.dkim)
         fixed = [
             f"{name} takes effect at the next start"
             for name in ("bounces", "suppression")
@@ -352,6 +362,8 @@ class Worker:
         self._smtp.access = self._access
         if self._access is not None:
             await self._access.reload(config.auth)
+        self._signing.signers = signers
+        self._smtp.watch = self._signing.watch
         self._door.reload(config)
         unloaded = await self._policy.reload(config)
         self._use_policy()
@@ -397,12 +409,14 @@ class Worker:
         What comes in has so many seconds, then what goes out has as many.
         """
         await self._smtp.drain(seconds)
+        await self._signing.finish()  # also for clients that have gone
         self._door.close()
         for shard in self._shards.values():
             await shard.stop_scheduling()
         await self._dispatcher.drain(seconds)
         for shard in self._shards.values():
             await shard.close()
+        await self._signing.finish()  # reports
         if self._reception is not None:
             self._reception.close()
         if self._access is not None and self._accounts is not None:

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from fastmta.config import Config, ConfigError, Duration, Endpoint, NextHop, load, parse
 from fastmta.config_reader import covers, parse_pattern
+from fastmta.mail.dkim import USUAL_FIELDS
+from fastmta.mail.dkim_key import generate_key
 
 GOOD = """
 hostname = "relay.example.test"
@@ -225,7 +227,6 @@ BROKEN = {
         "not in this release",
     ),
     "local mailboxes": (GOOD + '[domains."example.test"]', "domains", "not in this release"),
-    "DKIM": (GOOD + '[[dkim]]\ndomain = "a.test"', "dkim", "not in this release"),
     "no listener for mail": (edit('"smtp"', '"admin"'), "listener", 'service = "smtp"'),
     "one address for two listeners": (
         edit("[::1]:2580", "127.0.0.1:2525"),
@@ -810,3 +811,67 @@ def _try(text: str) -> None:
     except ConfigError as error:
         assert error.problems
         assert all(str(problem).isprintable() for problem in error.problems)
+
+
+class TestDkim:
+    TABLE = '[[dkim]]\ndomain = "Example.test"\nselector = "20261123"\nkey = "key.pem"\n'
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        (tmp_path / "key.pem").write_bytes(generate_key("ed25519"))
+        return tmp_path
+
+    def test_a_table_is_read_as_written(self, folder: Path) -> None:
+        more = 'canonicalization = "relaxed/simple"\nheaders = ["From"]\nexpire_after = "7d"\n'
+        (one, other) = parse(
+            GOOD + self.TABLE + more + self.TABLE.replace("20261123", "S2"), folder
+        ).dkim
+        assert (one.domain, one.selector, one.key) == (
+            "example.test",
+            "20261123",
+            folder / "key.pem",
+        )
+        assert (one.canonicalization, one.headers, one.expire_after) == (
+            "relaxed/simple",
+            ("From",),
+            7 * 86400,
+        )
+        assert (other.selector, other.subdomains, other.expire_after) == ("s2", False, None)
+        assert other.headers == USUAL_FIELDS
+        assert other.record_name == "s2._domainkey.example.test"
+
+    @pytest.mark.parametrize(
+        ("old", "new", "key", "text"),
+        [
+            ('"key.pem"', '"none.pem"', "dkim[0].key", "cannot be read"),
+            ('"key.pem"', '"garbage.pem"', "dkim[0].key", "no private key in PEM form"),
+            ('"20261123"', '"a_b"', "dkim[0].selector", "no selector"),
+            ('"Example.test"', '"192.0.2.1"', "dkim[0].domain", "address"),
+            ('"key.pem"', '"key.pem"\nheaders = ["To"]', "dkim[0].headers", '"From"'),
+            ('"key.pem"', '"key.pem"\nheaders = ["From", "a;b"]', "dkim[0].headers[1]", "no name"),
+            ('"key.pem"', '"key.pem"\nheaders = ["From", "FROM"]', "dkim[0].headers[1]", "twice"),
+            (
+                '"key.pem"',
+                '"key.pem"\nheaders = ["Received", "From"]',
+                "dkim[0].headers[0]",
+                "on the way",
+            ),
+            ('"key.pem"', '"key.pem"\nexpire_after = "0s"', "dkim[0].expire_after", "more than 0s"),
+            (
+                '"key.pem"',
+                '"key.pem"\ncanonicalization = "relax"',
+                "dkim[0].canonicalization",
+                "relaxed/relaxed",
+            ),
+            ("[[dkim]]", TABLE + "[[dkim]]", "dkim[1].selector", "dkim[0]"),
+        ],
+    )
+    def test_what_is_wrong_is_named(
+        self, folder: Path, old: str, new: str, key: str, text: str
+    ) -> None:
+        (folder / "garbage.pem").write_text("garbage")
+        with pytest.raises(ConfigError) as caught:
+            parse(GOOD + self.TABLE.replace(old, new), folder)
+        (problem,) = caught.value.problems
+        assert problem.key == key
+        assert text in problem.text

@@ -29,6 +29,7 @@ IN_WORDS = {
         for name in ("first", "max_interval", "give_up_after")
     },
     "delivery.ca_file": "the system's",
+    "dkim.headers": "see [dkim.md](dkim.md)",
     "bounces.suppress": "`true` where `[suppression]` is set",
     "source.client_certificate": "that of `[delivery]`",
     "source.client_key": "that of `[delivery]`",

@@ -40,9 +40,10 @@ LAYERS = [
 ]
 # They stand beside the layers, for everything above protocol.
 BESIDE = {
-    *("config", "config_abuse", "config_auth", "config_outbound", "config_process"),
-    *("config_reader", "config_rules", "config_shaping", "config_submission", "config_tls"),
-    *("log", "metrics", "policy", "policy_file", "policy_runner"),
+    *("config", "config_abuse", "config_auth", "config_dkim", "config_outbound"),
+    *("config_process", "config_reader", "config_rules", "config_shaping"),
+    *("config_submission", "config_tls", "log", "metrics"),
+    *("policy", "policy_file", "policy_runner"),
 }
 PURE = {"_core", "mail", "protocol"}
 APART = {("server", "delivery"), ("delivery", "server")}

@@ -30,6 +30,8 @@ NEEDS = {
         "node": "nodejs",
         "/usr/share/nodejs/nodemailer": "node-nodemailer",
         "haproxy": "haproxy",
+        "opendkim": "opendkim",
+        "opendkim-testkey": "opendkim-tools",
     },
 }
 SEARCH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin", "/usr/lib/dovecot"])

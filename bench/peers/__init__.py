@@ -11,16 +11,20 @@ from msgspec import Struct
 NAMES = ("fastmta", "null", "postfix")
 Tls = Literal["none", "in", "out"]
 TLS = get_args(Tls)
+Dkim = Literal["none", "rsa2048", "ed25519"]
+DKIM = get_args(Dkim)
 
 
 class Features(Struct, frozen=True, kw_only=True):
     """What a peer is to do beside relaying."""
 
     tls: Tls = "none"  # "in": the load asks for STARTTLS; "out": the sink offers it
+    dkim: Dkim = "none"  # the key that signs, of `signing.of(folder)`
 
     def __str__(self) -> str:
-        """ "TLS in"; "" for none."""
-        return f"TLS {self.tls}" if self.tls != "none" else ""
+        """ "TLS in, DKIM rsa2048"; "" for none."""
+        named = {"TLS": self.tls, "DKIM": self.dkim}
+        return ", ".join(f"{name} {value}" for name, value in named.items() if value != "none")
 
 
 PLAIN = Features()

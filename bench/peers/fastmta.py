@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import fastmta
-from bench import certificate, processes
+from bench import certificate, processes, signing
 from bench.peers import PLAIN, Features
 
 CONFIGURATION = """
@@ -38,6 +38,13 @@ tls = "required"
 """,
 }
 
+DKIM = """
+[[dkim]]
+domain   = "{domain}"
+selector = "{selector}"
+key      = "{private}"
+"""
+
 
 def missing() -> str:
     return "" if PROGRAM.exists() else f"{PROGRAM} is not there: pip install ."
@@ -62,7 +69,8 @@ def running(
     configuration = folder / "fastmta.toml"
     values: dict[str, object] = {"port": port, "admin": processes.free_port(), "next_hop": next_hop}
     values |= certificate.of(folder)._asdict()
-    text = CONFIGURATION + TLS.get(features.tls, "")
+    values |= signing.of(folder)._asdict()
+    text = CONFIGURATION + TLS.get(features.tls, "") + (DKIM if features.dkim != "none" else "")
     configuration.write_text(text.format(workers=workers, **values))
     command = [str(PROGRAM), "serve", "-c", str(configuration)]
     with processes.running(command, folder / "output") as process:

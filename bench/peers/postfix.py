@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench import certificate, processes
+from bench import certificate, processes, signing
 from bench.peers import PLAIN, Features
 
 PROGRAM = shutil.which("postfix", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
@@ -57,6 +57,25 @@ smtpd_tls_key_file = {key}
 smtp_tls_security_level = encrypt
 """,
 }
+
+MILTER = """
+smtpd_milters = inet:127.0.0.1:{milter}
+milter_default_action = tempfail
+"""
+ALGORITHMS = {"rsa2048": "rsa-sha256", "ed25519": "ed25519-sha256"}
+# opendkim from Debian; what it signs, and how, is what fastmta does.
+OPENDKIM = """
+Mode s
+Socket inet:{milter}@127.0.0.1
+Syslog no
+Domain {domain}
+Selector {selector}
+KeyFile {private}
+RequireSafeKeys no
+SignatureAlgorithm {algorithm}
+Canonicalization relaxed/relaxed
+OversignHeaders From,To,Subject,Date,Message-ID
+"""
 
 # Debian's master.cf without chroot (nothing to copy into the folder) and without what a relay
 # never starts. 1000 smtpd in place of 100: the one limit that the load would hit, and with it the
@@ -106,14 +125,23 @@ def running(
 ) -> Iterator[int]:
     """`workers` has no meaning here: Postfix is one process for each client and each role."""
     assert PROGRAM
-    values = {"folder": folder, "port": port, "next_hop": next_hop}
+    values: dict[str, object] = {"folder": folder, "port": port, "next_hop": next_hop}
     values |= certificate.of(folder)._asdict()
-    (folder / "main.cf").write_text((MAIN + TLS.get(features.tls, "")).format(**values))
+    text = MAIN + TLS.get(features.tls, "")
+    command = [PROGRAM, "-c", str(folder), "start-fg"]
+    if features.dkim != "none":
+        text += MILTER
+        values |= {"milter": processes.free_port(), **signing.of(folder)._asdict()}
+        values |= {"algorithm": ALGORITHMS[features.dkim]}
+        (folder / "opendkim.conf").write_text(OPENDKIM.format(**values))
+        # One tree, whose CPU is counted: the milter is a child of what becomes Postfix's master.
+        script = f'opendkim -f -x {folder}/opendkim.conf & exec "$@"'
+        command = ["sh", "-c", script, "sh", *command]
+    (folder / "main.cf").write_text(text.format(**values))
     (folder / "master.cf").write_text(MASTER.format(**values))
     (folder / "queue").mkdir()
     (folder / "data").mkdir()
     shutil.chown(folder / "data", "postfix", "postfix")
-    command = [PROGRAM, "-c", str(folder), "start-fg"]
     with processes.running(command, folder / "output") as process:
         processes.greets(port, process)
         yield process.pid

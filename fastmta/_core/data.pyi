@@ -1,10 +1,13 @@
-from typing import Final
+from typing import Final, Protocol
 
 NO_FAULT: Final = 0
 BARE_NEWLINE: Final = 1
 TOO_BIG: Final = 2
 HEADER_TOO_BIG: Final = 3
 NO_ROOM: Final = 4
+
+class _Body(Protocol):
+    def feed(self, piece: bytes) -> None: ...
 
 class DataScanner:
     size: int
@@ -13,7 +16,7 @@ class DataScanner:
     received: int
     eight_bit: bool
     def __init__(self, max_size: int, max_header: int, normalise: bool = False) -> None: ...
-    def start(self, stuffed: bool) -> None: ...
+    def start(self, stuffed: bool, body: _Body | None = None) -> None: ...
     def feed(self, data: bytes) -> int: ...
     def finish(self) -> None: ...
     def take(self) -> list[bytes]: ...

@@ -57,6 +57,8 @@ cdef class DataScanner:
     Counts as it goes: `size` (octets of content), `held` (those that are in memory), `received`
     (Received fields, RFC 5321 section 6.3), `eight_bit` (an octet above 127 was seen). From the
     first `fault` on the content is read to its end but no longer kept.
+
+    `body`, where one is given, is fed the same content as it comes: see _core.dkim.
     """
 
     cdef readonly Py_ssize_t size, held
@@ -66,6 +68,7 @@ cdef class DataScanner:
     cdef bint normalise, stuffed
     cdef list parts
     cdef bytearray joined
+    cdef readonly object body
     # The header block: what the line so far looks like.
     cdef bint in_header, is_field
     cdef Py_ssize_t header_size, line_length
@@ -86,8 +89,9 @@ cdef class DataScanner:
         self.joined = bytearray()
         self.start(True)
 
-    def start(self, bint stuffed):
+    def start(self, bint stuffed, body=None):
         """Begin a message: from DATA, with dots `stuffed`; from BDAT without (RFC 3030)."""
+        self.body = body
         self.size = self.received = 0
         self.eight_bit = False
         self.stuffed = stuffed
@@ -264,6 +268,8 @@ cdef class DataScanner:
         if self.fault or not count:
             return 0
         self.held += count
+        if self.body is not None:
+            self.body.feed(piece)
         if not self.eight_bit:
             self.eight_bit = has_eight_bit(piece, count)
         if not self.joined and (count >= SMALL or not self.parts):

@@ -9,7 +9,8 @@ import click
 from msgspec import structs
 
 from fastmta.cli.common import config_option, json_option, print_json, refuse
-from fastmta.config import Config, ConfigError, Problem, read
+from fastmta.config import Config, ConfigError, Problem, Source, read
+from fastmta.config_dkim import check_key, dkim_warnings
 from fastmta.config_tls import check_times
 from fastmta.kept import keep, let_go_of_readable
 from fastmta.policy_file import PolicyError, load
@@ -27,22 +28,40 @@ def check(path: Path, as_json: bool) -> None:
     though a server starts with it.
     """
     try:
-        config = _load(path)
-        if found := _of_the_day(config):
-            raise ConfigError(*found)
+        source = read(path)
+        warnings = _look_closer(source.parse())
+        config = _as_the_user(source)
         facts = {**_facts(config), "policy": _hooks(config)}
     except ConfigError as error:
         _refuse(path, error.problems, as_json)
     if as_json:
-        print_json({"file": str(path), "ok": True, **facts})
+        print_json(
+            {
+                "file": str(path),
+                "ok": True,
+                **facts,
+                "warnings": [one._asdict() for one in warnings],
+            }
+        )
     else:
+        for warning in warnings:
+            click.echo(f"fastmta: {path}: warning: {warning}", err=True)
         click.echo(f"{path}: ok")
         _print_table(facts)
 
 
-def _of_the_day(config: Config) -> list[Problem]:
-    """What is wrong today, and was not when it was written."""
-    return list(check_times(config.tls, time.time())) if config.tls else []
+def _look_closer(config: Config) -> list[Problem]:
+    """What works but should be otherwise; ConfigError for what a start does not look at.
+
+    That is what was right when it was written and is wrong today, and what takes too much time:
+    whether the numbers of a key belong together.
+    """
+    found = list(check_times(config.tls, time.time())) if config.tls else []
+    for i, one in enumerate(config.dkim):
+        found += check_key(one, i, thorough=True)
+    if found:
+        raise ConfigError(*found)
+    return list(dkim_warnings(config.dkim))
 
 
 def _refuse(path: Path, problems: tuple[Problem, ...], as_json: bool) -> NoReturn:
@@ -63,9 +82,8 @@ def _hooks(config: Config) -> list[str]:
         raise ConfigError(*(Problem("policy", line) for line in lines)) from None
 
 
-def _load(path: Path) -> Config:
+def _as_the_user(source: Source) -> Config:
     """The configuration; this process is the user of the configuration afterwards, if it can."""
-    source = read(path)
     config = source.parse()
     try:
         identity = to_become(config)
@@ -113,6 +131,7 @@ def _facts(config: Config) -> dict[str, Any]:
         "relay_networks": [str(network) for network in config.smtp.relay_networks],
         "routes": routes,
         "pools": pools,
+        "dkim": [{"name": one.record_name, "key": str(one.key)} for one in config.dkim],
         "data_dir": str(config.data_dir),
         "workers": config.workers,
         "user": config.user,
@@ -127,6 +146,7 @@ def _print_table(facts: dict[str, Any]) -> None:
     rows += [("relays for", ", ".join(facts["relay_networks"]) or "nobody")]
     rows += [(f"mail for {one['domain']}", _hops(one)) for one in facts["routes"]]
     rows += [(f"pool {one['name']}", _shares(one["sources"])) for one in facts["pools"]]
+    rows += [("signs by", f"{one['name']}, {one['key']}") for one in facts["dkim"]]
     rows += [("data in", facts["data_dir"]), ("workers", facts["workers"])]
     rows += [("runs as", facts["user"])] if facts["user"] else []
     rows += [("policy", ", ".join(facts["policy"]))] if facts["policy"] else []

@@ -1,5 +1,6 @@
 """`fastmta serve`: run the server until SIGTERM."""
 
+import logging
 from pathlib import Path
 
 import click
@@ -21,10 +22,13 @@ def serve(path: Path) -> None:
     import uvloop
 
     from fastmta import log
+    from fastmta.config_dkim import dkim_warnings
     from fastmta.supervisor import Supervisor
     from fastmta.worker_process import CannotStart
 
     log.set_up(config.log.level, "supervisor")
+    for warning in dkim_warnings(config.dkim):
+        logging.getLogger(__name__).warning("%s", warning)
 
     async def run() -> bool:
         return await Supervisor(path, source, config).run()

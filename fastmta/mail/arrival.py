@@ -2,6 +2,7 @@
 
 from msgspec import Struct
 
+from fastmta._core.dkim import IncomingBody
 from fastmta.mail.envelope import Priority, Recipient, TlsDemand
 
 
@@ -27,3 +28,4 @@ class Arrival(Struct):
     campaign: str = ""
     pool: str = ""
     demand: TlsDemand = TlsDemand.NONE
+    body: IncomingBody | None = None  # has seen the body of what is to be signed (see mail.dkim)

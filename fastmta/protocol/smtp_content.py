@@ -39,13 +39,13 @@ class ContentReader(SmtpMachine):
             return self._error(reply.NO_ARGUMENT)
         if self._load.held >= self._load.max_held:
             return reply.OUT_OF_MEMORY
-        self._scanner.start(True)
+        self._start(True)
         self.state = CONTENT
         return reply.GO_AHEAD
 
     def _bdat(self, argument: bytes) -> bytes:
         if self.state == RECIPIENT:
-            self._scanner.start(False)
+            self._start(False)
         return self._begin_chunk(argument, b"")
 
     def _bdat_refused(self, argument: bytes) -> bytes:
@@ -61,6 +61,14 @@ class ContentReader(SmtpMachine):
         self._chunk_refusal = refusal
         self.state = CHUNK
         return b""  # the reply comes behind the octets
+
+    def _start(self, stuffed: bool) -> None:
+        """Read a message; `arrival.body` sees it where somebody wants that."""
+        arrival = self.arrival
+        assert arrival is not None
+        if self.watch is not None and self.may_relay:
+            arrival.body = self.watch()
+        self._scanner.start(stuffed, arrival.body)
 
     # Octets.
 

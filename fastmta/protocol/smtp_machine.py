@@ -7,6 +7,7 @@ from collections.abc import Callable
 from enum import Enum
 
 from fastmta._core.data import NO_ROOM, DataScanner
+from fastmta._core.dkim import IncomingBody
 from fastmta._core.lines import LineBuffer
 from fastmta.mail.arrival import Arrival
 from fastmta.protocol import smtp_replies as reply
@@ -60,6 +61,7 @@ class SmtpMachine:
         "on_error",
         "state",
         "tls",
+        "watch",
     )
 
     def __init__(self, policy: Policy, load: Load, door: Door | None, tls: bool) -> None:
@@ -74,6 +76,8 @@ class SmtpMachine:
         self.extended = False  # EHLO, not HELO
         self.may_relay = False
         self.on_error: Callable[[], None] | None = None  # called for each error
+        # Gives what sees each message of a client that may relay as it comes in; None: nobody.
+        self.watch: Callable[[], IncomingBody] | None = None
         self.state = START
         self.arrival: Arrival | None = None
         # A response may come on the line of AUTH, however long it is.

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections.abc import Awaitable, Callable
 
 from fastmta import metrics
 from fastmta.mail.arrival import Arrival
@@ -20,14 +21,16 @@ REPORTS = metrics.counter("fastmta_reports_total", "Reports sent to senders or t
 
 # A longer message comes back as its header section, also where RET=FULL asks for all of it.
 MAX_RETURNED = 1 << 20  # octets
+Sign = Callable[[Arrival], Awaitable[None]]  # puts a signature in front, if there is a key
+
 AT_ONCE = 64  # envelopes whose reports are being made or written
 
 
 class Reporter:
     """Settles envelopes whose end somebody is told of."""
 
-    def __init__(self, spool: Spool, hostname: str) -> None:
-        self._spool, self._hostname = spool, hostname
+    def __init__(self, spool: Spool, hostname: str, sign: Sign) -> None:
+        self._spool, self._hostname, self._sign = spool, hostname, sign
         self._room = asyncio.Semaphore(AT_ONCE)
 
     async def settle(
@@ -40,6 +43,8 @@ class Reporter:
                 self._make(job.envelope, notice, number, original)
                 for notice, number in zip(told, numbers, strict=True)
             ]
+            for report in reports:
+                await self._sign(report)
             safe: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
             def done(_: Reply | None) -> None:

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from fastmta.config import Reports
 from fastmta.log import DispositionLog, Event
+from fastmta.mail.arrival import Arrival
 from fastmta.mail.delivery_status import Action
 from fastmta.mail.disposition import Disposition
 from fastmta.mail.envelope import Envelope, format_id
@@ -18,7 +19,7 @@ from fastmta.queue.orders import Order, Orders
 from fastmta.queue.outcome import Notice, Outcome, expired, notices, outcome
 from fastmta.queue.ready import Job
 from fastmta.queue.record import Dsns, Record
-from fastmta.queue.reporting import Reporter
+from fastmta.queue.reporting import Reporter, Sign
 from fastmta.queue.retry import PolicyFor
 from fastmta.store.spool import Spool
 
@@ -38,7 +39,9 @@ class Settlement:
         hostname: str,
         journal: DispositionLog,
         orders: Orders,
+        sign: Sign | None = None,
     ) -> None:
+        self._sign = sign or _leave_unsigned
         self._spool, self._policy_for = spool, policy_for
         self._orders = orders
         self._journal, self._record = journal, Record(journal)
@@ -48,7 +51,7 @@ class Settlement:
     def configure(self, wishes: Reports, hostname: str) -> None:
         """What senders are told of all that is settled from now on, and by whom."""
         self._wishes = wishes
-        self._reporter = Reporter(self._spool, hostname)
+        self._reporter = Reporter(self._spool, hostname, self._sign)
 
     def settle(self, job: Job, site: str, source: str, ends: list[Disposition]) -> None:
         """`ends` has one disposition for each of the job's recipients, in their order."""
@@ -121,6 +124,9 @@ class Settlement:
             async with asyncio.timeout(FINISH_SECONDS):
                 while self._reports:
                     await asyncio.wait(self._reports)
+
+
+async def _leave_unsigned(_: Arrival) -> None: ...
 
 
 def _dsns(told: list[Notice], numbers: list[int]) -> Dsns:

@@ -1,12 +1,13 @@
 """The SMTP listeners of a worker: their sessions, what these are offered, and their limits."""
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import lru_cache, partial
 from ipaddress import ip_address
 from typing import cast
 
 from fastmta import metrics
+from fastmta._core.dkim import IncomingBody
 from fastmta.config import MAIL_SERVICES, Config, Endpoint, Listener, Network
 from fastmta.mail.envelope import Priority
 from fastmta.protocol import smtp_replies as reply
@@ -44,6 +45,7 @@ class SmtpService:
         self.backend = backend
         self.vet = vet
         self.judges = judges or Judges()
+        self.watch: Callable[[], IncomingBody] | None = None  # see SmtpMachine
         self.tls = tls
         self.load = Load(_most_held(config), REJECTED)
         self.sessions = Sessions(config.smtp.max_sessions, config.smtp.max_sessions_per_client)

@@ -130,6 +130,7 @@ class SmtpSession(Session):
             self.service == "smtp" and service.may_relay(self.client)
         )
         machine.asks = service.judges.asks
+        machine.watch = service.watch
         machine.trusts_xclient = service.trusts_xclient(self._peer)
         note = service.judges.note
         machine.on_error = partial(note, "errors", self) if note else None
