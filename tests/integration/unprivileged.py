@@ -29,6 +29,8 @@ def open_folder() -> Iterator[Path]:
     try:
         yield folder
     finally:
+        for view in folder.glob("view*"):
+            view.rmdir()  # as `reaching` left it: never what may be mounted there
         shutil.rmtree(folder)
 
 
