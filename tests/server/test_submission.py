@@ -190,33 +190,6 @@ def test_threat_04_nothing_is_relayed_without_a_login(certificate: tuple[Path, P
     run(scenario())
 
 
-@pytest.mark.parametrize(
-    ("value", "answer"),
-    [
-        ("Bob <bob@example.test>", "250 2.0.0"),
-        ("bob@example.test, Sales <sales@example.test>", "250 2.0.0"),
-        ("Us: bob@example.test, SALES@example.test;", "250 2.0.0"),
-        ("Alice <alice@example.test>", "550 5.7.1"),
-        ("bob@example.test, alice@example.test", "550 5.7.1"),
-        ("bob@example.test\r\nFrom: alice@example.test", "550 5.7.1"),
-        ('"bob@example.test" <alice@example.test>', "550 5.7.1"),
-        ("Us: alice@example.test;", "550 5.7.1"),
-        ("", "554 5.6.0"),
-        ("nobody:;", "554 5.6.0"),
-    ],
-)
-def test_the_author_by_setting(certificate: tuple[Path, Path], value: str, answer: str) -> None:
-    async def scenario() -> None:
-        async with submitting(certificate, submission=Submission(check_from=True)) as server:
-            client = await logged_in(server)
-            await client.say(f"MAIL FROM:<{NAME}>", "RCPT TO:<any@example.net>", "DATA")
-            assert await client.say_data(f"From: {value}\r\n\r\nhello") == answer
-            await client.say(f"MAIL FROM:<{NAME}>", "RCPT TO:<any@example.net>", "DATA")
-            assert await client.say_data("Subject: no author\r\n\r\nhello") == "554 5.6.0"
-
-    run(scenario())
-
-
 def test_a_listener_for_anybody_with_logins(certificate: tuple[Path, Path]) -> None:
     async def scenario() -> None:
         async with submitting(certificate, "smtp", auth=True) as server:
