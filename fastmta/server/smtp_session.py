@@ -289,7 +289,7 @@ class SmtpSession(Session):
         account = login.named(claims.login) if login and claims.login else None
         if claims.login and account is None:
             return _NO_ACCOUNT
-        client = claims.address or self.client
+        client = self.client if claims.address is None else claims.address
         if client != self.client and service.has_too_many(client):
             return _TOO_MANY
         self.sessions.rename(self, client)

@@ -397,6 +397,22 @@ def test_a_trusted_host_speaks_for_others(certificate: tuple[Path, Path]) -> Non
     run(scenario())
 
 
+def test_threat_04_a_client_that_not_even_the_host_knows_relays_nothing(
+    certificate: tuple[Path, Path],
+) -> None:
+    async def scenario() -> None:
+        trusted = {"xclient_hosts": LOOPBACK, "relay_networks": LOOPBACK}
+        async with submitting(certificate, "smtp", auth=True, **trusted) as server:
+            client = await server.greeted(ssl=trusting())
+            said = "EHLO a", "MAIL FROM:<>", "RCPT TO:<any@example.net>"
+            assert await client.say("XCLIENT ADDR=[UNAVAILABLE]") == "220"
+            assert await client.say(*said) == "550 5.7.1"
+            assert await client.say("RSET", "XCLIENT ADDR=127.0.0.1") == "220"
+            assert await client.say(*said) == "250 2.1.5"
+
+    run(scenario())
+
+
 def test_sessions_of_whom_is_spoken_for_are_counted(certificate: tuple[Path, Path]) -> None:
     async def scenario() -> None:
         trusted = {"xclient_hosts": LOOPBACK, "max_sessions_per_client": 2}
