@@ -19,7 +19,7 @@ from fastmta.store.accounts import Account
 _NO_FROM = Reply(554, "5.6.0", "The message has no From field with an address")
 _NOT_OWNED = Reply(550, "5.7.1", "From and Sender may have your addresses alone")
 _UNCLEAR = Reply(554, "5.6.0", "Who the author is can be read in several ways; write a <a@b.test>")
-_MOST_AUTHORS = 100
+_LONGEST = 1 << 15  # octets of From, and so of Sender: they are read in the loop
 
 # RFC 5322 section 3.4 without what mail readers disagree about: nested comments, routes, white
 # space in an addr-spec, an "@" in a phrase, a second address before or behind the first.
@@ -81,13 +81,17 @@ def check_from(arrival: Arrival, account: Account) -> None:
 
 
 def _authors(head: bytes, end: int, name: bytes) -> list[str]:
-    values = [unfold(head, *place) for place in find(head, 0, end, name)]
-    if not all(map(_CLEAR.fullmatch, values)):
+    """Of a field that there is once at the most (RFC 5322 section 3.6)."""
+    places = find(head, 0, end, name)
+    if not places:
+        return []
+    start, stop = places[0]
+    if len(places) > 1 or stop - start > _LONGEST:
         raise Unfit(_UNCLEAR)
-    found = [each for value in values for each in _addresses(value)]
-    if len(found) > _MOST_AUTHORS:  # a list is read up to a limit
+    value = unfold(head, start, stop)
+    if not _CLEAR.fullmatch(value):
         raise Unfit(_UNCLEAR)
-    return found
+    return list(_addresses(value))
 
 
 def _addresses(value: bytes) -> Iterator[str]:

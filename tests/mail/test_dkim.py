@@ -398,3 +398,12 @@ def test_a_key_that_is_too_short_is_refused() -> None:
     made = subprocess.run(command, check=True, capture_output=True).stdout
     with pytest.raises(BadKey, match="has 768 bits"):
         load_key(made)
+
+
+def test_names_of_authors_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A megabyte of encoded words would keep the loop for 0.1 s."""
+    read: list[str] = []
+    monkeypatch.setattr("fastmta.mail.encoded_words.decode", read.append)
+    head = b"From: =?utf-8?q?A?= <a@example.test>\r\n"
+    assert len(Signers([signer()]).of_header(head, len(head))) == 1
+    assert read == []

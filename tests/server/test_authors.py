@@ -20,7 +20,7 @@ __all__ = ["_time_stands_still", "certificate"]  # fixtures
         ("Us: bob@example.test, SALES@example.test;", "250 2.0.0"),
         ("Alice <alice@example.test>", "550 5.7.1"),
         ("bob@example.test, alice@example.test", "550 5.7.1"),
-        ("bob@example.test\r\nFrom: alice@example.test", "550 5.7.1"),
+        ("bob@example.test\r\nFrom: alice@example.test", "554 5.6.0"),
         ('"bob@example.test" <alice@example.test>', "550 5.7.1"),
         ("Us: alice@example.test;", "550 5.7.1"),
         ("", "554 5.6.0"),
