@@ -26,6 +26,7 @@ USUAL_FIELDS = (
 _MAY_BE_ADDED = ("resent-", "list-")
 _MOST_DOMAINS = 4  # of one From field
 _MOST_AUTHORS = 100  # that are looked at
+_SHORT = 1 << 18  # octets of a message whose body can be hashed in the loop
 _WIDTH = 72  # octets of a folded line
 _KEPT = 1000  # different texts of h=
 _STRING = 255  # octets of one string of a TXT record (RFC 1035 section 3.3.14)
@@ -224,31 +225,42 @@ def header_of(parts: list[bytes]) -> tuple[bytes, int]:
     return head, end_of_header(head)
 
 
+class Unseen(Exception):
+    """A long body that was not hashed as it came in; has the forms that are wanted."""
+
+    def __init__(self, forms: set[bool]) -> None:
+        super().__init__(forms)
+        self.forms = forms
+
+
+def see(arrival: Arrival, forms: set[bool]) -> None:
+    """Hash the body of a message that is whole; that takes some 5 ms for a megabyte."""
+    body = IncomingBody(lambda _: forms)
+    for part in arrival.parts:
+        body.feed(part)
+    arrival.body = body
+
+
 def prepare(signers: Signers, arrival: Arrival) -> list[Unsigned] | None:
     """What remains to be signed of a message, for each key of its author's domain.
 
-    None where there are keys, but its header section is none.
+    None where there are keys, but its header section is none. Unseen where `see` has to come first:
+    nobody saw the body, or its author was another then.
     """
     head, end = header_of(arrival.parts)
     chosen = signers.of_header(head, end)
+    forms = {signer.relaxed_body for signer in chosen}
+    if None in [arrival.body and arrival.body.digest(form) for form in forms]:
+        if arrival.size > _SHORT:
+            raise Unseen(forms)
+        see(arrival, forms)
     result = []
     for signer in chosen:
         digest = arrival.body.digest(signer.relaxed_body) if arrival.body else None
-        if digest is None:  # nobody saw it, or its author was another then
-            digest = hash_of(arrival.parts, signer.relaxed_body)
+        assert digest is not None
         if unsigned := signer.prepare(head, end, digest, arrival.received):
             result.append(unsigned)
     return result if result or not chosen else None
-
-
-def hash_of(parts: list[bytes], relaxed: bool) -> bytes:
-    """The hash of the body of a message in pieces."""
-    body = IncomingBody(lambda _: (relaxed,))
-    for part in parts:
-        body.feed(part)
-    digest = body.digest(relaxed)
-    assert digest is not None
-    return digest
 
 
 def zone_line(name: str, record: str) -> str:
