@@ -357,7 +357,7 @@ def test_a_login_is_bound_to_its_connection(certificate: tuple[Path, Path]) -> N
                 assert await _scram(client, ("tls-unique", unique)) == "235 2.7.0"
             assert server.service.tls is not None
             binding.note(server.service.tls, certificate[0])
-            client = await server.greeted(ssl=trusting())
+            client = await server.greeted(ssl=context)
             end_point = sha256(der).digest()
             assert await _scram(client, ("tls-server-end-point", end_point)) == "235 2.7.0"
 
