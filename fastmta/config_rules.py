@@ -37,7 +37,8 @@ _FIELDS_OF_READERS = {
 
 def _check_listeners(config: "Config") -> Iterator[Problem]:
     if all(listener.service == "admin" for listener in config.listener):
-        yield Problem("listener", 'no mail can come in; write a [[listener]] with service = "smtp"')
+        text = 'no mail can come in; write a [[listener]] with service = "smtp" or "submission"'
+        yield Problem("listener", text)
     seen: dict[Endpoint, int] = {}
     for i, listener in enumerate(config.listener):
         first = seen.setdefault(listener.bind, i)

@@ -14,7 +14,7 @@ class Submission(Table, frozen=True, kw_only=True):
     """RFC 6409 section 6 and 8."""
 
     check_sender: bool = True  # the reverse-path is the account's address or an alias
-    check_from: bool = False  # so are all addresses of the From field
+    check_from: bool = False  # so are all addresses of From and Sender
     add_missing: bool = True  # Date and Message-ID
     # Whose mail it is: the account's, its domain's, or whose the message says.
     tenant: Literal["account", "domain", "header"] = "account"
@@ -49,8 +49,6 @@ def _check_unused(config: "Config") -> Iterator[Problem]:
         text = 'is without effect: there is no [[listener]] with service = "submission"'
         yield Problem("submission", text)
         return
-    usual = Submission()
-    for name in ("check_from", "add_missing"):
-        if getattr(config.submission, name) != getattr(usual, name):
-            text = 'is without effect: it is for listeners with service = "submission"'
-            yield Problem(f"submission.{name}", text)
+    if config.submission.add_missing != Submission().add_missing:
+        text = 'is without effect: it is for listeners with service = "submission"'
+        yield Problem("submission.add_missing", text)

@@ -98,7 +98,7 @@ def keep_memory_private() -> None:
 
 def _check_reach(identity: Identity) -> None:
     """Whether the user can start the program that workers are."""
-    for path in (sys.executable, fastmta.__file__):
+    for path in map(os.path.realpath, (sys.executable, fastmta.__file__)):
         if not os.access(path, os.R_OK):
             raise CannotBecome(f"{identity.user} cannot read {path}: install it elsewhere")
 

@@ -227,7 +227,11 @@ BROKEN = {
         "not in this release",
     ),
     "local mailboxes": (GOOD + '[domains."example.test"]', "domains", "not in this release"),
-    "no listener for mail": (edit('"smtp"', '"admin"'), "listener", 'service = "smtp"'),
+    "no listener for mail": (
+        edit('"smtp"', '"admin"'),
+        "listener",
+        'service = "smtp" or "submission"',
+    ),
     "one address for two listeners": (
         edit("[::1]:2580", "127.0.0.1:2525"),
         "listener[1].bind",

@@ -49,10 +49,10 @@ WRONG = {
     "no listener": ([SMTP], TLS + "[submission]\ncheck_sender = false", "submission: is without"),
     "AUTH without TLS": ([SMTP], "[smtp]\nauth = true", "smtp.auth: is without effect"),
     "AUTH without its service": ([MSA], TLS + "[smtp]\nauth = true", "smtp.auth: is without"),
-    "From on smtp": (
+    "Date on smtp": (
         [SMTP],
-        TLS + "[smtp]\nauth = true\n[submission]\ncheck_from = true",
-        "submission.check_from: is without effect",
+        TLS + "[smtp]\nauth = true\n[submission]\nadd_missing = false",
+        "submission.add_missing: is without effect",
     ),
     "no field for the tenant": (
         [MSA],

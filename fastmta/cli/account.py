@@ -123,7 +123,10 @@ def delete(path: Path, name: str) -> None:
 @click.argument("aliases", nargs=-1, required=True, type=_address, metavar="ALIAS...")
 @click.option("--delete", is_flag=True, help="Take them away.")
 def alias(path: Path, name: str, aliases: tuple[str, ...], delete: bool) -> None:
-    """Give an account more addresses: those of its mailbox, and which it may send from."""
+    """Give an account more addresses, or take them away.
+
+    They are those of its mailbox, and which it may send from.
+    """
     with _open(path) as accounts:
         change = accounts.remove_aliases if delete else accounts.add_aliases
         change(name, aliases)
@@ -134,9 +137,9 @@ def alias(path: Path, name: str, aliases: tuple[str, ...], delete: bool) -> None
 @click.argument("names", nargs=-1, type=_address, metavar="[ADDRESS...]")
 @json_option
 def list_(path: Path, names: tuple[str, ...], as_json: bool) -> None:
-    """Show accounts, all or those that are named; with --json one object a line.
+    """Show accounts, all or those that are named.
 
-    Exit code 1 if one of them is not there or cannot be read.
+    With --json one object a line. Exit code 1 if one of them is not there or cannot be read.
     """
     problems: list[str] = []
     found: list[Account] = []

@@ -85,6 +85,7 @@ def _hooks(config: Config) -> list[str]:
 def _as_the_user(source: Source) -> Config:
     """The configuration; this process is the user of the configuration afterwards, if it can."""
     config = source.parse()
+    as_root = os.geteuid() == 0
     try:
         identity = to_become(config)
         if identity is None:
@@ -92,7 +93,7 @@ def _as_the_user(source: Source) -> Config:
         kept, has_data = keep(config), config.data_dir.exists()
         become(identity)
     except CannotBecome as error:
-        if os.geteuid() == 0:
+        if as_root:
             raise ConfigError(Problem("user", str(error))) from None
         return config  # an operator asks, who cannot know what the user may read
     let_go_of_readable(kept)

@@ -20,6 +20,8 @@ from rich.table import Table
 from fastmta.cli.common import refuse
 from fastmta.cli.words import size
 
+NAME, PASSWORD = "me@demo.test", "demo"  # who may log in
+
 CONFIGURATION = """\
 # Made by `fastmta demo`; try `fastmta check -c` on it, or change it and `fastmta serve -c` it.
 hostname = "demo.test"
@@ -30,9 +32,17 @@ workers = 1
 service = "smtp"
 bind = "127.0.0.1:{smtp}"
 
+[[listener]]  # for who logs in; see `fastmta account list -c`
+service = "submission"
+bind = "127.0.0.1:{submission}"
+
 [[listener]]
 service = "admin"
 bind = "127.0.0.1:{admin}"
+
+[tls]  # made anew at each start
+certificate = "certificate.pem"
+key = "key.pem"
 
 [[route]]  # all mail goes to the sink, none to the world
 domain = "*"
@@ -47,7 +57,7 @@ first = "5s"
 max_interval = "30s"
 give_up_after = "2m"
 """
-PORTS = {"smtp": 2525, "admin": 2580, "sink": 2700}
+PORTS = {"smtp": 2525, "submission": 2587, "admin": 2580, "sink": 2700}
 # Any other event is an operator's order, and blue.
 STYLES = {"received": "cyan", "delivered": "green", "deferred": "yellow", "bounced": "red"}
 
@@ -79,6 +89,7 @@ def demo(folder: Path) -> None:
 
 
 async def _demo(folder: Path) -> None:
+    from fastmta.cli.demo_login import make_account, make_certificate
     from fastmta.sink import Behaviour, Mbox, Sink
 
     stop = asyncio.Event()
@@ -88,6 +99,8 @@ async def _demo(folder: Path) -> None:
     ports = {service: _free_port(preferred) for service, preferred in PORTS.items()}
     configuration = folder / "fastmta.toml"
     configuration.write_text(CONFIGURATION.format(**ports))
+    make_certificate(folder)
+    make_account(folder, NAME, PASSWORD)
     with closing(Mbox(folder / "arrived.mbox")) as mbox:
         sink = Sink(Behaviour(), take=mbox.append)
         await sink.start("127.0.0.1", ports["sink"])
@@ -146,6 +159,8 @@ def _introduce(folder: Path, ports: dict[str, int]) -> None:
     command = _shown_command()
     table = Table("service", "address", "what for", title="fastmta demo", title_justify="left")
     table.add_row("smtp", f"127.0.0.1:{ports['smtp']}", "give it mail for any address")
+    submission = f"127.0.0.1:{ports['submission']}"
+    table.add_row("submission", submission, f"log in as {NAME} with {PASSWORD}")
     table.add_row("sink", f"127.0.0.1:{ports['sink']}", "where all of it goes: it stays here")
     table.add_row(
         "admin", f"127.0.0.1:{ports['admin']}", f"http://127.0.0.1:{ports['admin']}/metrics"
@@ -163,7 +178,14 @@ def _introduce(folder: Path, ports: dict[str, int]) -> None:
         soft_wrap=True,
     )
     console.print(
-        f"  [bold]swaks --server 127.0.0.1:{ports['smtp']} --from me@demo.test --to {to}[/]\n",
+        f"  [bold]swaks --server 127.0.0.1:{ports['smtp']} --from me@demo.test --to {to}[/]",
+        soft_wrap=True,
+    )
+    console.print("\nOr log in first, under TLS:\n")
+    console.print(
+        f"  [bold]printf 'From: {NAME}\\n\\nIt moves.\\n' | curl -sS --crlf --ssl-reqd --cacert"
+        f" {_short(folder)}/certificate.pem -u {NAME}:{PASSWORD} smtp://{submission}"
+        f" --mail-from {NAME} --mail-rcpt {to} -T -[/]\n",
         soft_wrap=True,
     )
     console.print(

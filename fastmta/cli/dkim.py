@@ -39,7 +39,7 @@ def dkim() -> None:
 )
 @json_option
 def generate(domain: str, selector: str, kind: str, out: Path | None, as_json: bool) -> None:
-    """Make a key for DOMAIN; print its DNS record and its [[dkim]] table."""
+    """Make a key; print its DNS record and its [[dkim]] table."""
     from fastmta.mail.dkim_key import generate_key, load_key
 
     try:
@@ -77,7 +77,10 @@ def _write(path: Path, pem: bytes) -> None:
 @config_option
 @json_option
 def check(path: Path, as_json: bool) -> None:
-    """Compare the DNS record of each [[dkim]] table with its key; exit code 1 where one differs."""
+    """Compare what is in DNS with the keys of [[dkim]].
+
+    The exit code is 1 where one differs.
+    """
     config = load_or_refuse(path)
     found = [_compare(config, table) for table in config.dkim]
     if as_json:

@@ -27,7 +27,10 @@ def limits() -> None:
 @config_option
 @json_option
 def list_(path: Path, as_json: bool) -> None:
-    """Show who may not go on now, the longest wait first; with --json one object a line."""
+    """Show who may not go on now, the longest wait first.
+
+    With --json one object a line.
+    """
     answer = _ask(path, WhoIsOver(), Overs)
     over = sorted(answer.over, key=lambda one: -one.wait)
     if as_json:
@@ -46,9 +49,10 @@ def list_(path: Path, as_json: bool) -> None:
 @click.argument("subject", metavar="ADDRESS|NETWORK|ACCOUNT")
 @json_option
 def clear(path: Path, subject: str, as_json: bool) -> None:
-    """Forget what counts against an address and its network, a network or an account.
+    """Forget what counts against somebody.
 
-    The exit code is 1 if that was at no limit.
+    That is an address and its network, a network, or an account. The exit code is 1 if that was
+    at no limit.
     """
     freed = _ask(path, Lift(subject), Freed).over
     if not freed:

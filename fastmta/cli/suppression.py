@@ -82,7 +82,10 @@ def list_(path: Path, domain: str, reason: str | None, limit: int, as_json: bool
 @click.argument("address")
 @json_option
 def show(path: Path, address: str, as_json: bool) -> None:
-    """Show what keeps mail from an address: its own entry, or its domain's."""
+    """Show what keeps mail from an address.
+
+    That is its own entry, or its domain's.
+    """
     _check(address)
     with _open(path) as entries:
         entry = entries.find(address)
@@ -132,9 +135,10 @@ def delete(path: Path, addresses: tuple[str, ...]) -> None:
 @format_option
 @json_option
 def import_(path: Path, file: str, kind: str | None, as_json: bool) -> None:
-    """Add the entries of a file (CSV with a header line, or JSON lines); "-" is standard input.
+    """Add the entries of a file.
 
-    Lines that cannot be read are told and left out; exit code 1 if there were any.
+    It has CSV with a header line, or JSON lines; "-" is standard input. Lines that cannot be
+    read are told and left out; exit code 1 if there were any.
     """
     split, parse = _READERS[_format(file, kind)]
     tally = _Tally()

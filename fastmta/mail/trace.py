@@ -27,7 +27,9 @@ def protocol_name(*, extended: bool, tls: bool, utf8: bool, login: bool = False)
 
 
 def address_literal(address: str) -> str:
-    """An IP address as RFC 5321 section 4.1.3 writes it."""
+    """An IP address as RFC 5321 section 4.1.3 writes it; "" is one that nobody knows."""
+    if not address:
+        return "[unknown]"
     return f"[IPv6:{address}]" if ":" in address else f"[{address}]"
 
 

@@ -6,6 +6,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 from msgspec import Struct
 
+from fastmta.protocol.proxy import plain
 from fastmta.protocol.sasl_text import prepare_name
 
 NAMES = ("NAME", "ADDR", "PORT", "PROTO", "HELO", "LOGIN", "DESTADDR", "DESTPORT")
@@ -19,7 +20,7 @@ _LONGEST = 255
 class Claims(Struct, frozen=True):
     """What counts of it; the rest is checked and let go: EHLO follows, and says who it is."""
 
-    address: str = ""  # of the client; "": the one that was known
+    address: str | None = None  # of the client, "" if not even the host knows; None: as before
     login: str = ""  # whom it has let in
 
 
@@ -35,7 +36,8 @@ def read_claims(argument: bytes) -> Claims:
     if not found:
         raise ValueError("no attribute")
     login = found.get("LOGIN", "")
-    return Claims(_address(found.get("ADDR", "")), prepare_name(login.encode()) if login else "")
+    address = _address(found["ADDR"]) if "ADDR" in found else None
+    return Claims(address, prepare_name(login.encode()) if login else "")
 
 
 def _value(text: str) -> str:
@@ -61,5 +63,5 @@ def _address(text: str) -> str:
     if "%" in text:
         raise ValueError(text)
     if text[:5].upper() == "IPV6:":
-        return str(IPv6Address(text[5:]))
+        return plain(IPv6Address(text[5:]))
     return str(IPv4Address(text))

@@ -1,7 +1,7 @@
 """What of a TLS connection a login can be bound to (RFC 5056): -PLUS mechanisms ask for it.
 
-"tls-exporter" (RFC 9266) would be the one for TLS 1.3, and Python's ssl does not give it. Hence
-"tls-server-end-point" for all versions, and "tls-unique" too where TLS 1.2 is spoken.
+Under TLS 1.3 clients want "tls-exporter" (RFC 9266), which Python's ssl does not give. They take
+-PLUS where it is offered and then fail, so that connection has nothing to be bound to.
 """
 
 import asyncio
@@ -41,9 +41,10 @@ def end_point(certificate: x509.Certificate) -> bytes:
 def bindings(transport: asyncio.BaseTransport) -> dict[str, bytes]:
     """Of a connection after its handshake: type -> data."""
     session = transport.get_extra_info("ssl_object")
-    if session is None:
+    if session is None or session.version() != "TLSv1.2":
         return {}
-    found = {"tls-server-end-point": _END_POINTS.get(session.context)}
-    if session.version() == "TLSv1.2":
-        found["tls-unique"] = session.get_channel_binding("tls-unique")
+    found = {
+        "tls-server-end-point": _END_POINTS.get(session.context),
+        "tls-unique": session.get_channel_binding("tls-unique"),
+    }
     return {kind: data for kind, data in found.items() if data}

@@ -7,6 +7,7 @@ while its message is signed, so never more wait here than there are sessions.
 import asyncio
 import logging
 from collections.abc import Callable
+from functools import partial
 from queue import Empty, SimpleQueue
 from threading import Thread
 from time import perf_counter
@@ -14,7 +15,7 @@ from time import perf_counter
 from fastmta import metrics
 from fastmta._core.dkim import IncomingBody
 from fastmta.mail.arrival import Arrival
-from fastmta.mail.dkim import Signers, Unsigned, prepare
+from fastmta.mail.dkim import Signers, Unseen, Unsigned, prepare, see
 from fastmta.mail.envelope import format_id
 from fastmta.mail.reply import Reply
 from fastmta.server.backend import Backend
@@ -41,24 +42,23 @@ Done = Callable[[Reply | None], None]
 
 
 class Job:
-    """The signatures that a message gets."""
+    """What takes long of a signature."""
 
-    __slots__ = ("done", "error", "fields", "unsigned")
+    __slots__ = ("_work", "done", "error")
 
-    def __init__(self, unsigned: list[Unsigned], done: Callable[["Job"], None]) -> None:
-        self.unsigned, self.done = unsigned, done
-        self.fields: list[bytes] = []
+    def __init__(self, work: Callable[[], None], done: Callable[["Job"], None]) -> None:
+        self._work, self.done = work, done
         self.error: Exception | None = None
 
     def run(self) -> None:
         try:
-            self.fields = [each.complete(each.key.sign(each.digest)) for each in self.unsigned]
+            self._work()
         except Exception as error:  # told in the loop
             self.error = error
 
 
 class Threads:
-    """Sign jobs; `done` of each is called in the loop, in the order in which they are signed."""
+    """Do jobs; `done` of each is called in the loop, in the order in which they are done."""
 
     def __init__(self, count: int) -> None:
         self._count = count
@@ -81,7 +81,7 @@ class Threads:
         while jobs := self._take():
             for job in jobs:
                 job.run()
-            loop.call_soon_threadsafe(_finish, jobs)
+            loop.call_soon_threadsafe(_tell, jobs)
 
     def _take(self) -> list[Job]:
         """Some jobs as soon as there is one; none at the end."""
@@ -110,7 +110,7 @@ class Threads:
         self._threads = []
 
 
-def _finish(jobs: list[Job]) -> None:
+def _tell(jobs: list[Job]) -> None:
     for job in jobs:
         job.done(job)
 
@@ -150,24 +150,47 @@ class Signing:
     def sign(self, arrival: Arrival, done: Done) -> None:
         """Put the signatures in front of it, if its author's domain has a key."""
         began = perf_counter()
-
-        def signed(job: Job) -> None:
-            SECONDS.observe(perf_counter() - began)
-            done(_finished(arrival, job))
-
-        unsigned = prepare(self.signers, arrival)
+        try:
+            unsigned = prepare(self.signers, arrival)
+        except Unseen as error:
+            self._sign_unseen(arrival, error.forms, done)
+            return
         if unsigned is None:
             UNSIGNED.value += 1
             log.info("%s is not signed: its header section is broken", format_id(arrival.message))
         if not unsigned:
             done(None)
             return
-        job = Job(unsigned, signed)
+        fields: list[bytes] = []
+
+        def work() -> None:
+            fields.extend([each.complete(each.key.sign(each.digest)) for each in unsigned])
+
+        def signed(job: Job) -> None:
+            SECONDS.observe(perf_counter() - began)
+            if job.error:
+                done(_failed(arrival, job.error))
+            else:
+                _finish(arrival, unsigned, fields)
+                done(None)
+
+        job = Job(work, signed)
         if all(each.key.algorithm == "ed25519-sha256" for each in unsigned):
             job.run()  # 30 us: a thread's turn costs more than it would spare
             signed(job)
         else:
             self._threads.submit(job)
+
+    def _sign_unseen(self, arrival: Arrival, forms: set[bool], done: Done) -> None:
+        """A policy has changed the author of a long message."""
+
+        def seen(job: Job) -> None:
+            if job.error:
+                done(_failed(arrival, job.error))
+            else:
+                self.sign(arrival, done)
+
+        self._threads.submit(Job(partial(see, arrival, forms), seen))
 
     async def sign_report(self, arrival: Arrival) -> None:
         """Sign what we say ourselves; where that fails it goes without."""
@@ -185,13 +208,14 @@ class Signing:
         await asyncio.get_running_loop().run_in_executor(None, self._threads.close)
 
 
-def _finished(arrival: Arrival, job: Job) -> Reply | None:
-    if job.error is not None:
-        log.error("%s cannot be signed", format_id(arrival.message), exc_info=job.error)
-        return _NOT_SIGNED
+def _failed(arrival: Arrival, error: Exception) -> Reply:
+    log.error("%s cannot be signed", format_id(arrival.message), exc_info=error)
+    return _NOT_SIGNED
+
+
+def _finish(arrival: Arrival, unsigned: list[Unsigned], fields: list[bytes]) -> None:
     # The top is where fields of the way belong (RFC 6376 section 5.6).
-    arrival.parts[:0] = job.fields
-    arrival.size += sum(map(len, job.fields))
-    for each in job.unsigned:
+    arrival.parts[:0] = fields
+    arrival.size += sum(map(len, fields))
+    for each in unsigned:
         SIGNED.count(each.key.algorithm)
-    return None

@@ -23,13 +23,13 @@ from fastmta.server.judges import Verdict
 from fastmta.server.labels import Unfit
 from fastmta.server.login import Login
 from fastmta.server.session import HOLD_HANDSHAKE, HOLD_PENDING, Session, has_spoken
-from fastmta.server.submission import finish, tenant_of, why_not_from
+from fastmta.server.submission import add_missing, check_from, tenant_of, why_not_from
 from fastmta.server.tls import FAILED, HANDSHAKE_SECONDS, UnderTls, agreed
+from fastmta.server.tls_required import read_tls_required
 from fastmta.store.accounts import Account
 
 if TYPE_CHECKING:
     from fastmta.server.smtp import SmtpService
-from fastmta.server.tls_required import read_tls_required
 
 log = logging.getLogger(__name__)
 
@@ -289,7 +289,7 @@ class SmtpSession(Session):
         account = login.named(claims.login) if login and claims.login else None
         if claims.login and account is None:
             return _NO_ACCOUNT
-        client = claims.address or self.client
+        client = self.client if claims.address is None else claims.address
         if client != self.client and service.has_too_many(client):
             return _TOO_MANY
         self.sessions.rename(self, client)
@@ -355,7 +355,11 @@ class SmtpSession(Session):
             login=machine.authenticated,
         )
         if account := self._account:
-            self._complete_submission(arrival, account)
+            arrival.account, arrival.tenant = self.account, self.tenant
+            if service.submission.check_from:
+                check_from(arrival, account)
+            if service.submission.add_missing and self.service == "submission":
+                add_missing(arrival, service.hostname)
         if service.labels is not None and machine.may_relay:
             service.labels.read(arrival, arrival.tenant)
         if service.heeds_tls_required:
@@ -363,12 +367,6 @@ class SmtpSession(Session):
         trace = self._trace(arrival)
         arrival.parts.insert(0, trace)
         arrival.size = self._size = arrival.size + len(trace)
-
-    def _complete_submission(self, arrival: Arrival, account: Account) -> None:
-        arrival.account, arrival.tenant = self.account, self.tenant
-        if self.service == "submission":
-            rules, hostname = self._service.submission, self._service.hostname
-            finish(arrival, rules, account, hostname)
 
     def _trace(self, arrival: Arrival) -> bytes:
         recipients = arrival.recipients

@@ -1,9 +1,10 @@
 """What is done for who has logged in: RFC 6409 sections 6 and 8."""
 
+import re
 from collections.abc import Iterator
 
 from fastmta._core.address_list import address_list
-from fastmta._core.headers import find, unfold
+from fastmta._core.headers import Section, find, unfold
 from fastmta.config import Submission
 from fastmta.mail.arrival import Arrival
 from fastmta.mail.edit import end_of_section, header_of
@@ -16,7 +17,21 @@ from fastmta.server.labels import Unfit
 from fastmta.store.accounts import Account
 
 _NO_FROM = Reply(554, "5.6.0", "The message has no From field with an address")
-_NOT_OWNED = Reply(550, "5.7.1", "The From field has an address that is not yours")
+_NOT_OWNED = Reply(550, "5.7.1", "From and Sender may have your addresses alone")
+_UNCLEAR = Reply(554, "5.6.0", "Who the author is can be read in several ways; write a <a@b.test>")
+_LONGEST = 1 << 15  # octets of From, and so of Sender: they are read in the loop
+
+# RFC 5322 section 3.4 without what mail readers disagree about: nested comments, routes, white
+# space in an addr-spec, an "@" in a phrase, a second address before or behind the first.
+_ATOM = rb'[^\0- ()<>\[\]:;@\\,"\x7f]++'
+_QUOTED = rb'"(?:[^"\\\0-\x08\n-\x1f\x7f]|\\[\t -~])*+"'
+_CFWS = rb"(?:[ \t]|\((?:[^()\\\0-\x08\n-\x1f\x7f]|\\[\t -~])*+\))*+"
+_WORDS = rb"(?:(?:%b|%b)%b)++" % (_ATOM, _QUOTED, _CFWS)
+_SPEC = rb"(?:%b|%b)@(?:%b|\[[0-9A-Za-z.:]++\])" % (_ATOM, _QUOTED, _ATOM)
+_MAILBOX = rb"%b(?:%b|(?:%b)?<%b>)%b" % (_CFWS, _SPEC, _WORDS, _SPEC, _CFWS)
+_MAILBOXES = rb"%b(?:,%b)*+" % (_MAILBOX, _MAILBOX)
+_GROUP = rb"%b%b:(?:%b|%b);%b" % (_CFWS, _WORDS, _MAILBOXES, _CFWS, _CFWS)
+_CLEAR = re.compile(rb"%b|%b" % (_MAILBOXES, _GROUP))
 
 
 def tenant_of(account: Account, rules: Submission) -> str:
@@ -34,15 +49,9 @@ def why_not_from(account: Account, sender: str) -> bytes:
     return b"" if not sender or account.owns(sender) else reply.NOT_YOURS
 
 
-def finish(arrival: Arrival, rules: Submission, account: Account, hostname: str) -> None:
-    """Add what is missing, and check whom it is from; Unfit."""
-    if not (rules.add_missing or rules.check_from):
-        return
+def add_missing(arrival: Arrival, hostname: str) -> None:
     head, _ = header_of(arrival.parts)
-    end = end_of_section(head)
-    if rules.check_from:
-        _check_from(head, end, account)
-    if rules.add_missing and (missing := _missing(arrival, head, end, hostname)):
+    if missing := _missing(arrival, head, end_of_section(head), hostname):
         arrival.parts.insert(0, missing)
         arrival.size += len(missing)
 
@@ -57,13 +66,32 @@ def _missing(arrival: Arrival, head: bytes, end: int, hostname: str) -> bytes:
     return added.encode()
 
 
-def _check_from(head: bytes, end: int, account: Account) -> None:
-    found = [unfold(head, *place) for place in find(head, 0, end, b"from")]
-    authors = [each for value in found for each in _addresses(value)]
+def check_from(arrival: Arrival, account: Account) -> None:
+    """Whom it is from, to everyone who reads it; Unfit."""
+    head, _ = header_of(arrival.parts)
+    end = end_of_section(head)
+    # Some readers take " From: x", or the same with a NUL, for a field.
+    if not all(name for name, _ in Section(head, 0, end)):
+        raise Unfit(_UNCLEAR)
+    authors = _authors(head, end, b"from")
     if not authors:
         raise Unfit(_NO_FROM)
-    if not all(map(account.owns, authors)):
+    if not all(map(account.owns, authors + _authors(head, end, b"sender"))):
         raise Unfit(_NOT_OWNED)
+
+
+def _authors(head: bytes, end: int, name: bytes) -> list[str]:
+    """Of a field that there is once at the most (RFC 5322 section 3.6)."""
+    places = find(head, 0, end, name)
+    if not places:
+        return []
+    start, stop = places[0]
+    if len(places) > 1 or stop - start > _LONGEST:
+        raise Unfit(_UNCLEAR)
+    value = unfold(head, start, stop)
+    if not _CLEAR.fullmatch(value):
+        raise Unfit(_UNCLEAR)
+    return list(_addresses(value))
 
 
 def _addresses(value: bytes) -> Iterator[str]:

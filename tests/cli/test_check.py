@@ -122,6 +122,7 @@ def test_each_module_is_a_command_of_its_name(name: str) -> None:
     result = run(name, "--help")
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.startswith(f"Usage: fastmta {name} ")
+    assert not [line for line in result.stdout.splitlines()[1:] if line.endswith("...")]  # cut
 
 
 def test_check_loads_no_server(file: Path) -> None:

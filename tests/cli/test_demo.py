@@ -3,6 +3,7 @@
 import re
 import signal
 import smtplib
+import ssl
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,16 @@ class Demo:
         assert found
         with smtplib.SMTP("127.0.0.1", int(found[1])) as client:
             client.sendmail("me@demo.test", recipient, "X-Campaign: c\r\n\r\nIt moves.\r\n")
+
+    def send_logged_in(self, recipient: str) -> None:
+        found = re.search(r"log in as (\S+) with (\S+)", self.shown())
+        port = re.search(r"submission\W+127\.0\.0\.1:(\d+)", self.shown())
+        assert found and port
+        with smtplib.SMTP("127.0.0.1", int(port[1])) as client:
+            trusted = self.folder / "certificate.pem"
+            client.starttls(context=ssl.create_default_context(cafile=trusted))
+            client.login(*found.groups())
+            client.sendmail(found[1], recipient, f"From: {found[1]}\r\n\r\nIt moves.\r\n")
 
     def queue(self, command: str, *words: str) -> str:
         options = [str(PROGRAM), "queue", command, "-c", str(self.folder / "fastmta.toml"), *words]
@@ -60,3 +71,11 @@ def test_each_message_is_shown_also_where_an_operator_steers(tmp_path: Path) -> 
         one.wait_for("deleted")
         one.send("friend@example.test")
         one.wait_for("delivered", "friend@example.test by 127.0.0.1")
+
+
+def test_who_logs_in_may_send_at_each_start(tmp_path: Path) -> None:
+    for number in range(2):
+        with demo(tmp_path) as one:
+            one.send_logged_in(f"friend{number}@example.test")
+            one.wait_for(f"friend{number}@example.test by 127.0.0.1")
+    assert (tmp_path / "key.pem").stat().st_mode & 0o777 == 0o600

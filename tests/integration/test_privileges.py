@@ -8,6 +8,7 @@ import signal
 import smtplib
 import socket
 import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -352,6 +353,19 @@ def check(folder: Path, configuration: Path) -> str:
     command = [*reaching(folder), str(PROGRAM), "check", "-c", str(configuration)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.stdout + done.stderr
+
+
+def test_check_tells_of_a_program_that_the_user_cannot_reach() -> None:
+    with open_folder() as folder:
+        one = LowNode(folder, free_port())
+        (folder / "root").mkdir(mode=0o700)
+        (folder / "python").symlink_to(hidden := folder / "root" / "python")
+        start = f"import sys; sys.executable = {str(folder / 'python')!r}; import fastmta.__main__"
+        command = [*reaching(folder), sys.executable, "-c", start, "check", "-c"]
+        command.append(str(one.configuration))
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        assert done.stderr.endswith(f": user: {USER} cannot read {hidden}: install it elsewhere\n")
 
 
 def test_check_looks_at_files_as_the_user() -> None:

@@ -116,6 +116,7 @@ def test_a_login_is_bound_to_the_certificate(bench: Bench) -> None:
             return ""
 
         context = _context(bench.server)
+        context.maximum_version = ssl.TLSVersion.TLSv1_2
         with smtplib.SMTP_SSL(HOST, bench.server.smtps, context=context, timeout=LIMIT) as client:
             client.ehlo()
             try:

@@ -22,10 +22,11 @@ def trusted(**options: object) -> Dialogue:
     [
         ("ADDR=192.0.2.1", Claims("192.0.2.1")),
         ("addr=192.0.2.1 NAME=[UNAVAILABLE]", Claims("192.0.2.1")),
-        ("NAME=[TEMPUNAVAIL] ADDR=[UNAVAILABLE]", Claims()),
+        ("NAME=[TEMPUNAVAIL] ADDR=[UNAVAILABLE]", Claims("")),
         ("ADDR=IPV6:2001:DB8::0001", Claims("2001:db8::1")),
+        ("ADDR=IPV6:::ffff:192.0.2.1", Claims("192.0.2.1")),
         ("ADDR=192.0.2.1 LOGIN=bob+40example.test", Claims("192.0.2.1", "bob@example.test")),
-        ("LOGIN=bob@example.test PROTO=ESMTP HELO=a PORT=2525", Claims("", "bob@example.test")),
+        ("LOGIN=bob@example.test PROTO=ESMTP HELO=a PORT=2525", Claims(None, "bob@example.test")),
         ("DESTADDR=192.0.2.9 DESTPORT=25", Claims()),
     ],
 )
@@ -51,7 +52,7 @@ def test_any_octets(argument: bytes) -> None:
         claims = read_claims(argument)
     except ValueError:
         return
-    assert (claims.address + claims.login).isprintable()
+    assert ((claims.address or "") + claims.login).isprintable()
 
 
 def test_only_who_is_trusted_may_say_it() -> None:

@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from fastmta.mail.arrival import Arrival
-from fastmta.mail.dkim import Signer, Signers
+from fastmta.mail.dkim import Signer, Signers, see
 from fastmta.mail.envelope import Recipient
 from fastmta.mail.reply import Reply
 from fastmta.server.signing import UNSIGNED, Signing
@@ -195,6 +195,31 @@ def test_new_keys_sign_what_comes_next() -> None:
         assert b"d=other.test" in scene.memory.taken[0].parts[0]
 
     scene.run(scenario)
+
+
+def test_a_long_body_that_nobody_saw_is_hashed_off_the_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As where a policy has changed the author."""
+    seen_by: list[threading.Thread] = []
+
+    def watched(arrival: Arrival, forms: set[bool]) -> None:
+        seen_by.append(threading.current_thread())
+        see(arrival, forms)
+
+    monkeypatch.setattr("fastmta.server.signing.see", watched)
+    monkeypatch.setattr("fastmta.mail.dkim.see", watched)
+    scene = Scene(signer("ed25519"))
+
+    async def scenario() -> None:
+        for size in (10, 300_000):
+            arrival = scene.arrival(STRANGERS + b"line\r\n" * (size // 6), 10_000)
+            arrival.parts[1:] = [b"".join(arrival.parts[1:]).replace(b"other", b"example", 1)]
+            assert await scene.accept(arrival) is None
+            assert is_good(b"".join(scene.memory.taken[-1].parts))
+
+    scene.run(scenario)
+    assert [one is threading.main_thread() for one in seen_by] == [True, False]
 
 
 # The machine

@@ -56,9 +56,10 @@ def list_(path: Path, selector: Selector, limit: int, as_json: bool) -> None:
 @click.argument("id")
 @json_option
 def show(path: Path, id: str, as_json: bool) -> None:
-    """Show one message: its envelopes, its last answers, its header section.
+    """Show one message.
 
-    Where the server runs, also where each envelope is now.
+    Its envelopes, its last answers, its header section. Where the server runs, also
+    where each envelope is now.
 
     \b
     fastmta queue show -c FILE 01KB31BTZ6001

@@ -120,7 +120,9 @@ def retry(selector: Selector, reason: str, **given: Any) -> None:
 @reason_option
 @ordering
 def delete(selector: Selector, reason: str, **given: Any) -> None:
-    """Remove mail without telling anybody; the disposition log says who did it and why.
+    """Remove mail without telling its senders.
+
+    The disposition log says who did it and why.
 
     \b
     fastmta queue delete -c FILE --sender spam@example.test --reason "hacked account"

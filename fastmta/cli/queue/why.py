@@ -27,7 +27,9 @@ MAX_REPLIES = 3
 @click.argument("domain")
 @json_option
 def why(path: Path, domain: str, as_json: bool) -> None:
-    """Say what the mail for DOMAIN is waiting for; it may be an address too.
+    """Say what the mail for DOMAIN is waiting for.
+
+    It may be an address too.
 
     \b
     fastmta queue why -c FILE example.test
