@@ -82,6 +82,7 @@ __all__ = [
     "fingerprint",
     "load",
     "parse",
+    "parse_hop",
     "read",
 ]
 
@@ -93,6 +94,18 @@ MAIL_SERVICES = ("smtp", "submission")
 
 TlsMode = Literal["none", "starttls", "implicit"]
 HopProtocol = Literal["smtp", "smtps", "lmtp"]
+
+
+def parse_hop(text: str) -> tuple[HopProtocol, NextHop]:
+    """A next hop by itself: "192.0.2.1:25", "smtps:192.0.2.1:465", "lmtp:unix:/run/lmtp"."""
+    named: tuple[HopProtocol, ...] = ("smtps", "lmtp")
+    protocol: HopProtocol = next((each for each in named if text.startswith(f"{each}:")), "smtp")
+    hop = NextHop.parse(text.removeprefix(f"{protocol}:"))
+    if hop.path and protocol != "lmtp":
+        raise ValueError(f'"{text}": a unix socket speaks LMTP; write "lmtp:{text}"')
+    return protocol, hop
+
+
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 Octets = Annotated[int, Meta(ge=1, le=1 << 40)]

@@ -23,6 +23,7 @@ from fastmta.queue.requests import (
     Paths,
     Place,
     Places,
+    Result,
     Show,
     Stand,
     Top,
@@ -76,7 +77,7 @@ class WorkerDesk:
             case Carry(order, holds):
                 self.stand(holds)
                 async for each in self._steward.carry_out(order):
-                    yield each if isinstance(each, steward.Result) else _progress(each)
+                    yield each if isinstance(each, Result) else _progress(each)
             case Stand(holds):
                 self.stand(holds)
             case Holds():

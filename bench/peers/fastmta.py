@@ -3,9 +3,9 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version as installed
 from pathlib import Path
 
-import fastmta
 from bench import certificate, processes, signing
 from bench.peers import PLAIN, Features
 
@@ -54,7 +54,7 @@ PROGRAM = Path(sys.executable).with_name("fastmta")
 
 
 def version() -> str:
-    return f"fastmta {fastmta.__version__}"
+    return f"fastmta {installed('fastmta')}"
 
 
 def can(features: Features) -> bool:

@@ -7,8 +7,6 @@ from importlib import import_module
 
 import click
 
-from fastmta import __version__
-
 # Name -> short help. `fastmta.cli.NAME` holds the click command NAME.
 COMMANDS = {
     "account": "Show and change the accounts that may log in.",
@@ -45,6 +43,6 @@ class Lazy(click.Group):
 
 
 @click.command(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="fastmta")
+@click.version_option(package_name="fastmta", prog_name="fastmta")
 def main() -> None:
     """A mail transfer agent: durable, fast, observable."""

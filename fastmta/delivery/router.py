@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from msgspec import UNSET
 
-from fastmta.config import Config, DomainPattern, HopProtocol, NextHop, Route, TlsPolicy
+from fastmta.config import Config, DomainPattern, HopProtocol, NextHop, Route, TlsPolicy, parse_hop
 from fastmta.config_reader import covers
 from fastmta.delivery import addresses
 from fastmta.delivery.dns import Answer, Exchange, Resolver, Status
@@ -216,16 +216,6 @@ class Router:
             site = known
         _remember(self._sites, site.name, site)
         return site
-
-
-def parse_hop(text: str) -> tuple[HopProtocol, NextHop]:
-    """A next hop by itself: "192.0.2.1:25", "smtps:192.0.2.1:465", "lmtp:unix:/run/lmtp"."""
-    named: tuple[HopProtocol, ...] = ("smtps", "lmtp")
-    protocol: HopProtocol = next((each for each in named if text.startswith(f"{each}:")), "smtp")
-    hop = NextHop.parse(text.removeprefix(f"{protocol}:"))
-    if hop.path and protocol != "lmtp":
-        raise ValueError(f'"{text}": a unix socket speaks LMTP; write "lmtp:{text}"')
-    return protocol, hop
 
 
 def _name(route: Route) -> str:

@@ -3,7 +3,7 @@
 import re
 import tomllib
 from enum import StrEnum
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib.resources import files
 
 import msgspec
@@ -76,13 +76,14 @@ def classify(reply: Reply) -> Category:
 @lru_cache(maxsize=4096)
 def _classify(code: int, enhanced: str, text: str) -> Category:
     codes, text = f"{code} {enhanced} ", _NEXT_LINE.sub(" ", text).lower()
-    for test in _TESTS:
+    for test in _tests():
         if test.holds(codes, text):
             return test.category
     return Category.OTHER
 
 
-def _load() -> tuple[_Test, ...]:
+@cache
+def _tests() -> tuple[_Test, ...]:
     content = files("fastmta").joinpath("data", "bounces.toml").read_text("utf-8")
     rules = msgspec.convert(tomllib.loads(content)["rule"], tuple[_Rule, ...])
     return tuple(_Test(rule.category, _of_codes(rule), _any_of(rule.text)) for rule in rules)
@@ -101,6 +102,3 @@ def _wildcards(patterns: tuple[str, ...], x: str) -> str:
 
 def _any_of(patterns: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile("|".join(f"(?:{one})" for one in patterns))
-
-
-_TESTS = _load()

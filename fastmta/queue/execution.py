@@ -7,8 +7,7 @@ from msgspec.structs import replace
 from fastmta import log as events
 from fastmta.mail.disposition import Disposition, Kind
 from fastmta.mail.envelope import Envelope, Recipient
-from fastmta.mail.reply import Reply
-from fastmta.queue.orders import Action, Order
+from fastmta.queue.orders import Action, Order, parse_reply
 
 
 class Execution(NamedTuple):
@@ -69,32 +68,3 @@ def _told(order: Order, envelope: Envelope, now: float) -> dict[str, Any]:
         "by": order.by,
         "reason": order.reason,
     }
-
-
-RETURNED = "550 5.7.1 returned by the operator"
-
-
-def parse_reply(text: str) -> Reply:
-    """A reply for mail that is returned: "550 5.7.1 text", or the text alone; ValueError where it
-    would not end the mail (RFC 5321 section 4.2.1), or is not one line that can be shown."""
-    if not text.isprintable():
-        raise ValueError("a reply is one line without control characters")
-    first, _, rest = text.strip().partition(" ")
-    if not (first.isascii() and first.isdigit() and len(first) == 3):
-        return Reply(550, "5.7.1", text.strip() or RETURNED[10:])
-    if first[0] != "5":
-        raise ValueError(f"mail is returned with a reply of 500 to 599, not {first}")
-    enhanced, _, words = rest.strip().partition(" ")
-    if _is_enhanced(enhanced):
-        return Reply(int(first), enhanced, words.strip() or RETURNED[10:])
-    return Reply(int(first), "5.0.0", rest.strip() or RETURNED[10:])
-
-
-def _is_enhanced(word: str) -> bool:
-    """RFC 3463 section 2, of a permanent failure."""
-    parts = word.split(".")
-    return (
-        len(parts) == 3
-        and parts[0] == "5"
-        and all(part.isascii() and part.isdigit() and len(part) <= 3 for part in parts)
-    )

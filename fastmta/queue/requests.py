@@ -25,6 +25,16 @@ class Given(Struct, frozen=True, tag="given"):
     order: Order
 
 
+class Result(Struct, frozen=True, tag="result"):
+    """What a command did in one worker."""
+
+    worker: int
+    envelopes: int
+    recipients: int
+    kept: int = 0  # left alone, because they are held
+    under_way: int = 0  # in a transaction that did not end in time: they may be delivered
+
+
 class Carry(Request, frozen=True):
     """To a worker: these holds stand, and this order is to be carried out."""
 

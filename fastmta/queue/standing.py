@@ -9,8 +9,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from fastmta.queue.execution import parse_reply
-from fastmta.queue.orders import MAX_HOLDS, Action, Order, expired, released
+from fastmta.queue.orders import MAX_HOLDS, Action, Order, expired, parse_reply, released
 from fastmta.queue.selector import checked
 
 FILE = "orders.json"  # in the data directory

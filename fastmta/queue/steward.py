@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from fastmta.mail.envelope import Envelope
 from fastmta.queue.orders import Action, Order, Orders, held_by
 from fastmta.queue.ready import Job
+from fastmta.queue.requests import Result
 from fastmta.queue.selector import Selector
 from fastmta.queue.settlement import Settlement
 from fastmta.store.spool import Spool
@@ -58,16 +59,6 @@ class Step(Struct, frozen=True):
     worker: int
     seen: int
     total: int
-
-
-class Result(Struct, frozen=True, tag="result"):
-    """What a command did in one worker."""
-
-    worker: int
-    envelopes: int
-    recipients: int
-    kept: int = 0  # left alone, because they are held
-    under_way: int = 0  # in a transaction that did not end in time: they may be delivered
 
 
 class Steward:

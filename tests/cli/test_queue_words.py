@@ -16,10 +16,9 @@ from fastmta.cli.queue.top import Line, picture
 from fastmta.cli.queue.why import explain, together
 from fastmta.cli.words import pace, visible
 from fastmta.queue.orders import Action, Order
-from fastmta.queue.requests import Allowances, HostPause, PathNow, Paths, Waiting
+from fastmta.queue.requests import Allowances, HostPause, PathNow, Paths, Result, Waiting
 from fastmta.queue.selector import Selector
 from fastmta.queue.shared_path import Cause, PathReport
-from fastmta.queue.steward import Result
 from fastmta.store.suppression import Entry
 
 NOW = 1_000_000.0

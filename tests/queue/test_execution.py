@@ -5,8 +5,8 @@ import pytest
 from fastmta import log
 from fastmta.mail.envelope import Envelope, Recipient
 from fastmta.mail.reply import Reply
-from fastmta.queue.execution import RETURNED, execute, parse_reply
-from fastmta.queue.orders import Action, Order, held_by
+from fastmta.queue.execution import execute
+from fastmta.queue.orders import RETURNED, Action, Order, held_by, parse_reply
 from fastmta.queue.selector import Selector
 from tests.queue.mail import envelope
 

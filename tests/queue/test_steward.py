@@ -13,12 +13,12 @@ from fastmta.mail.disposition import Disposition, Kind
 from fastmta.mail.envelope import Envelope
 from fastmta.mail.reply import Reply
 from fastmta.queue import steward
-from fastmta.queue.execution import RETURNED
-from fastmta.queue.orders import Action, Order, Orders
+from fastmta.queue.orders import RETURNED, Action, Order, Orders
 from fastmta.queue.ready import Job
+from fastmta.queue.requests import Result
 from fastmta.queue.selector import Selector
 from fastmta.queue.settlement import Settlement
-from fastmta.queue.steward import BATCH, Meant, Result, Step, Steward
+from fastmta.queue.steward import BATCH, Meant, Step, Steward
 from fastmta.store.spool import Spool
 from tests.queue.mail import MemoryLog, MemorySpool, envelope
 from tests.support import run, until

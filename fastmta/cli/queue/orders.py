@@ -18,12 +18,10 @@ from fastmta.cli.client import ControlClient
 from fastmta.cli.common import config_option, json_option, load_or_refuse, print_json, say
 from fastmta.cli.queue.selecting import Span, selectors
 from fastmta.cli.words import is_are, many, moment
-from fastmta.delivery.router import parse_hop
-from fastmta.queue.execution import RETURNED, parse_reply
-from fastmta.queue.orders import EVERY_WORKER, Action, Order
-from fastmta.queue.requests import Give, Given, Holds, Kept
+from fastmta.config import parse_hop
+from fastmta.queue.orders import EVERY_WORKER, RETURNED, Action, Order, parse_reply
+from fastmta.queue.requests import Give, Given, Holds, Kept, Result
 from fastmta.queue.selector import Selector
-from fastmta.queue.steward import Result
 
 F = TypeVar("F", bound=Callable[..., Any])
 
