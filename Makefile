@@ -1,5 +1,6 @@
 # The two commands of the README are `make run` and `make test`; each sets up all it needs.
 PYTHON ?= python3
+JOBS   ?= 3  # tests at a time: most of them wait for others
 VENV   := .venv
 BIN    := $(VENV)/bin
 PYX    := $(wildcard fastmta/_core/*.pyx fastmta/_core/*.pxd fastmta/_core/*.h)
@@ -18,7 +19,7 @@ run: build
 	$(BIN)/fastmta demo
 
 test: build packages check
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q -n $(JOBS) --dist loadfile
 
 check: build
 	$(BIN)/ruff check .

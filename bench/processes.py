@@ -1,13 +1,14 @@
 """Processes of a benchmark: started, measured as a whole tree, and gone at the end."""
 
 import ctypes
+import itertools
 import os
 import signal
 import socket
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from msgspec import Struct
@@ -15,6 +16,10 @@ from msgspec import Struct
 TICK = 1 / os.sysconf("SC_CLK_TCK")  # seconds
 START_LIMIT = 30.0  # seconds until a server must greet
 STOP_LIMIT = 10.0  # seconds from SIGTERM to SIGKILL
+# Below those that the kernel gives to sockets without a port, so that no connection has one when a
+# server comes to bind it. Each process of ours begins elsewhere.
+_PORTS = range(10_000, 32_000)
+_next_port = itertools.count(os.getpid() * 1_000)
 
 
 class Usage(Struct, frozen=True):
@@ -86,10 +91,15 @@ def settled(root: int, limit: float = 5.0) -> Usage:
     return before
 
 
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+def free_port(*hosts: str) -> int:
+    """A port number that was free on all of these addresses a moment ago; a new one each time."""
+    for _ in _PORTS:
+        port = _PORTS[next(_next_port) % len(_PORTS)]
+        with ExitStack() as stack, suppress(OSError):  # somebody has it
+            for host in hosts or ("127.0.0.1",):
+                stack.enter_context(socket.socket()).bind((host, port))
+            return port
+    raise OSError(f"no port is free on all of {hosts}")
 
 
 def greets(port: int, process: "subprocess.Popen[bytes]") -> None:

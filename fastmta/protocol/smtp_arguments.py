@@ -45,7 +45,7 @@ def read_mail(argument: bytes, max_size: int, *, tls: bool) -> Arrival:
             _apply(OF_MAIL.get(keyword), arrival, value)
         if arrival.size > max_size:  # RFC 1870 section 6.1
             raise Refused(reply.MESSAGE_TOO_BIG)
-        if arrival.tls and not tls:  # RFC 8689 section 2: it was not offered
+        if arrival.demand and not tls:  # RFC 8689 section 2: it was not offered
             raise Refused(reply.UNKNOWN_PARAMETER)
     if not ascii_only:
         _check_utf8(sender, arrival, reply.BAD_SENDER)

@@ -12,8 +12,9 @@ from grp import getgrgid
 from pathlib import Path
 from pwd import getpwnam
 
+from bench.processes import free_port
 from tests.certificates import Certificate
-from tests.integration.servers import LIMIT, free_port, program, wait_until
+from tests.integration.servers import LIMIT, program, wait_until
 
 # Whose mailboxes there are, and what fits into one.
 USERS = """

@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import ssl
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import uvloop
 
+from bench.processes import free_port
 from fastmta.mail.address import domain_of
 from fastmta.sink import Behaviour, Mail, Sink
 
@@ -54,25 +54,6 @@ def program(name: str) -> str:
     found = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
     assert found, f"no {name}: run python tools/system_packages.py test"
     return found
-
-
-def free_port(*hosts: str) -> int:
-    """A port number that was free on all of these addresses a moment ago."""
-    hosts = hosts or ("127.0.0.1",)
-    for _ in range(50):
-        sockets = [socket.socket() for _ in hosts]
-        try:
-            port = 0
-            for host, each in zip(hosts, sockets, strict=True):
-                each.bind((host, port))
-                port = each.getsockname()[1]
-            return port
-        except OSError:
-            continue  # somebody has it on another address
-        finally:
-            for each in sockets:
-                each.close()
-    raise OSError(f"no port is free on all of {hosts}")
 
 
 def route(port: int, domain: str = "*") -> str:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import pytest
 
+from bench.processes import free_port
 from tests.integration import clients
 from tests.integration.clients import Client, Post, Server
 from tests.integration.servers import (
@@ -15,7 +16,6 @@ from tests.integration.servers import (
     Relay,
     assert_same,
     destination,
-    free_port,
     relay,
     route,
 )

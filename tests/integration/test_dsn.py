@@ -14,6 +14,7 @@ from typing import NamedTuple
 import pytest
 
 from bench.peers import postfix
+from bench.processes import free_port
 from fastmta.mail.delivery_status import Action, DeliveryStatus
 from fastmta.mail.dsn import parse_report
 from fastmta.mail.message import parse
@@ -23,7 +24,6 @@ from tests.integration.servers import (
     Destination,
     Relay,
     destination,
-    free_port,
     relay,
     route,
     rude_host,

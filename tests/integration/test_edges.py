@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
+from bench.processes import free_port
 from fastmta.mail.dsn import parse_report
 from fastmta.mail.message import parse
 from tests.integration.clients import BdatClient, Post
@@ -19,7 +20,6 @@ from tests.integration.servers import (
     Relay,
     assert_same,
     destination,
-    free_port,
     relay,
     route,
     split_trace,

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.processes import free_port
 from fastmta.mail.dsn import parse_report
 from fastmta.mail.message import parse
 from tests.integration.servers import (
@@ -19,7 +20,6 @@ from tests.integration.servers import (
     Event,
     Relay,
     destination,
-    free_port,
     relay,
     route,
     wait_until,

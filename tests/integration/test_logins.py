@@ -16,9 +16,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from jwt.algorithms import ECAlgorithm
 from scramp import ScramClient
 
+from bench.processes import free_port
 from tests.certificates import make_certificate
 from tests.integration.clients import HOST
-from tests.integration.servers import LIMIT, PROGRAM, Relay, destination, free_port, relay, route
+from tests.integration.servers import LIMIT, PROGRAM, Relay, destination, relay, route
 
 NAME, PASSWORD = "bob@a.test", "pass word"
 KEY = ec.generate_private_key(ec.SECP256R1())

@@ -7,6 +7,7 @@ from smtplib import SMTP, SMTPSenderRefused
 
 import pytest
 
+from bench.processes import free_port
 from fastmta.mail.dsn import parse_report
 from fastmta.mail.message import parse
 from tests.certificates import Certificate, make_certificate
@@ -15,7 +16,6 @@ from tests.integration.servers import (
     PROGRAM,
     Relay,
     destination,
-    free_port,
     relay,
     route,
 )

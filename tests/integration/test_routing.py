@@ -13,6 +13,7 @@ import dns.exception
 import dns.message
 import dns.query
 
+from bench.processes import free_port
 from tests.dns_server import DnsServer, Fault
 from tests.integration.servers import (
     LIMIT,
@@ -20,7 +21,6 @@ from tests.integration.servers import (
     Event,
     Relay,
     destination,
-    free_port,
     program,
     relay,
     route,

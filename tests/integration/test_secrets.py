@@ -7,9 +7,9 @@ from base64 import b64encode
 from contextlib import suppress
 from pathlib import Path
 
-from bench.processes import tree
+from bench.processes import free_port, tree
 from tests.certificates import make_certificate
-from tests.integration.servers import LIMIT, PROGRAM, destination, free_port, relay, route
+from tests.integration.servers import LIMIT, PROGRAM, destination, relay, route
 
 NAME, PASSWORD, WRONG = "alice@sender.test", "correct-horse-battery", "wrong-staple-zebra"
 CONTENT = "From: alice@sender.test\r\nSubject: x\r\n\r\nx"

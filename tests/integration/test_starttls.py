@@ -8,12 +8,12 @@ from smtplib import SMTP
 import pytest
 
 from bench.peers import postfix
+from bench.processes import free_port
 from tests.certificates import Certificate, make_certificate
 from tests.integration.servers import (
     LIMIT,
     Relay,
     destination,
-    free_port,
     relay,
     route,
     split_trace,

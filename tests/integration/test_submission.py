@@ -12,6 +12,7 @@ import pytest
 from msgspec.structs import astuple
 from scramp import ScramClient
 
+from bench.processes import free_port
 from tests.integration import submission_clients
 from tests.integration.clients import HOST, Post, Server, _context
 from tests.integration.servers import (
@@ -21,7 +22,6 @@ from tests.integration.servers import (
     Relay,
     assert_same,
     destination,
-    free_port,
     relay,
     route,
 )

@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 
 from bench.peers import postfix
+from bench.processes import free_port
 from fastmta.config_tls import read_leaf
 from tests.certificates import Certificate, make_certificate, make_expired
 from tests.integration.servers import (
     LIMIT,
     Relay,
     destination,
-    free_port,
     program,
     relay,
     route,

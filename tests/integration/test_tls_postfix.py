@@ -12,13 +12,13 @@ from smtplib import SMTP
 import pytest
 
 from bench.peers import postfix
+from bench.processes import free_port
 from tests.certificates import Certificate, make_certificate
 from tests.integration.servers import (
     LIMIT,
     Event,
     Relay,
     destination,
-    free_port,
     program,
     relay,
     route,

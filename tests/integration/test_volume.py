@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from bench.processes import free_port
 from tests.integration.servers import (
     LIMIT,
     PROGRAM,
     Relay,
-    free_port,
     program,
     relay,
     route,

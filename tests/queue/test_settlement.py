@@ -144,13 +144,13 @@ def test_a_report_is_protected_like_the_message(tmp_path: Path) -> None:
             assert envelope.tls is TlsDemand.REQUIRED
             here.settle(envelope, NO_SUCH_USER)
             report, notification = await here.report(2)
-            assert report.demand is TlsDemand.REQUIRED
+            assert report.tls is TlsDemand.REQUIRED
             assert notification.returned is not None
             assert notification.returned.size == 0
             optional = await here.take("bob@to.test", ret="FULL", demand=TlsDemand.OPTIONAL)
             here.settle(optional, NO_SUCH_USER)
             report, notification = await here.report(4)
-            assert report.demand is TlsDemand.NONE
+            assert report.tls is TlsDemand.NONE
             assert notification.returned is not None
             assert notification.returned.size
 
