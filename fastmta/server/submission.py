@@ -33,7 +33,9 @@ _SPEC = rb"(?:%b|%b)@(?:%b|\[[0-9A-Za-z.:]+\])" % (_ATOM, _QUOTED, _ATOM)
 _MAILBOX = rb"%b(?:%b|(?:%b)?<%b>)%b" % (_CFWS, _SPEC, _WORDS, _SPEC, _CFWS)
 _MAILBOXES = rb"%b(?:,%b)*" % (_MAILBOX, _MAILBOX)
 _GROUP = rb"%b%b:(?:%b|%b);%b" % (_CFWS, _WORDS, _MAILBOXES, _CFWS, _CFWS)
-_CLEAR = re2.compile(rb"%b|%b" % (_MAILBOXES, _GROUP))
+_OCTETS = re2.Options()
+_OCTETS.encoding = re2.Options.Encoding.LATIN1  # names are in any charset
+_CLEAR = re2.compile(rb"%b|%b" % (_MAILBOXES, _GROUP), _OCTETS)
 
 
 def tenant_of(account: Account, rules: Submission) -> str:
