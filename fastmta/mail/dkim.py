@@ -28,7 +28,8 @@ _MOST_DOMAINS = 4  # of one From field
 _MOST_AUTHORS = 100  # that are looked at
 _SHORT = 1 << 18  # octets of a message whose body can be hashed in the loop
 _WIDTH = 72  # octets of a folded line
-_KEPT = 1000  # different texts of h=
+_KEPT = 1000  # different texts of h=, and values of From
+_KEPT_VALUE = 1000  # octets of such a value
 _STRING = 255  # octets of one string of a TXT record (RFC 1035 section 3.3.14)
 
 LEAST_BITS = 1024  # of an RSA key: a signer must not use less (RFC 8301 section 3.2)
@@ -157,6 +158,7 @@ class Signers:
         """`below` sign for all subdomains of theirs that have no signers of their own."""
         self._exact = _by_domain(signers)
         self._below = _by_domain(below)
+        self._by_author: dict[bytes, list[Signer]] = {}
 
     def __bool__(self) -> bool:
         return bool(self._exact)
@@ -182,8 +184,19 @@ class Signers:
         if len(fields) != 1:
             return []
         start, stop = fields[0]
-        domains = dict.fromkeys(_author_domains(head[start:stop]))
-        return [one for domain in list(domains)[:_MOST_DOMAINS] for one in self.of_domain(domain)]
+        return self._of_authors(head[start:stop])
+
+    def _of_authors(self, value: bytes) -> list[Signer]:
+        """For each message this is asked twice, and many come from one author."""
+        known = self._by_author.get(value)
+        if known is None:
+            domains = list(dict.fromkeys(_author_domains(value)))[:_MOST_DOMAINS]
+            known = [one for domain in domains for one in self.of_domain(domain)]
+            if len(value) <= _KEPT_VALUE:
+                if len(self._by_author) >= _KEPT:
+                    self._by_author.clear()
+                self._by_author[value] = known
+        return known
 
     def incoming(self) -> IncomingBody:
         """What is to see a message as it comes in, so that its body is hashed by its end."""

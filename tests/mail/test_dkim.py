@@ -4,8 +4,10 @@ import base64
 import random
 import re
 import subprocess
+import tracemalloc
 from collections.abc import Callable
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 
 import dkim
@@ -457,6 +459,19 @@ def test_a_key_that_is_too_short_is_refused() -> None:
     made = subprocess.run(command, check=True, capture_output=True).stdout
     with pytest.raises(BadKey, match="has 768 bits"):
         load_key(made)
+
+
+def test_authors_are_remembered_within_bounds() -> None:
+    signers = Signers([signer()])
+    many = (b"From: a%d@example.test\r\n" % number for number in range(20_000))
+    long = (b"From: a%d@example.test, %b\r\n" % (number, b"x" * 50_000) for number in range(100))
+    tracemalloc.start()
+    try:
+        for head in chain(many, long):
+            assert len(signers.of_header(head, len(head))) == 1
+        assert tracemalloc.get_traced_memory()[0] < 1_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_names_of_authors_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
