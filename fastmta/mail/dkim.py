@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cached_property
 from hashlib import sha256
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ from msgspec import Struct
 from fastmta._core.address_list import address_list
 from fastmta._core.dkim import IncomingBody, SignedFields, canonical_field
 from fastmta._core.headers import end_of_header, find
+from fastmta._core.signatures import PrivateKey, Unavailable
 from fastmta.mail.address import normal_domain
 from fastmta.mail.arrival import Arrival
 
@@ -37,8 +39,37 @@ GOOD_BITS = 2048  # and should not use less than this
 MOST_BITS = 4096  # what every verifier can check
 
 
+_PROBE = bytes(32)  # any digest
+
+
 class BadKey(Exception):
     """There is no key to sign with; the text says why."""
+
+
+class Sign:
+    """Signs what has a given SHA-256; `quick` does the same without the GIL."""
+
+    def __init__(
+        self, sign: Callable[[bytes], bytes], der: Callable[[], bytes], *, rsa: bool
+    ) -> None:
+        """`der` gives the key as PKCS #8; `rsa` or Ed25519."""
+        self._sign, self._der, self._rsa = sign, der, rsa
+
+    def __call__(self, digest: bytes) -> bytes:
+        return self._sign(digest)
+
+    @cached_property
+    def quick(self) -> PrivateKey | None:
+        """Made when it is wanted, since that takes 3 ms and there may be thousands of keys.
+
+        None where it would not do the same: Python may have no libcrypto that can be found, or one
+        that refuses this key, as in FIPS mode.
+        """
+        try:
+            quick = PrivateKey(self._der(), rsa=self._rsa)
+            return quick if quick(_PROBE) == self._sign(_PROBE) else None
+        except (Unavailable, ValueError):
+            return None
 
 
 class DkimKey(Struct, frozen=True):

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 
-from fastmta.mail.dkim import LEAST_BITS, BadKey, DkimKey
+from fastmta.mail.dkim import LEAST_BITS, BadKey, DkimKey, Sign
 
 
 def load_key(pem: bytes, *, thorough: bool = False) -> DkimKey:
@@ -45,12 +45,20 @@ def _rsa(key: RSAPrivateKey) -> DkimKey:
     )
     # RFC 6376 section 3.3.2: PKCS#1 1.5.
     sign = partial(key.sign, padding=PKCS1v15(), algorithm=Prehashed(hashes.SHA256()))
-    return DkimKey("rsa-sha256", key.key_size, public, sign)
+    return DkimKey("rsa-sha256", key.key_size, public, Sign(sign, partial(_der, key), rsa=True))
 
 
 def _ed25519(key: Ed25519PrivateKey) -> DkimKey:
     """RFC 8463 section 3: what is signed is the hash, by PureEdDSA; section 4: p= has no frame."""
-    return DkimKey("ed25519-sha256", 256, key.public_key().public_bytes_raw(), key.sign)
+    public = key.public_key().public_bytes_raw()
+    sign = Sign(key.sign, partial(_der, key), rsa=False)
+    return DkimKey("ed25519-sha256", 256, public, sign)
+
+
+def _der(key: RSAPrivateKey | Ed25519PrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
 
 
 def generate_key(kind: str) -> bytes:

@@ -1,21 +1,23 @@
 """DKIM: messages are signed after they came in and before they are queued, so before their 250.
 
-What takes long, an RSA signature, is made by threads, on all cores. A session does nothing else
-while its message is signed, so never more wait here than there are sessions.
+What takes long, the signature, is made by threads, on all cores. A session does nothing else while
+its message is signed, so never more wait here than there are sessions.
 """
 
 import asyncio
 import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from queue import Empty, SimpleQueue
 from threading import Thread
 from time import perf_counter
+from typing import TypeVar
 
 from fastmta import metrics
 from fastmta._core.dkim import IncomingBody
+from fastmta._core.signatures import PrivateKey, SignatureQueue
 from fastmta.mail.arrival import Arrival
-from fastmta.mail.dkim import Signers, Unseen, Unsigned, prepare, see
+from fastmta.mail.dkim import DkimKey, Sign, Signers, Unseen, Unsigned, prepare, see
 from fastmta.mail.envelope import format_id
 from fastmta.mail.reply import Reply
 from fastmta.server.backend import Backend
@@ -36,83 +38,85 @@ SECONDS = metrics.histogram(
 )
 
 _NOT_SIGNED = Reply(451, "4.3.0", "The message could not be signed, try again later")
-_AT_ONCE = 8  # messages that a thread signs before it tells of them
 
+T = TypeVar("T")
 Done = Callable[[Reply | None], None]
+Signed = Callable[[list[bytes] | Exception], None]
 
 
-class Job:
-    """What takes long of a signature."""
+class Pool:
+    """Do what takes long and needs Python; `done` hears in the loop what came of it."""
 
-    __slots__ = ("_work", "done", "error")
+    def __init__(self, threads: int) -> None:
+        self._count = threads
+        self._threads: ThreadPoolExecutor | None = None
 
-    def __init__(self, work: Callable[[], None], done: Callable[["Job"], None]) -> None:
-        self._work, self.done = work, done
-        self.error: Exception | None = None
+    def submit(self, work: Callable[[], T], done: Callable[[T | Exception], None]) -> None:
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(self._count, thread_name_prefix="dkim")
+        loop = asyncio.get_running_loop()
+        self._threads.submit(lambda: loop.call_soon_threadsafe(done, _outcome(work)))
 
-    def run(self) -> None:
-        try:
-            self._work()
-        except Exception as error:  # told in the loop
-            self.error = error
+    async def close(self) -> None:
+        """Do what waits, tell of it, and end."""
+        if self._threads is not None:
+            threads, self._threads = self._threads, None
+            await asyncio.get_running_loop().run_in_executor(None, threads.shutdown)
 
 
-class Threads:
-    """Do jobs; `done` of each is called in the loop, in the order in which they are done."""
+def _outcome(work: Callable[[], T]) -> T | Exception:
+    try:
+        return work()
+    except Exception as error:  # told in the loop
+        return error
 
-    def __init__(self, count: int) -> None:
-        self._count = count
-        self._waiting: SimpleQueue[Job | None] = SimpleQueue()
+
+class Signatures:
+    """Sign with keys of `_core.signatures`, in threads that never wait for the GIL."""
+
+    def __init__(self, threads: int) -> None:
+        self._count = threads
+        self._queue: SignatureQueue | None = None
         self._threads: list[Thread] = []
 
-    def submit(self, job: Job) -> None:
-        if not self._threads:
-            self._start()
-        self._waiting.put(job)
+    def submit(self, wanted: list[tuple[PrivateKey, bytes]], done: Signed) -> None:
+        queue = self._queue or self._start()
+        if queue.submit(wanted, done):
+            # At the end of this turn of the loop: what else it brings shares the wake-up.
+            asyncio.get_running_loop().call_soon(queue.flush)
 
-    def _start(self) -> None:
-        loop = asyncio.get_running_loop()
-        for number in range(self._count):
-            thread = Thread(target=self._run, args=(loop,), name=f"dkim-{number}", daemon=True)
+    def _start(self) -> SignatureQueue:
+        queue = SignatureQueue(self._count)
+        threads = [
+            Thread(target=queue.run, name=f"dkim-{number}", daemon=True)
+            for number in range(self._count)
+        ]
+        for thread in threads:
             thread.start()
-            self._threads.append(thread)
+        asyncio.get_running_loop().add_reader(queue.descriptor, _tell, queue)
+        self._queue, self._threads = queue, threads
+        return queue
 
-    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
-        while jobs := self._take():
-            for job in jobs:
-                job.run()
-            loop.call_soon_threadsafe(_tell, jobs)
-
-    def _take(self) -> list[Job]:
-        """Some jobs as soon as there is one; none at the end."""
-        first = self._waiting.get()
-        if first is None:
-            return []
-        jobs = [first]
-        # A share of what waits: the others' wake-ups are spared, and nobody sits idle meanwhile.
-        for _ in range(min(self._waiting.qsize() // self._count, _AT_ONCE - 1)):
-            try:
-                job = self._waiting.get_nowait()
-            except Empty:
-                break
-            if job is None:
-                self._waiting.put(None)
-                break
-            jobs.append(job)
-        return jobs
-
-    def close(self) -> None:
-        """Sign what waits, and end."""
-        for _ in self._threads:
-            self._waiting.put(None)
-        for thread in self._threads:
-            thread.join()
-        self._threads = []
+    async def close(self) -> None:
+        """Sign what waits, tell of it, and end."""
+        if self._queue is None:
+            return
+        queue, self._queue = self._queue, None
+        queue.close()
+        loop = asyncio.get_running_loop()
+        threads, self._threads = self._threads, []
+        for thread in threads:
+            await loop.run_in_executor(None, thread.join)
+        loop.remove_reader(queue.descriptor)
+        _tell(queue)
 
 
-def _tell(jobs: list[Job]) -> None:
-    for job in jobs:
-        job.done(job)
+def _tell(queue: SignatureQueue) -> None:
+    for done, signatures in queue.collect():
+        try:
+            done(signatures)
+        except Exception:  # the others still have to hear
+            log.exception("nobody could be told of a signature")
 
 
 class Signing:
@@ -121,7 +125,7 @@ class Signing:
     def __init__(self, intake: Backend, signers: Signers, threads: int) -> None:
         self._intake = intake
         self.signers = signers
-        self._threads = Threads(threads)
+        self._signatures, self._pool = Signatures(threads), Pool(threads)
         self.new_id = intake.new_id
         self.refusal = intake.refusal
 
@@ -161,36 +165,34 @@ class Signing:
         if not unsigned:
             done(None)
             return
-        fields: list[bytes] = []
 
-        def work() -> None:
-            fields.extend([each.complete(each.key.sign(each.digest)) for each in unsigned])
-
-        def signed(job: Job) -> None:
+        def signed(signatures: list[bytes] | Exception) -> None:
             SECONDS.observe(perf_counter() - began)
-            if job.error:
-                done(_failed(arrival, job.error))
+            if isinstance(signatures, Exception):
+                done(_failed(arrival, signatures))
             else:
-                _finish(arrival, unsigned, fields)
+                _finish(arrival, unsigned, signatures)
                 done(None)
 
-        job = Job(work, signed)
-        if all(each.key.algorithm == "ed25519-sha256" for each in unsigned):
-            job.run()  # 30 us: a thread's turn costs more than it would spare
-            signed(job)
+        self._sign_all(unsigned, signed)
+
+    def _sign_all(self, unsigned: list[Unsigned], signed: Signed) -> None:
+        wanted = [(quick, each.digest) for each in unsigned if (quick := _quick(each.key))]
+        if len(wanted) == len(unsigned):
+            self._signatures.submit(wanted, signed)
         else:
-            self._threads.submit(job)
+            self._pool.submit(lambda: [each.key.sign(each.digest) for each in unsigned], signed)
 
     def _sign_unseen(self, arrival: Arrival, forms: set[bool], done: Done) -> None:
         """A policy has changed the author of a long message."""
 
-        def seen(job: Job) -> None:
-            if job.error:
-                done(_failed(arrival, job.error))
+        def seen(error: Exception | None) -> None:
+            if error:
+                done(_failed(arrival, error))
             else:
                 self.sign(arrival, done)
 
-        self._threads.submit(Job(partial(see, arrival, forms), seen))
+        self._pool.submit(partial(see, arrival, forms), seen)
 
     async def sign_report(self, arrival: Arrival) -> None:
         """Sign what we say ourselves; where that fails it goes without."""
@@ -205,7 +207,8 @@ class Signing:
 
     async def finish(self) -> None:
         """Sign what waits; all of it was passed on when this returns."""
-        await asyncio.get_running_loop().run_in_executor(None, self._threads.close)
+        await self._pool.close()
+        await self._signatures.close()
 
 
 def _failed(arrival: Arrival, error: Exception) -> Reply:
@@ -213,7 +216,12 @@ def _failed(arrival: Arrival, error: Exception) -> Reply:
     return _NOT_SIGNED
 
 
-def _finish(arrival: Arrival, unsigned: list[Unsigned], fields: list[bytes]) -> None:
+def _quick(key: DkimKey) -> PrivateKey | None:
+    return key.sign.quick if isinstance(key.sign, Sign) else None
+
+
+def _finish(arrival: Arrival, unsigned: list[Unsigned], signatures: list[bytes]) -> None:
+    fields = [each.complete(made) for each, made in zip(unsigned, signatures, strict=True)]
     # The top is where fields of the way belong (RFC 6376 section 5.6).
     arrival.parts[:0] = fields
     arrival.size += sum(map(len, fields))

@@ -8,12 +8,23 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from fastmta._core.signatures import PrivateKey, Unavailable
 from fastmta.mail.arrival import Arrival
-from fastmta.mail.dkim import Signer, Signers, see
+from fastmta.mail.dkim import Sign, Signer, Signers, see
+from fastmta.mail.dkim_key import load_key
 from fastmta.mail.envelope import Recipient
 from fastmta.mail.reply import Reply
 from fastmta.server.signing import UNSIGNED, Signing
-from tests.mail.test_dkim import KEYS, MESSAGE, as_it_arrives, is_good, made, signer
+from tests.mail.test_dkim import (
+    DOMAIN,
+    KEYS,
+    MESSAGE,
+    PEM,
+    as_it_arrives,
+    is_good,
+    made,
+    signer,
+)
 from tests.protocol.dialogue import greeted
 from tests.support import run
 
@@ -79,6 +90,70 @@ def test_a_message_is_signed_before_it_is_queued(kinds: list[str]) -> None:
         for index, kind in enumerate(kinds):
             assert is_good(content, index)
             assert f"s={kind};".encode() in arrival.parts[index]
+
+    scene.run(scenario)
+
+
+def unavailable(der: bytes, *, rsa: bool) -> PrivateKey:
+    raise Unavailable
+
+
+def another(der: bytes, *, rsa: bool) -> PrivateKey:
+    """Ed25519 cannot be signed with so, and RSA comes out otherwise."""
+    return PrivateKey(der, rsa=not rsa)
+
+
+@pytest.mark.parametrize("made", [unavailable, another])
+@pytest.mark.parametrize("kind", KEYS)
+def test_where_libcrypto_does_not_sign_cryptography_does(
+    kind: str,
+    made: Callable[..., PrivateKey],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert isinstance(KEYS[kind].sign, Sign)
+    assert KEYS[kind].sign.quick is not None
+    monkeypatch.setattr("fastmta.mail.dkim.PrivateKey", made)
+    slow = load_key(PEM[kind])
+    assert isinstance(slow.sign, Sign)
+    assert slow.sign.quick is None
+    scene = Scene(Signer(DOMAIN, kind, slow), signer(kind))
+
+    async def scenario() -> None:
+        assert await scene.accept(scene.arrival(MESSAGE)) is None
+        content = b"".join(scene.memory.taken[0].parts)
+        assert is_good(content, 0)
+        assert is_good(content, 1)
+
+    scene.run(scenario)
+
+
+def test_who_cannot_be_told_keeps_nobody_else_from_hearing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    scene = Scene(signer())
+
+    def broken(_: Reply | None) -> None:
+        raise ValueError("nobody there")
+
+    async def scenario() -> None:
+        scene.signing.accept(scene.arrival(MESSAGE), broken)
+        assert await scene.accept(scene.arrival(MESSAGE)) is None
+
+    scene.run(scenario)
+    assert "nobody there" in caplog.text
+
+
+def test_what_waits_at_the_end_is_signed_and_there_may_be_more() -> None:
+    scene = Scene(signer("rsa"), signer("ed25519"))
+
+    async def scenario() -> None:
+        for round_ in (1, 2):
+            verdicts: list[Reply | None] = []
+            for _ in range(20):
+                scene.signing.accept(scene.arrival(MESSAGE), verdicts.append)
+            await scene.signing.finish()
+            assert verdicts == [None] * 20
+            assert len(scene.memory.taken) == 20 * round_
 
     scene.run(scenario)
 
