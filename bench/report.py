@@ -80,17 +80,21 @@ ALWAYS = [
     Measure("  system", lambda run: run.system),
     Measure("peak memory, MiB", lambda run: run.peak_memory / 2**20),
 ]
-NUMBERED = [
+ACCEPTED = [
     Measure("end of data to 250, p50, ms", lambda run: run.accept_p50 * 1e3, "{:,.1f}"),
     Measure("  p99", lambda run: run.accept_p99 * 1e3, "{:,.1f}"),
+]
+ARRIVED = [
     Measure("sent to arrived, p50, ms", lambda run: run.deliver_p50 * 1e3, "{:,.1f}"),
     Measure("  p99", lambda run: run.deliver_p99 * 1e3, "{:,.1f}"),
+]
+ENDS = [
     Measure("lost", lambda run: run.lost, total=True),
     Measure("duplicated", lambda run: run.duplicated, total=True),
     Measure("corrupt", lambda run: run.corrupt, total=True),
     Measure("refused", lambda run: run.refused, total=True),
 ]
-MEASURES = {"outside": ALWAYS, "numbered": ALWAYS + NUMBERED}
+MEASURES = {"outside": ALWAYS, "numbered": ALWAYS + ACCEPTED + ARRIVED + ENDS}
 
 
 def ratios(runs: Sequence[Run]) -> dict[str, dict[str, dict[str, float]]]:

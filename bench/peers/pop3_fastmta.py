@@ -7,13 +7,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import uvloop
-from fastmta.store.mailboxes import Drop, Mailboxes, Post
 
 from bench import processes
 from bench.peers import fastmta
 from bench.peers.fastmta import PROGRAM
 from bench.peers.local_fastmta import make_accounts
 from bench.pop3_load import PASSWORD, Maildrops, head_of
+from fastmta.store.mailboxes import Mailboxes
+from fastmta.store.post import Drop, Post
 
 missing, version = fastmta.missing, fastmta.version
 

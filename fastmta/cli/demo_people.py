@@ -16,7 +16,8 @@ from cryptography.x509.oid import NameOID
 from fastmta.mail.compose import Body, compose
 from fastmta.store import passwords
 from fastmta.store.accounts import Accounts
-from fastmta.store.mailboxes import Drop, Mailboxes, Post
+from fastmta.store.mailboxes import Mailboxes
+from fastmta.store.post import Drop, Post
 
 DOMAIN = "demo.test"
 PEOPLE = {f"alice@{DOMAIN}": "thirsty", f"bob@{DOMAIN}": "hungry"}  # name -> password

@@ -1,6 +1,5 @@
 """`fastmta demo`: what a newcomer does with it, and sees."""
 
-import email.policy
 import poplib
 import re
 import signal
@@ -10,6 +9,8 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager
 from email.message import EmailMessage
+from email.parser import BytesParser
+from email.policy import default
 from pathlib import Path
 
 import pytest
@@ -72,8 +73,7 @@ class Demo:
         numbers = range(1, client.stat()[0] + 1)
         fetched = [b"\r\n".join([*client.retr(number)[1], b""]) for number in numbers]
         client.quit()
-        messages = [email.message_from_bytes(one, policy=email.policy.default) for one in fetched]
-        return messages  # type: ignore[return-value]
+        return [BytesParser(EmailMessage, policy=default).parsebytes(one) for one in fetched]
 
     def queue(self, command: str, *words: str) -> str:
         options = [str(PROGRAM), "queue", command, "-c", str(self.folder / "fastmta.toml"), *words]
