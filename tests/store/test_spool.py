@@ -503,10 +503,10 @@ def test_a_settlement_that_cannot_be_written_is_tried_again(
             [envelope] = await box.wait(1)
             soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
             resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
-            errors = store_env.COMMIT_ERRORS.value
+            errors = store_env.SPOOL.errors.value
             try:
                 one.settle(envelope, None)
-                await until(lambda: store_env.COMMIT_ERRORS.value >= errors + 2)
+                await until(lambda: store_env.SPOOL.errors.value >= errors + 2)
             finally:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
             await until(lambda: rows_in(tmp_path)["fresh"] == 0)
