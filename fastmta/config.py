@@ -16,6 +16,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType, structs
 from fastmta.config_abuse import Checks, Limits
 from fastmta.config_auth import Auth, OAuth
 from fastmta.config_dkim import Dkim
+from fastmta.config_mailboxes import Domain, Mailboxes
 from fastmta.config_reader import (
     Address,
     ConfigError,
@@ -46,6 +47,7 @@ __all__ = [
     "Delivery",
     "Dkim",
     "Dns",
+    "Domain",
     "DomainName",
     "DomainPattern",
     "Duration",
@@ -57,6 +59,7 @@ __all__ = [
     "Log",
     "MailAddress",
     "MailSource",
+    "Mailboxes",
     "Name",
     "Network",
     "NextHop",
@@ -262,6 +265,8 @@ class Config(Table, frozen=True, kw_only=True):
     tls: Tls | None = None
     auth: Auth = Auth()
     smtp: Smtp = Smtp()
+    domains: dict[DomainName, Domain] = {}  # of ours; other mail is passed on
+    mailboxes: Mailboxes = Mailboxes()
     submission: Submission = Submission()
     limits: Limits = Limits()
     checks: Checks = Checks()
@@ -322,7 +327,6 @@ _LATER = {
         'write "smtp", "submission" or "admin"'
         for service in ("pop3", "imap", "http")
     },
-    "domains": "local mailboxes are not in this release; a [[route]] can pass the mail on",
 }
 
 

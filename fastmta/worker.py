@@ -26,9 +26,9 @@ from fastmta.delivery.router import Router
 from fastmta.delivery.site import RoutingError, Site
 from fastmta.delivery.source import Sources
 from fastmta.delivery.tls import Tls
+from fastmta.delivery.ways import Ways
 from fastmta.mail.arrival import Arrival
 from fastmta.mail.disposition import Disposition
-from fastmta.mail.envelope import format_id
 from fastmta.mail.reply import Reply
 from fastmta.policy_desk import PolicyDesk
 from fastmta.queue.adapt import SlowDownRules
@@ -56,6 +56,7 @@ from fastmta.store.spool import Spool
 from fastmta.store.suppression import SuppressionList
 from fastmta.worker_desk import Rules, WorkerDesk
 from fastmta.worker_door import Door
+from fastmta.worker_mail import Intake, LocalMail
 
 CLEAN_INTERVAL = 10.0  # seconds between two looks at some rows of the suppression list
 JOURNAL_INTERVAL = 0.1  # seconds between writes of the disposition log
@@ -99,37 +100,6 @@ class Shard:
         await self.spool.close()
 
 
-class Intake:
-    """What listeners hand messages to: the worker's own shard, and a line in the log."""
-
-    def __init__(self, spool: Spool, journal: log.DispositionLog) -> None:
-        self._spool, self._journal = spool, journal
-        self.new_id = spool.new_id
-        self.refusal = spool.refusal
-
-    def accept(self, arrival: Arrival, done: Callable[[Reply | None], None]) -> None:
-        def stored(refusal: Reply | None) -> None:
-            if refusal is None:
-                self._journal.write(_received(arrival))
-            done(refusal)
-
-        self._spool.accept(arrival, stored)
-
-
-def _received(arrival: Arrival) -> log.Received:
-    return log.Received(
-        time=arrival.received,
-        id=format_id(arrival.message),
-        sender=arrival.sender,
-        recipients=[recipient.address for recipient in arrival.recipients],
-        size=arrival.size,
-        client=arrival.client,
-        account=arrival.account,
-        protocol=arrival.protocol,
-        tls=arrival.tls,
-    )
-
-
 def shards_of(folder: Path, index: int, workers: int) -> list[int]:
     """The worker's own shard, then those that are left from more workers and fall to it."""
     found = [int(path.name) for path in folder.glob("[0-9]*") if path.name.isdigit()]
@@ -170,7 +140,7 @@ class Worker:
         self._policy = PolicyDesk(config)
         self.journal = self._open_journal()
         self._reception: Reception | None = None
-        self._accounts: Accounts | None = None  # where a listener offers logins
+        self._accounts: Accounts | None = None  # where a listener offers logins, or mail stays
         self._access: Access | None = None
         self._cleaned = 0.0
         self._router = Router(config, Resolver(config.dns))
@@ -185,10 +155,12 @@ class Worker:
             queue=lambda limit: ReadyQueue(limit, self._weight_of),
             tls=Tls(config.delivery.ca_file),
         )
+        self._ways = Ways(self._dispatcher)
+        self._local: LocalMail | None = None  # once [domains] was set
         self._shards: dict[int, Shard] = {}
         self._orders = Orders()
         self._desk = WorkerDesk(
-            index, self._orders, self._shards, self._dispatcher, self._resolve, self._rules_for
+            index, self._orders, self._shards, self._ways, self._resolve, self._rules_for
         )
         self._journal_timer: asyncio.TimerHandle | None = None
 
@@ -202,16 +174,21 @@ class Worker:
         for number in shards_of(folder, self._index, self._config.workers):
             self._shards[number] = self._open(folder / str(number), number)
         _show(list(self._shards.values()))
-        intake = Intake(self._shards[self._index].spool, self.journal)
+        self._intake = Intake(self._shards[self._index].spool, self.journal)
         self._open_accounts()
         threads = max(2, len(os.sched_getaffinity(0)) // self._config.workers)
-        self._signing = Signing(intake, load_signers(self._config.dkim), threads)
+        self._signing = Signing(self._intake, load_signers(self._config.dkim), threads)
         self._smtp = self._open_smtp(self._signing)
         self._smtp.watch = self._signing.watch
         self._smtp.held = sockets or {}
         self._use_policy()
+        self._use_local_mail()
+        receipts = self._local.load_receipts(self._shards) if self._local else {}
         for shard in self._shards.values():
             await shard.start()
+        for number, left in receipts.items():
+            if left and self._local:
+                await self._local.clear_receipts(self._shards[number].spool, left)
         for listener in self._config.listener:
             if listener.service in MAIL_SERVICES:
                 await self._smtp.start(listener)
@@ -239,9 +216,40 @@ class Worker:
 
     def _open_accounts(self) -> None:
         config = self._config
-        if self._access is None and any(map(config.offers_login, config.listener)):
+        offers_login = any(map(config.offers_login, config.listener))
+        if self._accounts is None and (offers_login or config.domains):
             self._accounts = Accounts(config.data_dir / "accounts")
+        if self._access is None and offers_login and self._accounts is not None:
             self._access = Access(config.auth, self._accounts)
+
+    def _use_local_mail(self) -> None:
+        """Mailboxes where there are local domains; nothing is asked about them elsewhere."""
+        config = self._config
+        if self._local is not None:
+            self._local.reload(config)
+        elif config.domains and self._accounts is not None:
+            self._local = LocalMail(
+                config,
+                self._accounts,
+                self._settle,
+                self._read,
+                self._written,
+                room=self._room,
+                queue=lambda limit: ReadyQueue(limit, self._weight_of),
+            )
+            self._ways.local = self._local.delivery
+        residents = self._local.residents if self._local and config.domains else None
+        self._intake.residents = residents
+        if self._reception is not None:
+            self._reception.residents = residents
+        else:
+            self._smtp.vet = residents.vet if residents else None
+        for shard in self._shards.values():
+            shard.scheduler.submit = self._ways.submit
+
+    async def _written(self) -> None:
+        for shard in self._shards.values():
+            await shard.spool.written()
 
     def _use_policy(self) -> None:
         """Ask the policy where it has a function, and nowhere else."""
@@ -260,7 +268,7 @@ class Worker:
             self._config.hostname,
             self.journal,
             self._orders,
-            self._sign_report,
+            self._finish_report,
         )
         withdraw = partial(self._withdraw, number)
         expiry = Expiry(spool, settlement, self._policy_for, self._shortest, withdraw)
@@ -269,14 +277,15 @@ class Worker:
             settlement,
             self._cached,
             self._resolve,
-            self._dispatcher.submit,
+            self._ways.submit,
             expiry,
             self._orders,
         )
         return Shard(spool, settlement, expiry, scheduler)
 
-    async def _sign_report(self, report: Arrival) -> None:
+    async def _finish_report(self, report: Arrival) -> list[Arrival]:
         await self._signing.sign_report(report)
+        return self._intake.expanded(report)
 
     def _shortest(self) -> float:
         return self._config.retry.shortest
@@ -315,7 +324,7 @@ class Worker:
         self._shard_of(job.envelope.message).scheduler.admit(job.envelope, job.parts)
 
     def _withdraw(self, shard: int, meant: Callable[[Job], bool]) -> list[Job]:
-        return self._dispatcher.withdraw(
+        return self._ways.withdraw(
             lambda job, _: job.envelope.message & 0xFF == shard and meant(job)
         )
 
@@ -359,6 +368,7 @@ class Worker:
         for shard in self._shards.values():
             shard.reload(config)
         self._open_accounts()
+        self._use_local_mail()
         self._smtp.access = self._access
         if self._access is not None:
             await self._access.reload(config.auth)
@@ -413,14 +423,17 @@ class Worker:
         self._door.close()
         for shard in self._shards.values():
             await shard.stop_scheduling()
-        await self._dispatcher.drain(seconds)
+        await self._ways.drain(seconds)
         for shard in self._shards.values():
             await shard.close()
+        if self._local is not None:
+            await self._local.close()
         await self._signing.finish()  # reports
         if self._reception is not None:
             self._reception.close()
-        if self._access is not None and self._accounts is not None:
+        if self._access is not None:
             await self._access.close()
+        if self._accounts is not None:
             self._accounts.close()
         if self._list is not None:
             await self._list.close()

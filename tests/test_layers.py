@@ -28,6 +28,7 @@ LAYERS = [
     {"worker_main"},
     {"worker_desk"},
     {"worker_door"},
+    {"worker_mail"},
     {"worker"},
     {"worker_process"},
     {"order_desk"},
@@ -40,8 +41,8 @@ LAYERS = [
 ]
 # They stand beside the layers, for everything above protocol.
 BESIDE = {
-    *("config", "config_abuse", "config_auth", "config_dkim", "config_outbound"),
-    *("config_process", "config_reader", "config_rules", "config_shaping"),
+    *("config", "config_abuse", "config_auth", "config_dkim", "config_mailboxes"),
+    *("config_outbound", "config_process", "config_reader", "config_rules", "config_shaping"),
     *("config_submission", "config_tls", "log", "metrics"),
     *("policy", "policy_file", "policy_runner"),
 }

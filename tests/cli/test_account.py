@@ -221,7 +221,7 @@ def test_what_is_listed(config: Path) -> None:
     assert "disabled" in table[2]
     facts = listed(config, "Eve@a.test")
     assert [sorted(one) for one in facts] == [
-        ["aliases", "changed", "created", "disabled", "name", "quota"]
+        ["aliases", "changed", "created", "disabled", "forward", "keep", "name", "quota"]
     ]
     assert listed(config, "bob@a.test", "nobody@a.test", code=1)
 
