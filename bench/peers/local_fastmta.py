@@ -4,11 +4,14 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+import uvloop
+
 from bench import processes
 from bench.peers import fastmta
 from bench.peers.fastmta import PROGRAM
 from fastmta.store import passwords
 from fastmta.store.accounts import Accounts
+from fastmta.store.mailboxes import Mailboxes
 
 missing, version = fastmta.missing, fastmta.version
 
@@ -46,3 +49,20 @@ def running(folder: Path, users: list[str], port: int, workers: int) -> Iterator
     with processes.running(command, folder / "output") as process:
         processes.greets(port, process)
         yield process.pid
+
+
+def mailboxes(folder: Path) -> list[tuple[str, bytes]]:
+    """Each message with whose it is."""
+    with closing(Accounts(folder / "data" / "accounts")) as accounts:
+        return uvloop.run(_read(folder / "data" / "mail" / "0", list(accounts.names())))
+
+
+async def _read(folder: Path, accounts: list[str]) -> list[tuple[str, bytes]]:
+    store, found = Mailboxes(folder, lambda account: 0), []
+    for account in accounts:
+        inbox = await store.open(account)
+        for uid in inbox.uids:
+            octets = await store.read(inbox.mailbox, uid)
+            found.append((account.partition("@")[0], b"".join(octets)))
+    await store.close()
+    return found

@@ -28,6 +28,9 @@ service = "pop3"
 bind    = "127.0.0.1:{port}"
 
 [domains."example.test"]
+
+[pop3]
+plaintext_networks = ["127.0.0.0/8"]
 """
 
 

@@ -57,6 +57,9 @@ key = "key.pem"
 
 [domains."demo.test"]  # mail for it goes into mailboxes
 
+[pop3]
+default_domain = "demo.test"  # "user bob" is enough
+
 [[route]]  # all other mail goes to the sink, none to the world
 domain = "*"
 next_hop = ["127.0.0.1:{sink}"]
@@ -206,7 +209,8 @@ def _told(event: dict[str, Any]) -> str:
             return f"<{event['sender']}> to {to}, {size(event['size'])}: safe on disk, queued"
         case "delivered":
             took = (event["time"] - event["received"]) * 1000
-            return f"{event['recipient']} by {event['host']} in {took:.0f} ms: {_reply(event)}"
+            by = f" by {event['host']}" if event["host"] else ""  # none: a mailbox
+            return f"{event['recipient']}{by} in {took:.0f} ms: {_reply(event)}"
         case "deferred":
             wait = event["due"] - event["time"]
             return f"{event['recipient']}, again in {wait:.0f} s: {_reply(event)}"

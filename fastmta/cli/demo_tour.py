@@ -48,7 +48,7 @@ def services(folder: Path, ports: dict[str, int]) -> list[Service]:
         Service(
             *("pop3", at["pop3"], "STARTTLS", "bob reads his mail by hand"),
             f"{typed} -starttls pop3 -connect {at['pop3']}",
-            f"then type: user {BOB}, pass {PEOPLE[BOB]}, list, retr 1, quit",
+            f"then type: user {BOB.partition('@')[0]}, pass {PEOPLE[BOB]}, list, retr 1, quit",
         ),
         Service(
             *("pop3s", at["pop3s"], "implicit", "alice fetches her first message"),
