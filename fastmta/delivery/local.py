@@ -26,7 +26,8 @@ from fastmta.mail.reply import Reply
 from fastmta.queue.ready import Job, Line, ReadyQueue
 from fastmta.store.accounts import Account
 from fastmta.store.directory import DISABLED, FULL, TOO_BIG, UNKNOWN, Directory
-from fastmta.store.mailboxes import Drop, Mailboxes, Outcome, Post, Stored
+from fastmta.store.mailboxes import Mailboxes
+from fastmta.store.post import Drop, Outcome, Post, Stored
 from fastmta.store.records import Unreadable
 
 log = logging.getLogger(__name__)

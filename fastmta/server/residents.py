@@ -158,15 +158,16 @@ class Spread:
         expansion = directory.expand(address)
         if expansion is None:
             return self._keep(_readdressed(recipient, address))
-        onward = [(account, to) for account, to in expansion.sent if self._goes_on(account)]
-        stays = expansion.kept
-        if not stays and (not onward or len(onward) < len(expansion.sent)):
-            stays = [address]
-        told = _told(recipient, len(stays) + len(onward))
-        for each in stays:
+        goes = [one for one in expansion.sent if self._goes_on(one.account)]
+        stays = [one.address for one in expansion.sent if one not in goes]
+        kept = list(dict.fromkeys(expansion.kept + stays))
+        if not (kept or goes):
+            kept = [address]
+        told = _told(recipient, len(kept) + len(goes))
+        for each in kept:
             self._keep(told(each))
-        for account, to in onward:
-            self._sent.setdefault(account, []).append(told(to))
+        for one in goes:
+            self._sent.setdefault(one.account, []).append(told(one.target))
         return None
 
     def _keep(self, recipient: Recipient) -> None:

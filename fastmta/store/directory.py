@@ -23,11 +23,19 @@ FULL = Reply(452, "4.2.2", "The mailbox is full")
 _name_of = lru_cache(maxsize=4096)(name_of)
 
 
+class Onward(NamedTuple):
+    """One way on."""
+
+    account: str  # that sends it on
+    address: str  # by which that was reached
+    target: str  # elsewhere
+
+
 class Expansion(NamedTuple):
     """Where mail for an account that forwards goes."""
 
     kept: list[str]  # addresses of local domains whose mailboxes get it
-    sent: list[tuple[str, str]]  # the account that sends it on, and the address elsewhere
+    sent: list[Onward]
 
 
 class Directory:
@@ -116,16 +124,14 @@ class Directory:
             for target in account.forward:
                 if len(seen) >= MAX_EXPANDED:
                     break
-                if not self.is_local(target):
-                    seen.add(target)
-                    found.sent.append((account.name, target))
-                    continue
-                owner = self.owner(target)
-                name = owner.name if owner else target
-                if name in seen:
+                is_local = self.is_local(target)
+                owner = self.owner(target) if is_local else None
+                if (name := owner.name if owner else target) in seen:
                     continue
                 seen.add(name)
-                if owner is None or not owner.forward or owner.disabled:
+                if not is_local:
+                    found.sent.append(Onward(account.name, address, target))
+                elif owner is None or not owner.forward or owner.disabled:
                     found.kept.append(target)  # who cannot have it is told of at the delivery
                 else:
                     waiting.append((owner, target))

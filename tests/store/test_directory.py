@@ -51,7 +51,7 @@ class Town:
 
     def where(self, address: str) -> tuple[list[str], list[tuple[str, str]]] | None:
         found = self.directory.expand(address)
-        return tuple(found) if found else None  # type: ignore[return-value]
+        return (found.kept, [(one.account, one.target) for one in found.sent]) if found else None
 
 
 @pytest.fixture
