@@ -47,11 +47,13 @@ from fastmta.server.access import Access
 from fastmta.server.backend import Backend
 from fastmta.server.counts import Row
 from fastmta.server.judges import Judges
+from fastmta.server.pop3 import Pop3Service
 from fastmta.server.reception import Reception
 from fastmta.server.signing import Signing
 from fastmta.server.smtp import SmtpService
 from fastmta.server.tls import ServerTls
 from fastmta.store.accounts import Accounts
+from fastmta.store.mailboxes import Mailboxes
 from fastmta.store.spool import Spool
 from fastmta.store.suppression import SuppressionList
 from fastmta.worker_desk import Rules, WorkerDesk
@@ -142,6 +144,8 @@ class Worker:
         self._reception: Reception | None = None
         self._accounts: Accounts | None = None  # where a listener offers logins, or mail stays
         self._access: Access | None = None
+        self._mailboxes: Mailboxes | None = None  # where mail stays, or a listener shows it
+        self._pop3: Pop3Service | None = None
         self._cleaned = 0.0
         self._router = Router(config, Resolver(config.dns))
         self._dispatcher = Dispatcher(
@@ -181,6 +185,7 @@ class Worker:
         self._smtp = self._open_smtp(self._signing)
         self._smtp.watch = self._signing.watch
         self._smtp.held = sockets or {}
+        self._open_pop3()
         self._use_policy()
         self._use_local_mail()
         receipts = self._local.load_receipts(self._shards) if self._local else {}
@@ -192,6 +197,8 @@ class Worker:
         for listener in self._config.listener:
             if listener.service in MAIL_SERVICES:
                 await self._smtp.start(listener)
+            elif self._pop3 is not None and listener.service == "pop3":
+                await self._pop3.start(listener)
         self._write_journal()
 
     def _open_journal(self) -> log.DispositionLog:
@@ -216,10 +223,10 @@ class Worker:
 
     def _open_accounts(self) -> None:
         config = self._config
-        offers_login = any(map(config.offers_login, config.listener))
-        if self._accounts is None and (offers_login or config.domains):
+        has_logins = config.has_logins
+        if self._accounts is None and (has_logins or config.domains):
             self._accounts = Accounts(config.data_dir / "accounts")
-        if self._access is None and offers_login and self._accounts is not None:
+        if self._access is None and has_logins and self._accounts is not None:
             self._access = Access(config.auth, self._accounts)
 
     def _use_local_mail(self) -> None:
@@ -231,6 +238,7 @@ class Worker:
             self._local = LocalMail(
                 config,
                 self._accounts,
+                self._open_mailboxes(),
                 self._settle,
                 self._read,
                 self._written,
@@ -247,14 +255,35 @@ class Worker:
         for shard in self._shards.values():
             shard.scheduler.submit = self._ways.submit
 
+    def _open_mailboxes(self) -> Mailboxes:
+        """Once: LMDB forbids the same path twice in one process."""
+        if self._mailboxes is None:
+            folder = self._config.data_dir / "mail" / "0"
+            self._mailboxes = Mailboxes(folder, self._quota_of)
+        return self._mailboxes
+
+    def _quota_of(self, account: str) -> int:
+        return self._local.quota_of(account) if self._local else 0
+
     async def _written(self) -> None:
         for shard in self._shards.values():
             await shard.spool.written()
+
+    def _open_pop3(self) -> None:
+        """Where a listener wants it; a service that is there stays, for sessions under way."""
+        config, access = self._config, self._access
+        wanted = any(listener.service == "pop3" for listener in config.listener)
+        if self._pop3 is not None or access is None or not wanted:
+            return
+        self._pop3 = Pop3Service(config, self._open_mailboxes(), access, _tls(config))
+        self._pop3.held = self._smtp.held
 
     def _use_policy(self) -> None:
         """Ask the policy where it has a function, and nowhere else."""
         policy = self._policy
         self._smtp.judges = Judges([*self._door.judges, *policy.judges()], self._door.note)
+        if self._pop3 is not None:
+            self._pop3.judges = self._smtp.judges
         self.journal.listener = policy.hear if policy.listens else None
         for shard in self._shards.values():
             shard.scheduler.choose = policy.choose if policy.chooses else None
@@ -375,9 +404,12 @@ class Worker:
         self._signing.signers = signers
         self._smtp.watch = self._signing.watch
         self._door.reload(config)
+        self._open_pop3()
         unloaded = await self._policy.reload(config)
         self._use_policy()
         problems = await self._smtp.reload(config, tls)
+        if self._pop3 is not None:
+            problems += await self._pop3.reload(config, tls)
         return [*unloaded, *fixed, *([problem] if problem else []), *problems]
 
     def permit(self, payload: Raw) -> None:
@@ -407,7 +439,7 @@ class Worker:
             pid=os.getpid(),
             uptime=time.monotonic() - self._began,
             shards=list(self._shards),
-            sessions=len(self._smtp.sessions),
+            sessions=len(self._smtp.sessions) + (len(self._pop3.sessions) if self._pop3 else 0),
             connections=len(self._dispatcher.connections),
             queued=sum(each.spool.statistics().envelopes for each in self._shards.values()),
             config=fingerprint(self._config),
@@ -418,7 +450,8 @@ class Worker:
 
         What comes in has so many seconds, then what goes out has as many.
         """
-        await self._smtp.drain(seconds)
+        services = (self._smtp, self._pop3)
+        await asyncio.gather(*(each.drain(seconds) for each in services if each is not None))
         await self._signing.finish()  # also for clients that have gone
         self._door.close()
         for shard in self._shards.values():
@@ -435,6 +468,8 @@ class Worker:
             await self._access.close()
         if self._accounts is not None:
             self._accounts.close()
+        if self._mailboxes is not None:
+            await self._mailboxes.close()
         if self._list is not None:
             await self._list.close()
         if self._journal_timer is not None:

@@ -124,6 +124,7 @@ class LocalMail:
         self,
         config: Config,
         accounts: Accounts,
+        mailboxes: Mailboxes,
         settle: Settle,
         read: Callable[[int, int], Awaitable[list[bytes]]],
         written: Callable[[], Awaitable[None]],
@@ -134,13 +135,13 @@ class LocalMail:
         """The arguments are those of LocalDelivery."""
         self._accounts = accounts
         self._directory = Directory(config, accounts)
-        self.mailboxes = Mailboxes(config.data_dir / "mail" / "0", self._quota_of)
+        self.mailboxes = mailboxes
         self.residents = Residents(self._directory, self.mailboxes.usage)
         self.delivery = LocalDelivery(
             self.mailboxes, self._directory, settle, read, written, room=room, queue=queue
         )
 
-    def _quota_of(self, account: str) -> int:
+    def quota_of(self, account: str) -> int:
         return self._directory.quota_of_name(account)
 
     def reload(self, config: Config) -> None:
@@ -164,4 +165,3 @@ class LocalMail:
     async def close(self) -> None:
         """After the spools."""
         await self.delivery.finish()
-        await self.mailboxes.close()
