@@ -32,7 +32,7 @@ from bench.pop3_load import Maildrops, Mode, Result
 from bench.relay import scratch
 from bench.report import Measure
 
-PEERS = ("fastmta", "dovecot", "null")
+PEERS = ("fastmta", "dovecot", "dovecot-maildir", "null")
 AIM = 2.0  # times Dovecot's sessions a second
 WAYS = {True: "pipelined", False: "one by one"}
 WARMING = 8  # clients that log in for the first time: argon2 answers no more at once
@@ -77,7 +77,7 @@ class Run(Struct, kw_only=True):
 
 
 def load(name: str) -> Peer:
-    return cast(Peer, import_module(f"bench.peers.pop3_{name}"))
+    return cast(Peer, import_module(f"bench.peers.pop3_{name.replace('-', '_')}"))
 
 
 def measure(

@@ -42,7 +42,7 @@ def services(folder: Path, ports: dict[str, int]) -> list[Service]:
             f"swaks -s {at['submission']} -tls {alice} -t {BOB}",
         ),
         Service(
-            *("submissions", at["submissions"], "implicit", "she writes to who takes no mail, and hears of it"),
+            *("submissions", at["submissions"], "implicit", "permfail@ is told back to her"),
             f"swaks -s {at['submissions']} -tlsc {alice} -t permfail@example.test",
         ),
         Service(
@@ -63,7 +63,7 @@ def services(folder: Path, ports: dict[str, int]) -> list[Service]:
             f"{_program()} queue top -c {data}/fastmta.toml",
         ),
         Service(
-            *("sink", at["sink"], "-", "takes mail for all other domains, and keeps it"),
+            *("sink", at["sink"], "-", "where all other mail goes"),
             f"tail -n 20 {data}/arrived.mbox",
         ),
     ]
@@ -75,7 +75,9 @@ def introduce(console: Console, folder: Path, ports: dict[str, int]) -> None:
     for name, password in PEOPLE.items():
         console.print(f"  {name:<18} password [bold]{password}[/]")
     widths = [max(len(service[column]) for service in lines) for column in range(3)]
-    console.print(f"\n[bold]{_row(widths, 'service', 'address', 'TLS', 'try it from another terminal')}[/]")
+    console.print(
+        f"\n[bold]{_row(widths, 'service', 'address', 'TLS', 'try it from another terminal')}[/]"
+    )
     for service in lines:
         console.print(escape(_row(widths, *service[:4])), soft_wrap=True)
         # In one piece, however narrow the terminal, so that it can be copied.

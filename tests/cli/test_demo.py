@@ -135,7 +135,7 @@ def test_alice_fetches_her_first_message(running: Demo) -> None:
 
 
 def test_there_are_metrics(running: Demo) -> None:
-    assert "fastmta_received_total" in running.paste("admin")
+    assert "fastmta_delivered_total" in running.paste("admin")
 
 
 def test_one_can_look_into_the_queue(running: Demo) -> None:
