@@ -183,12 +183,9 @@ class Worker:
         self._smtp.held = sockets or {}
         self._use_policy()
         self._use_local_mail()
-        receipts = self._local.load_receipts(self._shards) if self._local else {}
         for shard in self._shards.values():
             await shard.start()
-        for number, left in receipts.items():
-            if left and self._local:
-                await self._local.clear_receipts(self._shards[number].spool, left)
+        await self._clear_receipts()
         for listener in self._config.listener:
             if listener.service in MAIL_SERVICES:
                 await self._smtp.start(listener)
@@ -231,6 +228,7 @@ class Worker:
             self._local = LocalMail(
                 config,
                 self._accounts,
+                self._shards,
                 self._settle,
                 self._read,
                 self._written,
@@ -238,6 +236,8 @@ class Worker:
                 queue=lambda limit: ReadyQueue(limit, self._weight_of),
             )
             self._ways.local = self._local.delivery
+        if self._local is not None and self._index == 0:
+            self._local.tell_postmasters()
         residents = self._local.residents if self._local and config.domains else None
         self._intake.residents = residents
         if self._reception is not None:
@@ -246,6 +246,11 @@ class Worker:
             self._smtp.vet = residents.vet if residents else None
         for shard in self._shards.values():
             shard.scheduler.submit = self._ways.submit
+
+    async def _clear_receipts(self) -> None:
+        if self._local is not None:
+            spools = {number: shard.spool for number, shard in self._shards.items()}
+            await self._local.clear_receipts(spools)
 
     async def _written(self) -> None:
         for shard in self._shards.values():
@@ -357,6 +362,8 @@ class Worker:
         ]
         self._config = config
         problem = self.journal.reopen(config.disposition_log)
+        self._open_accounts()
+        self._use_local_mail()  # before anything is routed there
         self._permits.rules = SlowDownRules(config.shaping.slow_down_rules)
         self._router.retire()
         self._router = Router(config, Resolver(config.dns))
@@ -367,8 +374,7 @@ class Worker:
         self._dispatcher.reshape(self._admit)
         for shard in self._shards.values():
             shard.reload(config)
-        self._open_accounts()
-        self._use_local_mail()
+        await self._clear_receipts()
         self._smtp.access = self._access
         if self._access is not None:
             await self._access.reload(config.auth)
@@ -427,7 +433,8 @@ class Worker:
         for shard in self._shards.values():
             await shard.close()
         if self._local is not None:
-            await self._local.close()
+            settled = not any(shard.spool.unsettled for shard in self._shards.values())
+            await self._local.close(settled=settled)
         await self._signing.finish()  # reports
         if self._reception is not None:
             self._reception.close()
