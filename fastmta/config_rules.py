@@ -14,6 +14,7 @@ from fastmta.config_abuse import check_abuse
 from fastmta.config_auth import check_auth
 from fastmta.config_dkim import check_dkim
 from fastmta.config_mailboxes import check_mailboxes
+from fastmta.config_pop3 import check_pop3
 from fastmta.config_process import check_policy, check_user
 from fastmta.config_reader import DomainPattern, Endpoint, Problem, covers
 from fastmta.config_shaping import check_shaping
@@ -371,6 +372,7 @@ RULES = (
     check_policy,
     _check_listeners,
     check_submission,
+    check_pop3,
     check_abuse,
     check_mailboxes,
     _check_tls,

@@ -16,7 +16,7 @@ from typing import Any
 
 from msgspec import Raw, msgpack
 
-from fastmta import control, log, metrics, worker_main
+from fastmta import control, log, worker_main
 from fastmta.config import MAIL_SERVICES, Config, fingerprint
 from fastmta.config_dkim import load_signers
 from fastmta.delivery.dispatcher import Dispatcher
@@ -47,64 +47,22 @@ from fastmta.server.access import Access
 from fastmta.server.backend import Backend
 from fastmta.server.counts import Row
 from fastmta.server.judges import Judges
+from fastmta.server.pop3 import Pop3Service
 from fastmta.server.reception import Reception
 from fastmta.server.signing import Signing
 from fastmta.server.smtp import SmtpService
 from fastmta.server.tls import ServerTls
 from fastmta.store.accounts import Accounts
+from fastmta.store.mailboxes import Mailboxes
 from fastmta.store.spool import Spool
 from fastmta.store.suppression import SuppressionList
 from fastmta.worker_desk import Rules, WorkerDesk
 from fastmta.worker_door import Door
 from fastmta.worker_mail import Intake, LocalMail
+from fastmta.worker_shard import Shard, shards_of, show
 
 CLEAN_INTERVAL = 10.0  # seconds between two looks at some rows of the suppression list
 JOURNAL_INTERVAL = 0.1  # seconds between writes of the disposition log
-
-QUEUE = metrics.gauge("fastmta_queue_envelopes", "Envelopes in the queue")
-HELD = metrics.gauge("fastmta_queue_held_envelopes", "Envelopes that an operator keeps back")
-OLDEST = metrics.gauge(
-    "fastmta_queue_oldest_seconds", "Age of the oldest message in the queue", combine="max"
-)
-FILE = metrics.gauge("fastmta_spool_file_bytes", "Size of the spool's files in use")
-FREE = metrics.gauge("fastmta_spool_free_bytes", "Space inside the spool's files for new rows")
-
-
-class Shard:
-    """One spool with what empties it."""
-
-    def __init__(
-        self, spool: Spool, settlement: Settlement, expiry: Expiry, scheduler: Scheduler[Site]
-    ) -> None:
-        self.spool, self.settlement = spool, settlement
-        self.expiry, self.scheduler = expiry, scheduler
-        self._runners: list[asyncio.Task[None]] = []
-
-    async def start(self) -> None:
-        await self.spool.start(self.scheduler.admit)
-        for run in (self.scheduler.run(), self.expiry.run()):
-            self._runners.append(asyncio.ensure_future(run))
-
-    def reload(self, config: Config) -> None:
-        self.spool.keep_free(config.spool.min_free_space)
-        self.spool.reconsider()
-        self.settlement.configure(config.reports, config.hostname)
-
-    async def stop_scheduling(self) -> None:
-        for runner in self._runners:
-            runner.cancel()
-        await self.scheduler.stop()
-
-    async def close(self) -> None:
-        await self.settlement.finish()
-        await self.spool.close()
-
-
-def shards_of(folder: Path, index: int, workers: int) -> list[int]:
-    """The worker's own shard, then those that are left from more workers and fall to it."""
-    found = [int(path.name) for path in folder.glob("[0-9]*") if path.name.isdigit()]
-    return [index, *sorted(n for n in found if n >= workers and n % workers == index)]
-
 
 # What an operator may ask for.
 _decode_request = msgpack.Decoder(control.Status | ToWorker).decode
@@ -142,6 +100,8 @@ class Worker:
         self._reception: Reception | None = None
         self._accounts: Accounts | None = None  # where a listener offers logins, or mail stays
         self._access: Access | None = None
+        self._mailboxes: Mailboxes | None = None  # where mail stays, or a listener shows it
+        self._pop3: Pop3Service | None = None
         self._cleaned = 0.0
         self._router = Router(config, Resolver(config.dns))
         self._dispatcher = Dispatcher(
@@ -173,7 +133,7 @@ class Worker:
         folder = self._config.data_dir / "spool"
         for number in shards_of(folder, self._index, self._config.workers):
             self._shards[number] = self._open(folder / str(number), number)
-        _show(list(self._shards.values()))
+        show(list(self._shards.values()))
         self._intake = Intake(self._shards[self._index].spool, self.journal)
         self._open_accounts()
         threads = max(2, len(os.sched_getaffinity(0)) // self._config.workers)
@@ -181,6 +141,7 @@ class Worker:
         self._smtp = self._open_smtp(self._signing)
         self._smtp.watch = self._signing.watch
         self._smtp.held = sockets or {}
+        self._open_pop3()
         self._use_policy()
         self._use_local_mail()
         for shard in self._shards.values():
@@ -189,6 +150,8 @@ class Worker:
         for listener in self._config.listener:
             if listener.service in MAIL_SERVICES:
                 await self._smtp.start(listener)
+            elif self._pop3 is not None and listener.service == "pop3":
+                await self._pop3.start(listener)
         self._write_journal()
 
     def _open_journal(self) -> log.DispositionLog:
@@ -213,10 +176,10 @@ class Worker:
 
     def _open_accounts(self) -> None:
         config = self._config
-        offers_login = any(map(config.offers_login, config.listener))
-        if self._accounts is None and (offers_login or config.domains):
+        has_logins = config.has_logins
+        if self._accounts is None and (has_logins or config.domains):
             self._accounts = Accounts(config.data_dir / "accounts")
-        if self._access is None and offers_login and self._accounts is not None:
+        if self._access is None and has_logins and self._accounts is not None:
             self._access = Access(config.auth, self._accounts)
 
     def _use_local_mail(self) -> None:
@@ -228,6 +191,7 @@ class Worker:
             self._local = LocalMail(
                 config,
                 self._accounts,
+                self._open_mailboxes(),
                 self._shards,
                 self._settle,
                 self._read,
@@ -247,6 +211,16 @@ class Worker:
         for shard in self._shards.values():
             shard.scheduler.submit = self._ways.submit
 
+    def _open_mailboxes(self) -> Mailboxes:
+        """Once: LMDB forbids the same path twice in one process."""
+        if self._mailboxes is None:
+            folder = self._config.data_dir / "mail" / "0"
+            self._mailboxes = Mailboxes(folder, self._quota_of)
+        return self._mailboxes
+
+    def _quota_of(self, account: str) -> int:
+        return self._local.quota_of(account) if self._local else 0
+
     async def _clear_receipts(self) -> None:
         if self._local is not None:
             spools = {number: shard.spool for number, shard in self._shards.items()}
@@ -256,10 +230,21 @@ class Worker:
         for shard in self._shards.values():
             await shard.spool.written()
 
+    def _open_pop3(self) -> None:
+        """Where a listener wants it; a service that is there stays, for sessions under way."""
+        config, access = self._config, self._access
+        wanted = any(listener.service == "pop3" for listener in config.listener)
+        if self._pop3 is not None or access is None or not wanted:
+            return
+        self._pop3 = Pop3Service(config, self._open_mailboxes(), access, _tls(config))
+        self._pop3.held = self._smtp.held
+
     def _use_policy(self) -> None:
         """Ask the policy where it has a function, and nowhere else."""
         policy = self._policy
         self._smtp.judges = Judges([*self._door.judges, *policy.judges()], self._door.note)
+        if self._pop3 is not None:
+            self._pop3.judges = self._smtp.judges
         self.journal.listener = policy.hear if policy.listens else None
         for shard in self._shards.values():
             shard.scheduler.choose = policy.choose if policy.chooses else None
@@ -381,9 +366,12 @@ class Worker:
         self._signing.signers = signers
         self._smtp.watch = self._signing.watch
         self._door.reload(config)
+        self._open_pop3()
         unloaded = await self._policy.reload(config)
         self._use_policy()
         problems = await self._smtp.reload(config, tls)
+        if self._pop3 is not None:
+            problems += await self._pop3.reload(config, tls)
         return [*unloaded, *fixed, *([problem] if problem else []), *problems]
 
     def permit(self, payload: Raw) -> None:
@@ -413,7 +401,7 @@ class Worker:
             pid=os.getpid(),
             uptime=time.monotonic() - self._began,
             shards=list(self._shards),
-            sessions=len(self._smtp.sessions),
+            sessions=len(self._smtp.sessions) + (len(self._pop3.sessions) if self._pop3 else 0),
             connections=len(self._dispatcher.connections),
             queued=sum(each.spool.statistics().envelopes for each in self._shards.values()),
             config=fingerprint(self._config),
@@ -424,7 +412,8 @@ class Worker:
 
         What comes in has so many seconds, then what goes out has as many.
         """
-        await self._smtp.drain(seconds)
+        services = (self._smtp, self._pop3)
+        await asyncio.gather(*(each.drain(seconds) for each in services if each is not None))
         await self._signing.finish()  # also for clients that have gone
         self._door.close()
         for shard in self._shards.values():
@@ -442,6 +431,8 @@ class Worker:
             await self._access.close()
         if self._accounts is not None:
             self._accounts.close()
+        if self._mailboxes is not None:
+            await self._mailboxes.close()
         if self._list is not None:
             await self._list.close()
         if self._journal_timer is not None:
@@ -464,22 +455,6 @@ def _tls(config: Config) -> ServerTls | None:
         return None
     using = {each.service for each in config.listener if config.tls_mode(each) != "none"}
     return ServerTls(config.tls, using)
-
-
-def _show(shards: list[Shard]) -> None:
-    """Let the gauges read the spools when somebody asks."""
-
-    def total(field: str) -> Callable[[], float]:
-        return lambda: sum(getattr(shard.spool.statistics(), field) for shard in shards)
-
-    def age() -> float:
-        times = [shard.spool.statistics().oldest for shard in shards]
-        oldest = min(filter(None, times), default=0.0)
-        return max(0.0, time.time() - oldest) if oldest else 0.0
-
-    QUEUE.read, HELD.read = total("envelopes"), total("held")
-    FILE.read, FREE.read = total("file_octets"), total("free_octets")
-    OLDEST.read = age
 
 
 if __name__ == "__main__":

@@ -114,6 +114,7 @@ class LocalMail:
         self,
         config: Config,
         accounts: Accounts,
+        mailboxes: Mailboxes,
         shards: Iterable[int],
         settle: Settle,
         read: Callable[[int, int], Awaitable[list[bytes]]],
@@ -125,7 +126,7 @@ class LocalMail:
         """`shards` are those that mail is delivered from; the others are as for LocalDelivery."""
         self._accounts = accounts
         self._directory = Directory(config, accounts)
-        self.mailboxes = Mailboxes(config.data_dir / "mail" / "0", self._quota_of)
+        self.mailboxes = mailboxes
         # Before anything is delivered: what a crash has left, by shard.
         self._left = {number: self.mailboxes.receipts(number) for number in shards}
         self.residents = Residents(self._directory, self.mailboxes.usage)
@@ -133,7 +134,7 @@ class LocalMail:
             self.mailboxes, self._directory, settle, read, written, room=room, queue=queue
         )
 
-    def _quota_of(self, account: str) -> int:
+    def quota_of(self, account: str) -> int:
         return self._directory.quota_of_name(account)
 
     def reload(self, config: Config) -> None:
@@ -162,4 +163,3 @@ class LocalMail:
     async def close(self, *, settled: bool) -> None:
         """After the spools; `settled` as in LocalDelivery.finish."""
         await self.delivery.finish(settled=settled)
-        await self.mailboxes.close()
