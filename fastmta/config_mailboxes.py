@@ -52,8 +52,9 @@ def check_mailboxes(config: "Config") -> Iterator[Problem]:
     yield from _check_address(config, "mailboxes.postmaster", settings.postmaster)
     for name, domain in config.domains.items():
         yield from _check_address(config, f'domains."{name}".catch_all', domain.catch_all)
+    names = set[str](config.domains)
     for i, route in enumerate(config.route):
-        if route.domain in config.domains:
+        if route.domain in names:
             text = f'"{route.domain}" can never match: [domains."{route.domain}"] has its mail'
             yield Problem(f"route[{i}].domain", text)
 

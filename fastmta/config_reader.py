@@ -317,7 +317,8 @@ class Reader:
         if get_origin(kind) is tuple:
             return self._array(get_args(kind)[0], raw, path)
         if get_origin(kind) is dict:
-            return self._named(*get_args(kind), raw, path)
+            name, kind = get_args(kind)
+            return self._named(name, kind, raw, path)
         if get_origin(kind) is Literal:
             return self._choice(get_args(kind), raw, path)
         if _is_table(kind):

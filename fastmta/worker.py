@@ -16,7 +16,7 @@ from typing import Any
 
 from msgspec import Raw, msgpack
 
-from fastmta import control, log, metrics, worker_main
+from fastmta import control, log, worker_main
 from fastmta.config import MAIL_SERVICES, Config, fingerprint
 from fastmta.config_dkim import load_signers
 from fastmta.delivery.dispatcher import Dispatcher
@@ -59,54 +59,10 @@ from fastmta.store.suppression import SuppressionList
 from fastmta.worker_desk import Rules, WorkerDesk
 from fastmta.worker_door import Door
 from fastmta.worker_mail import Intake, LocalMail
+from fastmta.worker_shard import Shard, shards_of, show
 
 CLEAN_INTERVAL = 10.0  # seconds between two looks at some rows of the suppression list
 JOURNAL_INTERVAL = 0.1  # seconds between writes of the disposition log
-
-QUEUE = metrics.gauge("fastmta_queue_envelopes", "Envelopes in the queue")
-HELD = metrics.gauge("fastmta_queue_held_envelopes", "Envelopes that an operator keeps back")
-OLDEST = metrics.gauge(
-    "fastmta_queue_oldest_seconds", "Age of the oldest message in the queue", combine="max"
-)
-FILE = metrics.gauge("fastmta_spool_file_bytes", "Size of the spool's files in use")
-FREE = metrics.gauge("fastmta_spool_free_bytes", "Space inside the spool's files for new rows")
-
-
-class Shard:
-    """One spool with what empties it."""
-
-    def __init__(
-        self, spool: Spool, settlement: Settlement, expiry: Expiry, scheduler: Scheduler[Site]
-    ) -> None:
-        self.spool, self.settlement = spool, settlement
-        self.expiry, self.scheduler = expiry, scheduler
-        self._runners: list[asyncio.Task[None]] = []
-
-    async def start(self) -> None:
-        await self.spool.start(self.scheduler.admit)
-        for run in (self.scheduler.run(), self.expiry.run()):
-            self._runners.append(asyncio.ensure_future(run))
-
-    def reload(self, config: Config) -> None:
-        self.spool.keep_free(config.spool.min_free_space)
-        self.spool.reconsider()
-        self.settlement.configure(config.reports, config.hostname)
-
-    async def stop_scheduling(self) -> None:
-        for runner in self._runners:
-            runner.cancel()
-        await self.scheduler.stop()
-
-    async def close(self) -> None:
-        await self.settlement.finish()
-        await self.spool.close()
-
-
-def shards_of(folder: Path, index: int, workers: int) -> list[int]:
-    """The worker's own shard, then those that are left from more workers and fall to it."""
-    found = [int(path.name) for path in folder.glob("[0-9]*") if path.name.isdigit()]
-    return [index, *sorted(n for n in found if n >= workers and n % workers == index)]
-
 
 # What an operator may ask for.
 _decode_request = msgpack.Decoder(control.Status | ToWorker).decode
@@ -177,7 +133,7 @@ class Worker:
         folder = self._config.data_dir / "spool"
         for number in shards_of(folder, self._index, self._config.workers):
             self._shards[number] = self._open(folder / str(number), number)
-        _show(list(self._shards.values()))
+        show(list(self._shards.values()))
         self._intake = Intake(self._shards[self._index].spool, self.journal)
         self._open_accounts()
         threads = max(2, len(os.sched_getaffinity(0)) // self._config.workers)
@@ -188,12 +144,9 @@ class Worker:
         self._open_pop3()
         self._use_policy()
         self._use_local_mail()
-        receipts = self._local.load_receipts(self._shards) if self._local else {}
         for shard in self._shards.values():
             await shard.start()
-        for number, left in receipts.items():
-            if left and self._local:
-                await self._local.clear_receipts(self._shards[number].spool, left)
+        await self._clear_receipts()
         for listener in self._config.listener:
             if listener.service in MAIL_SERVICES:
                 await self._smtp.start(listener)
@@ -239,6 +192,7 @@ class Worker:
                 config,
                 self._accounts,
                 self._open_mailboxes(),
+                self._shards,
                 self._settle,
                 self._read,
                 self._written,
@@ -246,6 +200,8 @@ class Worker:
                 queue=lambda limit: ReadyQueue(limit, self._weight_of),
             )
             self._ways.local = self._local.delivery
+        if self._local is not None and self._index == 0:
+            self._local.tell_postmasters()
         residents = self._local.residents if self._local and config.domains else None
         self._intake.residents = residents
         if self._reception is not None:
@@ -264,6 +220,11 @@ class Worker:
 
     def _quota_of(self, account: str) -> int:
         return self._local.quota_of(account) if self._local else 0
+
+    async def _clear_receipts(self) -> None:
+        if self._local is not None:
+            spools = {number: shard.spool for number, shard in self._shards.items()}
+            await self._local.clear_receipts(spools)
 
     async def _written(self) -> None:
         for shard in self._shards.values():
@@ -386,6 +347,8 @@ class Worker:
         ]
         self._config = config
         problem = self.journal.reopen(config.disposition_log)
+        self._open_accounts()
+        self._use_local_mail()  # before anything is routed there
         self._permits.rules = SlowDownRules(config.shaping.slow_down_rules)
         self._router.retire()
         self._router = Router(config, Resolver(config.dns))
@@ -396,8 +359,7 @@ class Worker:
         self._dispatcher.reshape(self._admit)
         for shard in self._shards.values():
             shard.reload(config)
-        self._open_accounts()
-        self._use_local_mail()
+        await self._clear_receipts()
         self._smtp.access = self._access
         if self._access is not None:
             await self._access.reload(config.auth)
@@ -460,7 +422,8 @@ class Worker:
         for shard in self._shards.values():
             await shard.close()
         if self._local is not None:
-            await self._local.close()
+            settled = not any(shard.spool.unsettled for shard in self._shards.values())
+            await self._local.close(settled=settled)
         await self._signing.finish()  # reports
         if self._reception is not None:
             self._reception.close()
@@ -492,22 +455,6 @@ def _tls(config: Config) -> ServerTls | None:
         return None
     using = {each.service for each in config.listener if config.tls_mode(each) != "none"}
     return ServerTls(config.tls, using)
-
-
-def _show(shards: list[Shard]) -> None:
-    """Let the gauges read the spools when somebody asks."""
-
-    def total(field: str) -> Callable[[], float]:
-        return lambda: sum(getattr(shard.spool.statistics(), field) for shard in shards)
-
-    def age() -> float:
-        times = [shard.spool.statistics().oldest for shard in shards]
-        oldest = min(filter(None, times), default=0.0)
-        return max(0.0, time.time() - oldest) if oldest else 0.0
-
-    QUEUE.read, HELD.read = total("envelopes"), total("held")
-    FILE.read, FREE.read = total("file_octets"), total("free_octets")
-    OLDEST.read = age
 
 
 if __name__ == "__main__":

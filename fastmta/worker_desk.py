@@ -193,8 +193,7 @@ class Memory:
 
     def under_way(self, meant: steward.Meant) -> int:
         return sum(
-            is_begun and meant(job, path.site.name)
-            for job, path, is_begun in self._ways.jobs()
+            is_begun and meant(job, path.site.name) for job, path, is_begun in self._ways.jobs()
         )
 
 

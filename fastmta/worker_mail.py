@@ -5,7 +5,9 @@ set.
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from itertools import compress
+from operator import not_
 
 import lmdb
 
@@ -39,40 +41,28 @@ class Intake:
         self.refusal = spool.refusal
 
     def accept(self, arrival: Arrival, done: Callable[[Reply | None], None]) -> None:
+        arrivals: list[Arrival] = []  # instead of it
         if self.residents is not None:
-            return self._accept_for(self.residents, arrival, done)
-        return self._store(arrival, done)
+            try:
+                refusal = self.residents.refusal(arrival)
+                arrivals = [] if refusal else self.residents.expand(arrival, self.new_id)
+            except (lmdb.Error, Unreadable):
+                logger.exception("%s: accounts cannot be looked up", format_id(arrival.message))
+                refusal = _NOT_NOW
+            if refusal is not None:
+                return done(refusal)
 
-    def _store(self, arrival: Arrival, done: Callable[[Reply | None], None]) -> None:
         def stored(refusal: Reply | None) -> None:
             if refusal is None:
                 self._journal.write(_received(arrival))
+                if arrivals:
+                    self._note_forwarded(arrival, arrivals)
             done(refusal)
 
+        if arrivals:
+            return self._spool.accept_all(arrivals, stored)
         self._spool.accept(arrival, stored)
-
-    def _accept_for(
-        self, residents: Residents, arrival: Arrival, done: Callable[[Reply | None], None]
-    ) -> None:
-        """Unless nobody can have it, and to where accounts forward it."""
-        try:
-            refusal = residents.refusal(arrival)
-            arrivals = [] if refusal else residents.expand(arrival, self.new_id)
-        except (lmdb.Error, Unreadable):
-            logger.exception("%s: accounts cannot be looked up", format_id(arrival.message))
-            refusal, arrivals = _NOT_NOW, []
-        if refusal is not None:
-            return done(refusal)
-        if not arrivals:
-            return self._store(arrival, done)
-
-        def stored(refusal: Reply | None) -> None:
-            if refusal is None:
-                self._journal.write(_received(arrival))
-                self._note_forwarded(arrival, arrivals)
-            done(refusal)
-
-        return self._spool.accept_all(arrivals, stored)
+        return None
 
     def expanded(self, report: Arrival) -> list[Arrival]:
         """A report of ours, to where its recipient forwards it."""
@@ -125,6 +115,7 @@ class LocalMail:
         config: Config,
         accounts: Accounts,
         mailboxes: Mailboxes,
+        shards: Iterable[int],
         settle: Settle,
         read: Callable[[int, int], Awaitable[list[bytes]]],
         written: Callable[[], Awaitable[None]],
@@ -132,10 +123,12 @@ class LocalMail:
         room: Callable[[str], None],
         queue: Callable[[int], ReadyQueue],
     ) -> None:
-        """The arguments are those of LocalDelivery."""
+        """`shards` are those that mail is delivered from; the others are as for LocalDelivery."""
         self._accounts = accounts
         self._directory = Directory(config, accounts)
         self.mailboxes = mailboxes
+        # Before anything is delivered: what a crash has left, by shard.
+        self._left = {number: self.mailboxes.receipts(number) for number in shards}
         self.residents = Residents(self._directory, self.mailboxes.usage)
         self.delivery = LocalDelivery(
             self.mailboxes, self._directory, settle, read, written, room=room, queue=queue
@@ -150,18 +143,23 @@ class LocalMail:
         self.residents = Residents(self._directory, self.mailboxes.usage)
         self.delivery.directory = self._directory
 
-    def load_receipts(self, shards: Iterable[int]) -> dict[int, list[bytes]]:
-        """What a crash has left, by shard; before anything is delivered."""
-        return {number: self.mailboxes.receipts(number) for number in shards}
+    async def clear_receipts(self, spools: Mapping[int, Spool]) -> None:
+        """Of envelopes that the shards do not have any more; these have been started."""
+        left, self._left = self._left, {}
+        for number, receipts in left.items():
+            held = await spools[number].holds([envelope_of(receipt) for receipt in receipts])
+            self.delivery.forget_later(compress(receipts, map(not_, held)))
 
-    async def clear_receipts(self, spool: Spool, receipts: list[bytes]) -> None:
-        """Of envelopes that a shard does not have any more; it has been started."""
-        held = await spool.holds([envelope_of(receipt) for receipt in receipts])
-        await spool.written()  # what has gone in the meantime too
-        for receipt, is_held in zip(receipts, held, strict=True):
-            if not is_held:
-                self.mailboxes.forget(receipt)
+    def tell_postmasters(self) -> None:
+        """RFC 5321 section 4.5.1 wants one for each domain."""
+        for domain in sorted(self._directory.domains):
+            if self._directory.owner(f"postmaster@{domain}") is None:
+                logger.warning(
+                    "nobody gets mail for postmaster@%s: make an account or alias, or set"
+                    " mailboxes.postmaster",
+                    domain,
+                )
 
-    async def close(self) -> None:
-        """After the spools."""
-        await self.delivery.finish()
+    async def close(self, *, settled: bool) -> None:
+        """After the spools; `settled` as in LocalDelivery.finish."""
+        await self.delivery.finish(settled=settled)

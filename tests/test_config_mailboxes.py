@@ -77,7 +77,7 @@ WRONG = {
         [DOMAIN, '[[route]]\ndomain = "example.test"\nnext_hop = ["192.0.2.1:25"]'],
         r'route\[0\].domain: "example.test" can never match',
     ),
-    "a value of another type": (['[domains]\n"example.test" = "yes"'], 'must be a table'),
+    "a value of another type": (['[domains]\n"example.test" = "yes"'], "must be a table"),
 }
 
 

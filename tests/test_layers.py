@@ -29,6 +29,7 @@ LAYERS = [
     {"worker_desk"},
     {"worker_door"},
     {"worker_mail"},
+    {"worker_shard"},
     {"worker"},
     {"worker_process"},
     {"order_desk"},

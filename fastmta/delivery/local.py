@@ -45,7 +45,13 @@ NOT_STORED = Reply(451, "4.3.0", "The mailbox cannot be written now")
 NOT_READ = Reply(451, "4.3.0", "The message cannot be read now")
 NOT_FOUND = Reply(451, "4.3.0", "Accounts cannot be looked up now")
 
-_ENDS = {STORED: "stored", FULL: "full", TOO_BIG: "too_big", UNKNOWN: "unknown", DISABLED: "unknown"}
+_ENDS = {
+    STORED: "stored",
+    FULL: "full",
+    TOO_BIG: "too_big",
+    UNKNOWN: "unknown",
+    DISABLED: "unknown",
+}
 _RECEIPT = Layout(">BQH")  # shard, message, index of the envelope
 
 # `read(message, first)`: chunks from number `first` on; [] at the end.
@@ -111,7 +117,7 @@ class LocalDelivery:
         self._delivered_rate = self._deferred_rate = 0.0
         self._last: Reply | None = None
         self._last_time = 0.0
-        self.draining = False
+        self.draining = self._is_over = False
         WAITING.read = lambda: self.active_jobs()
 
     # What the dispatcher has too.
@@ -178,14 +184,24 @@ class LocalDelivery:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def finish(self) -> None:
-        """After the spools have written all: no receipt is needed any more."""
+    async def finish(self, *, settled: bool) -> None:
+        """After the drain and the end of the spools; nothing is settled from now on.
+
+        `settled`: these have written all, so that no receipt is needed any more.
+        """
+        self._is_over = True
         if self._timer is not None:
             self._timer.cancel()
         if self._forgetting is not None:
             self._forgetting.cancel()
             await asyncio.gather(self._forgetting, return_exceptions=True)
-        self._forget(self._receipts)
+        if settled:
+            self._forget(self._receipts)
+
+    def forget_later(self, receipts: Iterable[bytes]) -> None:
+        """Of envelopes that the spool has no more, or will have no more once all is written."""
+        self._receipts += receipts
+        self._watch()
 
     # One job after the other.
 
@@ -199,6 +215,9 @@ class LocalDelivery:
             self._octets += job.envelope.size
             self._tell_room(job)
             self._begin(job)
+        self._watch()
+
+    def _watch(self) -> None:
         if self._timer is None:
             self._timer = self._loop.call_later(SWEEP_SECONDS, self._sweep)
 
@@ -251,6 +270,8 @@ class LocalDelivery:
         self._end(job, [reply] * len(job.envelope.recipients))
 
     def _end(self, job: Job, replies: Iterable[Reply | None]) -> None:
+        if self._is_over:
+            return  # the next process delivers it, and finds its receipt
         del self._begun[id(job)]
         self._octets -= job.envelope.size
         self._receipts.append(receipt_of(job.envelope))

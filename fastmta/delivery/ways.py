@@ -1,4 +1,4 @@
-"""All ways out of the queue, as the scheduler and operators see them: to hosts, and to mailboxes."""
+"""All ways out of the queue, to hosts and to mailboxes, as scheduler and operators see them."""
 
 from collections.abc import Callable, Iterator
 from typing import Protocol

@@ -15,7 +15,6 @@ from fastmta.protocol.sasl import Exchange
 from fastmta.protocol.smtp_limits import MAX_LOGIN_LINE, Door, Load, Policy
 from fastmta.protocol.smtp_question import Question, Step
 
-
 _FOUR = ord("4")
 _NO_SUCH_USER = b"550 5.1.1"
 

@@ -195,7 +195,9 @@ class Accounts:
             if not is_mailbox(target) or len(target.encode()) > _LONGEST_KEY:
                 raise Refused(f"{target[:80]!r} is no address; write bob@example.test")
             if _is_named(name, target):
-                raise Refused(f"{name} cannot forward to itself; its mailbox keeps a copy by --keep")
+                raise Refused(
+                    f"{name} cannot forward to itself; its mailbox keeps a copy by --keep"
+                )
         return self.change(name, forward=known, keep=keep and bool(known))
 
     def delete(self, name: str) -> None:

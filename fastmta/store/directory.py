@@ -44,7 +44,9 @@ class Directory:
     def __init__(self, config: Config, accounts: Accounts) -> None:
         self.domains = frozenset[str](config.domains)
         self.settings = config.mailboxes
-        self._catch_all = {name: one.catch_all for name, one in config.domains.items()}
+        self._catch_all: dict[str, str] = {
+            name: one.catch_all for name, one in config.domains.items()
+        }
         # RFC 5321 section 4.5.1: `postmaster` without a domain, which is read as this.
         self._postmaster_here = f"postmaster@{config.hostname}"
         self._accounts = accounts

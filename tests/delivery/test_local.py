@@ -101,7 +101,7 @@ async def office(folder: Path, bounds: Bounds | None = None) -> AsyncIterator[Of
         yield here
     finally:
         await here.delivery.drain(10)
-        await here.delivery.finish()
+        await here.delivery.finish(settled=True)
         await here.mailboxes.close()
         here.accounts.close()
 
@@ -266,6 +266,35 @@ def test_receipts_that_are_left_at_the_end_go_too(
             await until(lambda: not here.delivery._receipts)  # they wait for the spool
             await here.ends("bob@a.test")
         assert len(set(forgotten)) == 2
+
+    run(scenario())
+
+
+def test_where_the_spool_could_not_be_written_receipts_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        forgotten: list[bytes] = []
+        async with office(tmp_path) as here:
+            monkeypatch.setattr(here.mailboxes, "forget", forgotten.append)
+            here.written.clear()
+            here.add("bob@a.test")
+            await here.ends("bob@a.test")
+            await here.delivery.finish(settled=False)
+            assert not forgotten
+
+    run(scenario())
+
+
+def test_what_is_stored_after_the_end_is_settled_by_the_next_process(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with office(tmp_path) as here:
+            here.add("bob@a.test")
+            here.submit("bob@a.test")
+            await here.delivery.finish(settled=True)
+            while not await here.mail("bob@a.test"):
+                pass
+            assert not here.settled
 
     run(scenario())
 

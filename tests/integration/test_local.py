@@ -35,7 +35,9 @@ SOON = '[retry]\nfirst = "200ms"\nmax_interval = "200ms"\n'
 
 
 @contextmanager
-def server(folder: Path, *tables: str, accounts: tuple[str, ...] = (), **how: Any) -> Iterator[Relay]:
+def server(
+    folder: Path, *tables: str, accounts: tuple[str, ...] = (), **how: Any
+) -> Iterator[Relay]:
     (folder / "data").mkdir(mode=0o700)
     for account in accounts:
         add_account(folder / "data", account)
@@ -43,7 +45,9 @@ def server(folder: Path, *tables: str, accounts: tuple[str, ...] = (), **how: An
         yield running
 
 
-def send(running: Relay, *to: str, content: bytes = MESSAGE, sender: str = SENDER, **how: Any) -> None:
+def send(
+    running: Relay, *to: str, content: bytes = MESSAGE, sender: str = SENDER, **how: Any
+) -> None:
     with SMTP("127.0.0.1", running.smtp, "client.test", timeout=LIMIT) as client:
         assert client.sendmail(sender, to, content, **how) == {}
 
@@ -197,12 +201,15 @@ def test_success_is_reported_into_the_senders_mailbox(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_delivered_comes_back_into_the_senders_mailbox(tmp_path: Path) -> None:
-    with destination(permfail=1.0) as hosts:
-        with server(tmp_path, route(hosts.port), accounts=("alice@example.test",)) as running:
-            send(running, "x@far.test", sender="alice@example.test")
-            delivered(running, 1)
-            [report] = mail_of(running.data, "alice@example.test")["alice@example.test"]
-            assert parse_report(parse(report)) is not None
+    alice = "alice@example.test"
+    with (
+        destination(permfail=1.0) as hosts,
+        server(tmp_path, route(hosts.port), accounts=(alice,)) as running,
+    ):
+        send(running, "x@far.test", sender=alice)
+        delivered(running, 1)
+        [report] = mail_of(running.data, alice)[alice]
+        assert parse_report(parse(report)) is not None
 
 
 def test_an_account_that_is_deleted_while_its_mail_waits(tmp_path: Path) -> None:

@@ -133,9 +133,7 @@ def test_threat_04_local_domains_open_the_relay_to_none_of_its_forms(
     """`relay.example.test` is local, and everything in it is somebody's."""
     scene.add("user@relay.example.test")
     everything = Domain(catch_all=MailAddress("user@relay.example.test"))
-    settings = structs.replace(
-        config(), domains={DomainName("relay.example.test"): everything}
-    )
+    settings = structs.replace(config(), domains={DomainName("relay.example.test"): everything})
     scene.directory = Directory(settings, scene.accounts)
     dialogue = scene.dialogue()
     dialogue.say("MAIL FROM:<> SMTPUTF8")
@@ -171,9 +169,7 @@ def test_without_a_postmaster_a_bare_one_is_relaying(scene: Scene) -> None:
         (2000, " SIZE=1001", "552 5.2.3"),
     ],
 )
-def test_a_full_mailbox_is_refused_at_rcpt(
-    scene: Scene, used: int, size: str, answer: str
-) -> None:
+def test_a_full_mailbox_is_refused_at_rcpt(scene: Scene, used: int, size: str, answer: str) -> None:
     scene.add("bob@a.test", quota=1000)
     scene.used["bob@a.test"] = used
     dialogue = scene.dialogue(max_errors=1)

@@ -174,7 +174,10 @@ def test_forwarding_is_followed_and_each_address_is_met_once(town: Town) -> None
     town.add("bob@a.test", forward=("eve@a.test", "carol@a.test", "carol+x@a.test", "x@c.test"))
     town.add("eve@a.test", forward=("carol@a.test", "x@c.test", "gone@a.test"))
     town.add("carol@a.test")
-    assert town.where("bob@a.test") == (["carol@a.test", "gone@a.test"], [("bob@a.test", "x@c.test")])
+    assert town.where("bob@a.test") == (
+        ["carol@a.test", "gone@a.test"],
+        [("bob@a.test", "x@c.test")],
+    )
 
 
 def test_loops_between_accounts_end(town: Town) -> None:
@@ -194,6 +197,8 @@ def test_a_disabled_account_forwards_nothing(town: Town) -> None:
 
 def test_an_address_does_not_grow_without_end(town: Town) -> None:
     for i in range(5):
-        town.add(f"n{i}@a.test", forward=(f"n{i + 1}@a.test", *(f"{i}.{k}@c.test" for k in range(49))))
+        town.add(
+            f"n{i}@a.test", forward=(f"n{i + 1}@a.test", *(f"{i}.{k}@c.test" for k in range(49)))
+        )
     _, sent = town.where("n0@a.test") or ([], [])
     assert len(sent) < MAX_EXPANDED
