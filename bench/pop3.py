@@ -172,7 +172,7 @@ def line(run: Run) -> str:
 
 
 @click.command(help=__doc__)
-@click.option("--sessions", type=click.IntRange(1), default=100, show_default=True)
+@click.option("--sessions", type=click.IntRange(1), default=50, show_default=True)
 @click.option("--clients", type=click.IntRange(1), default=50, show_default=True, help="At once.")
 @click.option(
     "--messages", type=click.IntRange(3), default=1000, show_default=True, help="In each."
