@@ -5,11 +5,12 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PYX    := $(wildcard fastmta/_core/*.pyx fastmta/_core/*.pxd fastmta/_core/*.h)
 
-.PHONY: help run test check build setup packages sanitize clean
+.PHONY: help run test bench check build setup packages sanitize clean
 
 help:
 	@echo "make run    set up and start the demo"
 	@echo "make test   set up, lint, type-check and run every test"
+	@echo "make bench  measure fastmta beside other servers, for a quarter of an hour"
 	@echo "make check  lint and type-check only"
 	@echo "make build  compile what changed in fastmta/_core"
 	@echo "make sanitize  run the tests of _core and mail under gcc's address and UB sanitizers"
@@ -57,6 +58,13 @@ sanitize: build
 
 packages: $(VENV)/installed
 	$(BIN)/python tools/system_packages.py test
+
+# With a folder of its own for each run: make bench BENCH='--out results-1'
+bench: build
+	-$(BIN)/python tools/system_packages.py bench
+	$(BIN)/pip install --quiet --no-build-isolation --editable '.[bench]'
+	$(BIN)/python tools/bench_peers.py
+	$(BIN)/python -m bench all $(BENCH)
 
 clean:
 	rm -rf $(VENV) $(SANITIZED) build dist *.egg-info fastmta/_core/*.c fastmta/_core/*.so

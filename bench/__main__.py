@@ -8,6 +8,7 @@ import click
 from rich.console import Console
 
 import bench.codec
+import bench.compare
 import bench.delivery_local
 import bench.fanout
 import bench.handshake
@@ -16,6 +17,7 @@ import bench.parse
 import bench.pop3
 import bench.queue_depth
 import bench.relay
+import bench.suite
 import bench.tls_sessions
 from bench import command, peers, report, signing
 from bench.peers import Features, Peer
@@ -30,6 +32,8 @@ def main() -> None:
         signal.signal(number, signal.default_int_handler)
 
 
+main.add_command(bench.suite.main, "all")
+main.add_command(bench.compare.main, "compare")
 main.add_command(bench.codec.main, "codec")
 main.add_command(bench.delivery_local.main, "delivery-local")
 main.add_command(bench.handshake.main, "handshake")
@@ -46,7 +50,8 @@ main.add_command(bench.tls_sessions.main, "tls-sessions")
 @click.option("--size", type=click.IntRange(600), default=2048, show_default=True, help="Octets.")
 @click.option("--clients", type=click.IntRange(1), default=100, show_default=True)
 @click.option("--repeats", type=click.IntRange(1), default=3, show_default=True)
-@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Of fastmta.")
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Where any.")
+@click.option("--domains", type=click.IntRange(0), default=0, help="Of the numbered recipients.")
 @command.peers_option(*peers.NAMES)
 @click.option(
     "--tls", type=click.Choice(peers.TLS), default="none", show_default=True, help="Beside plain."
@@ -64,8 +69,8 @@ def relay(
     output: Path | None,
     **options: int,
 ) -> None:
-    under_test = {name: peers.load(name) for name in names}
-    facts = command.begin(under_test, folder)
+    under_test, absent = command.present({name: peers.load(name) for name in names})
+    facts = {**command.begin(under_test, folder), "absent": absent}
     console = command.console()
     features = Features(tls=tls, dkim=dkim)
     best = signing.speed(dkim) if dkim != "none" else 0.0
@@ -84,8 +89,9 @@ def _run_all(
     console: Console, under_test: dict[str, Peer], options: Options, folder: Path
 ) -> list[Run]:
     runs = []
-    with command.failures_told(), console.status("") as status:
-        for run in bench.relay.run_all(under_test, options, folder, status.update):
+    steps = bench.relay.steps(under_test, options)
+    with command.failures_told(), command.progress(console, steps) as advance:
+        for run in bench.relay.run_all(under_test, options, folder, advance):
             console.print(report.line(run))
             runs.append(run)
     return runs

@@ -1,17 +1,28 @@
 """What the commands have in common that run peers side by side."""
 
+import itertools
+import resource
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import click
 import msgspec
 from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 from bench import report
 
@@ -63,8 +74,41 @@ json_option = click.option(
 )
 
 
+@contextmanager
+def progress(where: Console, total: int) -> Iterator[Callable[[str], None]]:
+    """A bar of so many steps; what it gives is told the name of each that begins."""
+    columns = SpinnerColumn(), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, TextColumn("{task.description}"), console=where) as bar:
+        task, begun = bar.add_task("", total=total), itertools.count()
+
+        def advance(name: str) -> None:
+            bar.update(task, description=name, completed=next(begun))
+
+        yield advance
+        bar.update(task, description="", completed=total)
+
+
+def raise_limits() -> None:
+    """As many open files as may be, here and in all that is started."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 def console() -> Console:
     return Console(width=None if sys.stdout.isatty() else 120)
+
+
+P = TypeVar("P", bound=Named)
+
+
+def present(wanted: Mapping[str, P]) -> tuple[dict[str, P], dict[str, str]]:
+    """Those that can run here, and of the others why not, which is told too."""
+    absent = {name: reason for name, peer in wanted.items() if (reason := peer.missing())}
+    for name, reason in absent.items():
+        click.echo(f"NOT MEASURED: {name}: {reason}")
+    if len(absent) == len(wanted):
+        raise click.ClickException("no peer can run here")
+    return {name: peer for name, peer in wanted.items() if name not in absent}, absent
 
 
 def begin(under_test: Mapping[str, Named], folder: Path) -> dict[str, Any]:
@@ -77,6 +121,7 @@ def begin(under_test: Mapping[str, Named], folder: Path) -> dict[str, Any]:
         if reason := peer.missing():
             raise click.ClickException(f"{name}: {reason} (leave it out with --peers)")
     facts = {
+        "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         "command": shlex.join(["python", "-m", "bench", *sys.argv[1:]]),
         "machine": machine,
         "versions": {name: peer.version() for name, peer in under_test.items()},

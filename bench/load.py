@@ -1,8 +1,9 @@
-"""A load of numbered messages, over SMTP with pipelining, that writes down each 250.
+"""A load of numbered messages, over SMTP, that writes down each 250.
 
 Each client sends one message after another over one connection: envelope and DATA in one write,
-then the content. The content carries its number, its checksum and the time at which it was
-sent (`fastmta.sink.tally` reads them at the other end), and a line that begins with a dot.
+where the server offers PIPELINING, then the content. The content carries its number, its checksum
+and the time at which it was sent (`fastmta.sink.tally` reads them at the other end), and a line
+that begins with a dot.
 
     python -m bench.load 127.0.0.1:2525 --messages 1000 --clients 10 --size 2048
 """
@@ -38,6 +39,7 @@ Message-ID: <%d.load@client.example.test>
 
 """
 Tls = Literal["none", "starttls", "implicit"]
+GREETED = 60.0  # seconds until all clients have to be
 RECIPIENTS = 1000  # distinct local parts
 
 
@@ -51,6 +53,7 @@ class Result(Struct):
     seconds: float = 0.0  # from then to the last 250
     accept_p50: float = 0.0  # seconds from the last octet of content to the 250
     accept_p99: float = 0.0
+    accept_p999: float = 0.0
 
 
 def body_of(size: int) -> tuple[bytes, int]:
@@ -65,9 +68,14 @@ def body_of(size: int) -> tuple[bytes, int]:
 class Load:
     """Hands out the numbers and gathers what became of them."""
 
-    def __init__(self, messages: int, size: int, domains: int = 0, tls: Tls = "none") -> None:
-        """`domains`: so many in turn, d0.example.test and on; 0: example.test alone."""
-        self.tls = tls
+    def __init__(
+        self, messages: int, size: int, domains: int = 0, tls: Tls = "none", rate: float = 0.0
+    ) -> None:
+        """`domains`: so many in turn, d0.example.test and on; 0: example.test alone.
+
+        `rate`: messages a second, at even times as long as a client is free; 0: as fast as can be.
+        """
+        self.tls, self.rate = tls, rate
         self.context = trusting()
         self.numbers = iter(range(1, messages + 1))
         self.result = Result()
@@ -90,9 +98,10 @@ class Load:
         loop = asyncio.get_running_loop()
         sessions = [Client(self) for _ in range(clients)]
         context = self.context if self.tls == "implicit" else None
-        for it in sessions:
-            await loop.create_connection(lambda it=it: it, *endpoint, ssl=context)
-        await asyncio.gather(*(session.greeted for session in sessions))
+        async with asyncio.timeout(GREETED):
+            for it in sessions:
+                await loop.create_connection(lambda it=it: it, *endpoint, ssl=context)
+            await asyncio.gather(*(session.greeted for session in sessions))
         result = self.result
         result.started = time.monotonic()
         for session in sessions:
@@ -102,6 +111,7 @@ class Load:
         result.acknowledged = ranges(self.acknowledged)
         result.accept_p50 = percentile(self.latencies, 0.5)
         result.accept_p99 = percentile(self.latencies, 0.99)
+        result.accept_p999 = percentile(self.latencies, 0.999)
         return result
 
 
@@ -125,6 +135,8 @@ class Client(asyncio.Protocol):
         self._codes: list[bytes] = []
         self._number = 0
         self._sent = 0.0
+        self._pipelining = False
+        self._steps: list[bytes] = []  # commands still to be sent, one by one
         self._expect(1, self._on_greeting)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -134,6 +146,8 @@ class Client(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         *lines, self._rest = (self._rest + data).split(b"\r\n")
         self._codes += [line[:3] for line in lines if line[3:4] != b"-"]
+        if self._then == self._on_ehlo:
+            self._pipelining |= any(line[4:] == b"PIPELINING" for line in lines)
         if len(self._codes) >= self._awaited:
             self._then(self._codes)
 
@@ -179,17 +193,38 @@ class Client(asyncio.Protocol):
 
     def next(self) -> None:
         """Begin the next message, or leave where all are sent."""
+        if self.left.done():
+            return  # the server has ended the connection before
         self._number = next(self._load.numbers, 0)
-        if self._number:
-            self._expect(3, self._on_envelope)
-            self._write(self._load.envelope(self._number))
-        elif not self.left.done():
+        if self._number and self._load.rate:
+            due = self._load.result.started + self._number / self._load.rate
+            now = time.monotonic()
+            asyncio.get_running_loop().call_later(max(0.0, due - now), self._begin)
+        elif self._number:
+            self._begin()
+        else:
             self.left.set_result(None)
             self._write(b"QUIT\r\n")
             self._expect(1, lambda _: self._transport.close())
 
+    def _begin(self) -> None:
+        envelope = self._load.envelope(self._number)
+        if self._pipelining:
+            self._expect(3, self._on_envelope)
+            self._write(envelope)
+        else:  # RFC 2920, section 3.1: only where the server has said that it can
+            self._steps = envelope.splitlines(keepends=True)
+            self._step([b"250"])
+
+    def _step(self, codes: list[bytes]) -> None:
+        if self._steps and codes[0] == b"250":
+            self._expect(1, self._step)
+            self._write(self._steps.pop(0))
+        else:
+            self._on_envelope(codes)
+
     def _on_envelope(self, codes: list[bytes]) -> None:
-        if codes[2] == b"354":
+        if codes[-1] == b"354":
             content = self._load.content(self._number)
             self._expect(1, self._on_end_of_data)
             self._sent = time.monotonic()
@@ -215,10 +250,22 @@ class Client(asyncio.Protocol):
 @click.option("--size", default=2048, show_default=True)
 @click.option("--domains", default=0, help="Recipients are in so many, not in one.")
 @click.option("--tls", type=click.Choice(get_args(Tls)), default="none", show_default=True)
-def main(endpoint: str, messages: int, clients: int, size: int, domains: int, tls: Tls) -> None:
+@click.option("--rate", default=0.0, help="Messages a second; 0 is as fast as can be.")
+def main(
+    endpoint: str,
+    messages: int,
+    clients: int,
+    size: int,
+    domains: int,
+    tls: Tls,
+    rate: float,
+) -> None:
     """Send numbered messages and print as JSON which of them got a 250."""
-    load = Load(messages, size, domains, tls)
-    result = uvloop.run(load.run(Endpoint.parse(endpoint), clients))
+    load = Load(messages, size, domains, tls, rate)
+    try:
+        result = uvloop.run(load.run(Endpoint.parse(endpoint), clients))
+    except TimeoutError:
+        raise click.ClickException(f"not all clients were greeted in {GREETED:.0f} s") from None
     click.echo(msgspec.json.encode(result))
 
 

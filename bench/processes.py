@@ -13,12 +13,15 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from bench import cgroup
+
 TICK = 1 / os.sysconf("SC_CLK_TCK")  # seconds
 START_LIMIT = 30.0  # seconds until a server must greet
 STOP_LIMIT = 10.0  # seconds from SIGTERM to SIGKILL
 # Below those that the kernel gives to sockets without a port, so that no connection has one when a
 # server comes to bind it. Each process of ours begins elsewhere.
 _PORTS = range(10_000, 32_000)
+_groups: dict[int, cgroup.Group] = {}  # of each root that runs, where the kernel has them
 _next_port = itertools.count(os.getpid() * 1_000)
 
 
@@ -61,16 +64,41 @@ def _peak(pid: int) -> int:
     return 0
 
 
+def members(root: int) -> list[int]:
+    """All processes of a tree that `running` started, those whose parents have gone included."""
+    group = _groups.get(root)
+    return group.members() if group else tree(root)
+
+
 def usage(root: int) -> Usage:
-    """CPU of the tree, with children that have ended and were waited for."""
+    """CPU of all processes that were ever in the tree.
+
+    Without control groups: of those that live, and of the ended ones that were waited for. That
+    leaves out what Exim forks, whose parents neither wait nor live as long.
+    """
+    pids, group = members(root), _groups.get(root)
+    if group:
+        return Usage(*group.spent(), sum(map(_peak, pids)))
     user = system = 0
-    pids = tree(root)
     for pid in pids:
         if fields := _stat(pid):
             own_user, own_system, ended_user, ended_system = map(int, fields[11:15])
             user += own_user + ended_user
             system += own_system + ended_system
     return Usage(user * TICK, system * TICK, sum(map(_peak, pids)))
+
+
+def resident(root: int) -> int:
+    """Octets of memory in use; what processes share is divided among them (PSS, proc(5))."""
+    return sum(map(_proportional, members(root)))
+
+
+def _proportional(pid: int) -> int:
+    with suppress(OSError):
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) << 10
+    return 0
 
 
 def idle() -> float:
@@ -118,15 +146,23 @@ def free_port(*hosts: str) -> int:
     raise OSError(f"no port is free on all of {hosts}")
 
 
+def tries(limit: float, pause: float = 0.02) -> Iterator[None]:
+    """Again and again, for so many seconds."""
+    deadline = time.monotonic() + limit
+    while time.monotonic() < deadline:
+        yield
+        time.sleep(pause)
+
+
 def greets(port: int, process: "subprocess.Popen[bytes]", greeting: bytes = b"220") -> None:
     """Wait until a server greets on this port; RuntimeError if it ends or takes too long."""
-    deadline = time.monotonic() + START_LIMIT
-    while time.monotonic() < deadline and process.poll() is None:
+    for _ in tries(START_LIMIT):
+        if process.poll() is not None:
+            break
         with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1) as sock:
             if sock.recv(100).startswith(greeting):
                 sock.sendall(b"QUIT\r\n")
                 return
-        time.sleep(0.02)
     raise RuntimeError(f"{process.args!r} does not greet on port {port}")
 
 
@@ -134,20 +170,26 @@ def greets(port: int, process: "subprocess.Popen[bytes]", greeting: bytes = b"22
 def running(command: Sequence[str], log: Path) -> Iterator["subprocess.Popen[bytes]"]:
     """A process in a session of its own; at the end the whole tree is stopped."""
     _adopt()
+    group = cgroup.create()
+    entering = ["sh", "-c", f'echo $$ > {group.door} && exec "$@"', "sh"] if group else []
     with log.open("ab") as output:
         process = subprocess.Popen(
-            command,
+            [*entering, *command],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             start_new_session=True,
         )
+    if group:
+        _groups[process.pid] = group
     try:
         yield process
     finally:
         # An impatient second Ctrl-C waits until the first has done its work.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         _stop(process)
+        if group := _groups.pop(process.pid, None):
+            group.remove()
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
@@ -159,7 +201,7 @@ def _adopt() -> None:
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:
     """SIGTERM to the first, then SIGKILL to all that it left behind."""
-    born = {pid: _born(pid) for pid in tree(process.pid)}
+    born = {pid: _born(pid) for pid in {*tree(process.pid), *members(process.pid)}}
     process.terminate()
     with suppress(subprocess.TimeoutExpired):
         process.wait(STOP_LIMIT)

@@ -13,7 +13,8 @@ With --tls each peer that can runs both without and with it, numbered alone: smt
 smtp-sink speak no TLS. Handshakes of the load are before the first message and count as CPU.
 
 CPU is that of all processes of the peer until they are at rest, those that have ended included.
-Memory is the sum of their peaks: pages that processes share count once for each.
+Peak memory is the sum of their peaks: pages that processes share count once for each. Resident
+memory counts them once, when the last message is in.
 """
 
 import os
@@ -32,12 +33,13 @@ from msgspec import Struct, structs
 
 from bench import certificate, processes, signing
 from bench.load import Result
-from bench.peers import PLAIN, Features, Peer
+from bench.peers import PLAIN, Features, Peer, Tls
 from fastmta.sink import Counts
 from fastmta.sink.tally import parse_ranges
 
 STALL = 10.0  # seconds without an arrival after which what is missing is lost
 WARM_UP = 2  # messages of each client before the measurement
+WARMING = 100  # clients at the most that send them
 SLOWEST = 20.0  # messages a second below which an outside run is given up
 
 
@@ -47,6 +49,8 @@ class Options(Struct, frozen=True, kw_only=True):
     clients: int = 100
     repeats: int = 3
     workers: int = 1
+    domains: int = 0  # of the recipients; 0: one
+    rate: float = 0.0  # messages a second; 0: as fast as they go in
     stall: float = STALL
     features: Features = PLAIN
 
@@ -56,28 +60,43 @@ class Run(Struct, kw_only=True):
 
     peer: str = ""  # "fastmta", or "fastmta, TLS in"
     load: str = ""  # "outside" or "numbered"
+    claim: str = "relay"
+    point: dict[str, int | str] = {}  # what a sweep has varied, as in {"clients": 20}
+    failed: str = ""  # why there are no figures
     messages: int = 0
     seconds: float = 0.0
     user: float = 0.0  # microseconds of CPU a message
     system: float = 0.0
     peak_memory: int = 0  # octets
+    resident: int = 0  # octets, when the last message was in; what is shared counts once
     accept_p50: float = 0.0  # seconds from end of data to 250
     accept_p99: float = 0.0
+    accept_p999: float = 0.0
     deliver_p50: float = 0.0  # seconds from sending the content to its arrival
     deliver_p99: float = 0.0
+    deliver_p999: float = 0.0
     refused: int = 0  # messages without a 250, not sent again
     lost: int = 0  # acknowledged, but never arrived
     duplicated: int = 0
     corrupt: int = 0
     idle: float = 0.0  # cores of the machine that had nothing to do; of an outside run alone
+    calls: float = 0.0  # system calls a message
+    flushes: float = 0.0  # of them fsync and its like
+    session: float = 0.0  # octets of memory an idle session
 
     @property
     def rate(self) -> float:
-        return self.messages / self.seconds
+        return self.messages / self.seconds if self.seconds else 0.0
 
     @property
     def cpu(self) -> float:
         return self.user + self.system
+
+
+def steps(under_test: dict[str, Peer], options: Options) -> int:
+    """How many runs there are."""
+    measures = 2 if options.features.tls == "none" else 1
+    return options.repeats * measures * len(contenders(under_test, options.features))
 
 
 def run_all(
@@ -128,7 +147,7 @@ def scratch(base: Path) -> Iterator[Path]:
 def outside(peer: Peer, options: Options, folder: Path) -> Run:
     """Debian's tools at both ends."""
     port, next_hop = processes.free_port(), processes.free_port()
-    expected = options.messages + WARM_UP * options.clients
+    expected = options.messages + WARM_UP * min(options.clients, WARMING)
     with processes.running(_smtp_sink(next_hop, expected), folder / "sink") as sink:
         processes.greets(next_hop, sink)
         with peer.running(folder, port, next_hop, options.workers, options.features) as root:
@@ -150,6 +169,7 @@ def _smtp_sink(port: int, messages: int) -> list[str]:
 
 def warmed_up(root: int, port: int, clients: int) -> processes.Usage:
     """Send a few messages, so that processes and connections are there; usage after that."""
+    clients = min(clients, WARMING)
     _smtp_source(port, clients, WARM_UP * clients, 1024)
     return processes.settled(root)
 
@@ -166,28 +186,37 @@ def numbered(peer: Peer, options: Options, folder: Path) -> Run:
     port, next_hop = processes.free_port(), processes.free_port()
     if options.features.tls != "none":
         certificate.of(folder).make()
-    command = [sys.executable, "-m", "fastmta.cli.sink", "--listen", f"127.0.0.1:{next_hop}"]
-    if options.features.tls == "out":
-        command += ["--tls", *map(str, certificate.of(folder))]
     log = folder / "sink"
-    with processes.running([*command, "--json"], log) as sink:
-        processes.greets(next_hop, sink)
+    with receiving(next_hop, folder, options.features.tls) as sink:
         with peer.running(folder, port, next_hop, options.workers, options.features) as root:
             before = warmed_up(root, port, options.clients)
-            load = subprocess.run(_load(port, options), check=True, stdout=subprocess.PIPE)
+            load = subprocess.run(load_command(port, options), check=True, stdout=subprocess.PIPE)
+            resident = processes.resident(root)
             sent = msgspec.json.decode(load.stdout, type=Result)
             arrived(sink, log, parse_ranges(sent.acknowledged), options.stall)
             spent = processes.settled(root).since(before)
         counts = ask(sink, log)
     run = _run("numbered", options, counts.last - sent.started, spent)
+    run.resident = resident
     return judge(run, sent, counts)
 
 
-def _load(port: int, options: Options) -> list[str]:
-    sizes = ["--messages", str(options.messages), "--size", str(options.size)]
+@contextmanager
+def receiving(port: int, folder: Path, tls: Tls = "none") -> Iterator["subprocess.Popen[bytes]"]:
+    """fastmta sink, which counts into `sink` in this folder."""
+    command = [sys.executable, "-m", "fastmta.cli.sink", "--listen", f"127.0.0.1:{port}", "--json"]
+    if tls == "out":
+        command += ["--tls", *map(str, certificate.of(folder))]
+    with processes.running(command, folder / "sink") as sink:
+        processes.greets(port, sink)
+        yield sink
+
+
+def load_command(port: int, options: Options) -> list[str]:
     command = [sys.executable, "-m", "bench.load", f"127.0.0.1:{port}"]
-    tls = ["--tls", "starttls"] if options.features.tls == "in" else []
-    return [*command, *sizes, "--clients", str(options.clients), *tls]
+    for name in ("messages", "size", "clients", "domains", "rate"):
+        command += [f"--{name}", str(getattr(options, name))]
+    return [*command, *(["--tls", "starttls"] if options.features.tls == "in" else [])]
 
 
 def arrived(
@@ -223,11 +252,13 @@ def _answers(log: Path) -> list[bytes]:
 
 def judge(run: Run, sent: Result, counts: Counts) -> Run:
     """Compare what was acknowledged with what arrived."""
-    missing = parse_ranges(sent.acknowledged) - parse_ranges(counts.numbers)
-    run.lost, run.refused = len(missing), sent.refused
+    acknowledged = parse_ranges(sent.acknowledged)
+    run.lost = len(acknowledged - parse_ranges(counts.numbers))
+    run.refused = max(sent.refused, run.messages - len(acknowledged))  # those never sent, too
     run.duplicated, run.corrupt = counts.duplicates, counts.corrupt
     run.accept_p50, run.accept_p99 = sent.accept_p50, sent.accept_p99
     run.deliver_p50, run.deliver_p99 = counts.delay_p50, counts.delay_p99
+    run.accept_p999, run.deliver_p999 = sent.accept_p999, counts.delay_p999
     return run
 
 

@@ -27,6 +27,17 @@ class Machine(Struct):
     load: float  # average of the last minute, before the run
 
 
+class Results(Struct, kw_only=True):
+    """What a command has written as JSON."""
+
+    date: str = ""
+    command: str
+    machine: Machine
+    versions: dict[str, str]
+    absent: dict[str, str] = {}  # peer -> why it was not measured
+    runs: list[Run]
+
+
 def machine(folder: Path) -> Machine:
     return Machine(
         cpus=len(os.sched_getaffinity(0)),
@@ -83,10 +94,12 @@ ALWAYS = [
 ACCEPTED = [
     Measure("end of data to 250, p50, ms", lambda run: run.accept_p50 * 1e3, "{:,.1f}"),
     Measure("  p99", lambda run: run.accept_p99 * 1e3, "{:,.1f}"),
+    Measure("  p99.9", lambda run: run.accept_p999 * 1e3, "{:,.1f}"),
 ]
 ARRIVED = [
     Measure("sent to arrived, p50, ms", lambda run: run.deliver_p50 * 1e3, "{:,.1f}"),
     Measure("  p99", lambda run: run.deliver_p99 * 1e3, "{:,.1f}"),
+    Measure("  p99.9", lambda run: run.deliver_p999 * 1e3, "{:,.1f}"),
 ]
 ENDS = [
     Measure("lost", lambda run: run.lost, total=True),
@@ -94,7 +107,8 @@ ENDS = [
     Measure("corrupt", lambda run: run.corrupt, total=True),
     Measure("refused", lambda run: run.refused, total=True),
 ]
-MEASURES = {"outside": ALWAYS, "numbered": ALWAYS + ACCEPTED + ARRIVED + ENDS}
+RESIDENT = [Measure("resident memory, MiB", lambda run: run.resident / 2**20)]
+MEASURES = {"outside": ALWAYS, "numbered": ALWAYS + RESIDENT + ACCEPTED + ARRIVED + ENDS}
 
 
 def ratios(runs: Sequence[Run]) -> dict[str, dict[str, dict[str, float]]]:
@@ -153,6 +167,19 @@ def line(run: Run) -> str:
     wrong = (f"{count} {name}" for name, count in troubles.items() if count)
     figures = [f"{run.rate:,.0f} messages/s", f"{run.cpu:,.0f} us of CPU each", *wrong]
     return f"{run.peer}, {run.load}: {', '.join(figures)}"
+
+
+def told(run: Run) -> str:
+    """The figures of a run that matter to its claim."""
+    if run.failed:
+        return f"FAILED: {run.failed}"
+    if run.claim == "idle":
+        return f"{run.session / 1e3:,.1f} KB a session"
+    if run.claim == "syscalls":
+        return f"{run.calls:,.1f} system calls a message, {run.flushes:.2f} flushes"
+    if run.claim == "latency":
+        return f"p50 {run.accept_p50 * 1e3:.1f} ms, p99 {run.accept_p99 * 1e3:.1f} ms"
+    return line(run).partition(": ")[2]
 
 
 def table(runs: Sequence[Run], names: Sequence[str]) -> Table:

@@ -2,6 +2,7 @@
 
 python tools/system_packages.py build    a C compiler, Python's headers and its venv
 python tools/system_packages.py test     the real peers that the tests talk to
+python tools/system_packages.py bench    the peers of the benchmark that do not exclude each other
 """
 
 import os
@@ -33,6 +34,15 @@ NEEDS = {
         "haproxy": "haproxy",
         "opendkim": "opendkim",
         "opendkim-testkey": "opendkim-tools",
+    },
+    "bench": {
+        "smtp-source": "postfix",
+        "opendkim": "opendkim",
+        "strace": "strace",
+        "unshare": "util-linux",
+        "openssl": "openssl",
+        "node": "nodejs",
+        "npm": "npm",
     },
 }
 SEARCH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin", "/usr/lib/dovecot"])

@@ -81,10 +81,10 @@ OversignHeaders From,To,Subject,Date,Message-ID
 """
 
 # Debian's master.cf without chroot (nothing to copy into the folder) and without what a relay
-# never starts. 1000 smtpd in place of 100: the one limit that the load would hit, and with it the
+# never starts. 2100 smtpd in place of 100: the one limit that the load would hit, and with it the
 # stress mode of smtpd. service, type, private, unprivileged, chroot, wakeup, maxproc, command
 MASTER = """
-127.0.0.1:{port} inet n - n - 1000 smtpd
+127.0.0.1:{port} inet n - n - 2100 smtpd
 cleanup   unix  n - n - 0 cleanup
 qmgr      unix  n - n 300 1 qmgr
 rewrite   unix  - - n - - trivial-rewrite

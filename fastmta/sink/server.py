@@ -90,6 +90,7 @@ class Sink:
         counts.seconds = counts.last - self._first
         counts.delay_p50 = percentile(tally.delays, 0.5)
         counts.delay_p99 = percentile(tally.delays, 0.99)
+        counts.delay_p999 = percentile(tally.delays, 0.999)
         return counts
 
     async def arrived(self, messages: int) -> None:

@@ -53,6 +53,7 @@ class Counts(Struct):
     last: float = 0.0  # time.monotonic() of the last message
     delay_p50: float = 0.0  # from the sender's time stamp to the sink's 250
     delay_p99: float = 0.0
+    delay_p999: float = 0.0
 
 
 def ranges(numbers: Iterable[int]) -> str:
