@@ -84,6 +84,7 @@ def _throughput(axes: Axes, runs: list[Run]) -> bool:
         axes.plot(xs, [points[x] for x in xs], color=_colour(peer), marker="o", **_style(peer))
     axes.set(xscale="log", yscale="log", xlabel="clients at once")
     _title(axes, "Messages relayed a second, by clients", "2 KB, end to end; both axes logarithmic")
+    axes.set_xticks(sorted({x for points in found.values() for x in points}))
     _plain(axes.xaxis)
     _plain(axes.yaxis)
     _at_the_ends(axes, found)
@@ -107,10 +108,10 @@ def _at_the_ends(axes: Axes, found: Medians) -> None:
         return
     low, high = axes.get_ylim()
     gap = (log10(high) - log10(low)) / 18
-    last = -float("inf")
+    taken: dict[float, float] = {}  # x -> the highest label there
     for y, peer in ends:
-        last = max(y, last + gap)
         x = max(found[peer])
+        last = taken[x] = max(y, taken.get(x, -float("inf")) + gap)
         weight = "bold" if peer == "fastmta" else "normal"
         axes.annotate(
             NAMES.get(peer, peer),

@@ -248,7 +248,7 @@ def test_ratios_compare_what_has_the_same_features() -> None:
 
 
 def test_an_unknown_peer_is_wrong_usage() -> None:
-    assert CliRunner().invoke(main, ["relay", "--peers", "exim"]).exit_code == 2
+    assert CliRunner().invoke(main, ["relay", "--peers", "qmail"]).exit_code == 2
 
 
 def test_ratios_are_of_medians() -> None:
