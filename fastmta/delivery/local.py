@@ -288,9 +288,9 @@ class LocalDelivery:
     def _note(self, ends: list[Disposition]) -> None:
         for end in ends:
             DELIVERIES.count(_ENDS.get(end.reply, "failed"))
-        last = ends[-1]
-        self._last, self._last_time = last.reply, last.time
-        if last.reply.is_positive:
+        telling = next((end for end in ends if not end.reply.is_positive), ends[0])
+        self._last, self._last_time = telling.reply, telling.time
+        if any(end.reply.is_positive for end in ends):
             self._delivered += 1
         else:
             self._deferred += 1
