@@ -29,7 +29,7 @@ T = TypeVar("T")
 Event = dict[str, Any]  # a line of the disposition log
 
 PROGRAM = Path(sys.executable).with_name("fastmta")
-LIMIT = 20.0  # seconds that anything may take; what is waited for comes much sooner
+LIMIT = 60.0  # seconds that anything may take; what is waited for comes much sooner
 
 CONFIGURATION = """
 hostname = "{hostname}"
