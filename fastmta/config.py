@@ -16,6 +16,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType, structs
 from fastmta.config_abuse import Checks, Limits
 from fastmta.config_auth import Auth, OAuth
 from fastmta.config_dkim import Dkim
+from fastmta.config_mailboxes import Domain, Mailboxes
 from fastmta.config_pop3 import Pop3
 from fastmta.config_reader import (
     Address,
@@ -47,6 +48,7 @@ __all__ = [
     "Delivery",
     "Dkim",
     "Dns",
+    "Domain",
     "DomainName",
     "DomainPattern",
     "Duration",
@@ -58,6 +60,7 @@ __all__ = [
     "Log",
     "MailAddress",
     "MailSource",
+    "Mailboxes",
     "Name",
     "Network",
     "NextHop",
@@ -264,6 +267,8 @@ class Config(Table, frozen=True, kw_only=True):
     tls: Tls | None = None
     auth: Auth = Auth()
     smtp: Smtp = Smtp()
+    domains: dict[DomainName, Domain] = {}  # of ours; other mail is passed on
+    mailboxes: Mailboxes = Mailboxes()
     submission: Submission = Submission()
     pop3: Pop3 = Pop3()
     limits: Limits = Limits()
@@ -331,7 +336,6 @@ _LATER = {
         'write "smtp", "submission", "pop3" or "admin"'
         for service in ("imap", "http")
     },
-    "domains": "local mailboxes are not in this release; a [[route]] can pass the mail on",
 }
 
 

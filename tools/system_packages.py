@@ -25,6 +25,7 @@ NEEDS = {
         "nc": "netcat-openbsd",
         "dnsmasq": "dnsmasq-base",
         "lmtp": "dovecot-lmtpd",
+        "/usr/lib/dovecot/pop3": "dovecot-pop3d",
         "strace": "strace",
         "/usr/share/doc/libnet-ssleay-perl": "libnet-ssleay-perl",  # swaks over TLS
         "node": "nodejs",

@@ -41,8 +41,9 @@ from fastmta.protocol.smtp_machine import (
 from fastmta.protocol.smtp_question import Question, Step
 from fastmta.protocol.smtp_xclient import NAMES, read_claims
 
-# An address, and whether the client may relay: why it is refused, or nothing.
-Vet = Callable[[str, bool], bytes]
+# An address, whether the client may relay, and what it has said so far of the message: why the
+# address is refused, or nothing.
+Vet = Callable[[str, bool, Arrival], bytes]
 
 # Why a reverse-path is not for the one who is logged in, or nothing.
 VetSender = Callable[[str], bytes]
@@ -288,8 +289,8 @@ class SmtpServer(ContentReader, Authenticator):
         if self._vet is None:
             if not self.may_relay:
                 return self._error(reply.RELAY_DENIED)
-        elif refusal := self._vet(recipient.address, self.may_relay):
-            return self._refused(refusal)
+        elif refusal := self._vet(recipient.address, self.may_relay, arrival):
+            return self._unfit(refusal)
         if len(arrival.recipients) >= self._policy.max_recipients:
             return self._too_many_recipients()
         if self.asks and Step.RCPT in self.asks:
