@@ -73,17 +73,17 @@ def load(name: str) -> Peer:
     return cast(Peer, import_module(f"bench.peers.local_{name}"))
 
 
-def users() -> list[str]:
-    """Those of the load, and that of the warm-up."""
-    return [*(f"user{number}" for number in range(RECIPIENTS)), "user"]
+def users(messages: int) -> list[str]:
+    """Those that the load writes to, and that of the warm-up."""
+    return [*(f"user{number}" for number in range(min(RECIPIENTS, messages + 1))), "user"]
 
 
 def measure(name: str, sizes: dict[str, int], cores: set[int], base: Path) -> Run:
-    peer, port = load(name), processes.free_port()
+    peer, port, names = load(name), processes.free_port(), users(sizes["messages"])
     with scratch(base) as folder:
         with ExitStack() as stack:
             with processes.on(cores):
-                root = stack.enter_context(peer.running(folder, users(), port, len(cores)))
+                root = stack.enter_context(peer.running(folder, names, port, len(cores)))
             before = warmed_up(root, port, sizes["clients"])
             log = Deliveries(folder / peer.LOG, peer.DELIVERED)
             sent, last = _send(port, sizes, log)

@@ -32,7 +32,7 @@ from bench.pop3_load import Maildrops, Mode, Result
 from bench.relay import scratch
 from bench.report import Measure
 
-PEERS = ("fastmta", "dovecot", "null")
+PEERS = ("fastmta", "dovecot", "dovecot-maildir", "null")
 AIM = 2.0  # times Dovecot's sessions a second
 WAYS = {True: "pipelined", False: "one by one"}
 WARMING = 8  # clients that log in for the first time: argon2 answers no more at once
@@ -77,7 +77,7 @@ class Run(Struct, kw_only=True):
 
 
 def load(name: str) -> Peer:
-    return cast(Peer, import_module(f"bench.peers.pop3_{name}"))
+    return cast(Peer, import_module(f"bench.peers.pop3_{name.replace('-', '_')}"))
 
 
 def measure(
@@ -172,7 +172,7 @@ def line(run: Run) -> str:
 
 
 @click.command(help=__doc__)
-@click.option("--sessions", type=click.IntRange(1), default=100, show_default=True)
+@click.option("--sessions", type=click.IntRange(1), default=50, show_default=True)
 @click.option("--clients", type=click.IntRange(1), default=50, show_default=True, help="At once.")
 @click.option(
     "--messages", type=click.IntRange(3), default=1000, show_default=True, help="In each."

@@ -23,7 +23,8 @@ SMALL = Maildrops(sessions=4, clients=2, messages=12, size=1000)
 
 
 def runs_here(name: str) -> object:
-    reason = pop3.load(name).missing() if name == "dovecot" else delivery_local.load(name).missing()
+    peer = delivery_local.load(name) if name == "postfix" else pop3.load(name)
+    reason = peer.missing()
     return pytest.param(name, marks=pytest.mark.skipif(bool(reason), reason=reason))
 
 
@@ -38,7 +39,9 @@ def folder() -> Iterator[Path]:
 # POP3
 
 
-@pytest.mark.parametrize("name", ["null", "fastmta", runs_here("dovecot")])
+@pytest.mark.parametrize(
+    "name", ["null", "fastmta", runs_here("dovecot"), runs_here("dovecot-maildir")]
+)
 def test_sessions_fetch_all_and_delete_a_third(name: str, folder: Path) -> None:
     for pipelined in (True, False):
         found = pop3.measure(name, SMALL, CORES, folder, pipelined=pipelined)

@@ -57,6 +57,9 @@ key = "key.pem"
 
 [domains."demo.test"]  # mail for it goes into mailboxes
 
+[mailboxes]
+postmaster = "alice@demo.test"
+
 [pop3]
 default_domain = "demo.test"  # "user bob" is enough
 
@@ -108,8 +111,6 @@ def demo(folder: Path) -> None:
 
 
 async def _demo(folder: Path) -> None:
-    from fastmta.cli.demo_people import make_accounts, make_certificate, welcome
-    from fastmta.cli.demo_tour import introduce
     from fastmta.sink import Behaviour, Mbox, Sink
 
     stop = asyncio.Event()
@@ -117,32 +118,44 @@ async def _demo(folder: Path) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     ports = {service: _free_port(preferred) for service, preferred in PORTS.items()}
-    configuration = folder / "fastmta.toml"
-    configuration.write_text(CONFIGURATION.format(**ports))
-    make_certificate(folder)
-    make_accounts(folder)
-    await welcome(folder)
+    await _prepare(folder, ports)
     with closing(Mbox(folder / "arrived.mbox")) as mbox:
         sink = Sink(Behaviour(), take=mbox.append)
         await sink.start("127.0.0.1", ports["sink"])
-        journal = folder / "dispositions.jsonl"
-        journal.touch(0o600)
-        watching = asyncio.ensure_future(_watch(journal, mbox.flush))
-        server = await _serve(configuration)
-        ended = asyncio.ensure_future(server.wait())
-        while not (ended.done() or await _answers(ports["admin"])):  # noqa: ASYNC110
-            await asyncio.sleep(0.05)
-        introduce(console, folder, ports)
-        stopped = asyncio.ensure_future(stop.wait())
-        await asyncio.wait([ended, stopped], return_when=asyncio.FIRST_COMPLETED)
+        watching = asyncio.ensure_future(_watch(folder / "dispositions.jsonl", mbox.flush))
+        code = await _run(folder, ports, stop)
         watching.cancel()
-        if not ended.done():
-            console.print("\nending ...")
-            server.terminate()
-        code = await ended
         await sink.stop()
     if code:
-        refuse(f"the server ended with {code}")
+        refuse(f"the server ended with {code}: see {folder / 'server.log'}")
+
+
+async def _prepare(folder: Path, ports: dict[str, int]) -> None:
+    from fastmta.cli.demo_people import make_accounts, make_certificate, welcome
+
+    (folder / "fastmta.toml").write_text(CONFIGURATION.format(**ports))
+    (folder / "dispositions.jsonl").touch(0o600)
+    make_certificate(folder)
+    make_accounts(folder)
+    await welcome(folder)
+
+
+async def _run(folder: Path, ports: dict[str, int], stop: asyncio.Event) -> int:
+    """The server from its start to its end, which is by itself or as `stop` says."""
+    from fastmta.cli.demo_tour import introduce
+
+    server = await _serve(folder)
+    ended = asyncio.ensure_future(server.wait())
+    while not (ended.done() or await _answers(ports["admin"])):  # noqa: ASYNC110
+        await asyncio.sleep(0.05)
+    if not ended.done():
+        introduce(console, folder, ports)
+    stopped = asyncio.ensure_future(stop.wait())
+    await asyncio.wait([ended, stopped], return_when=asyncio.FIRST_COMPLETED)
+    if not ended.done():
+        console.print("\nending ...")
+        server.terminate()
+    return await ended
 
 
 def _free_port(preferred: int) -> int:
@@ -158,12 +171,14 @@ def _free_port(preferred: int) -> int:
     raise OSError("no port is free")
 
 
-async def _serve(configuration: Path) -> asyncio.subprocess.Process:
+async def _serve(folder: Path) -> asyncio.subprocess.Process:
     # A session of its own: Ctrl-C is for the demo, which then ends the server in good order.
-    return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "fastmta", "serve", "-c", str(configuration)),
-        start_new_session=True,
-    )
+    with (folder / "server.log").open("ab") as stderr:
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "fastmta", "serve", "-c", str(folder / "fastmta.toml")),
+            stderr=stderr,
+            start_new_session=True,
+        )
 
 
 async def _answers(port: int) -> bool:

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from fastmta.mail.compose import Body, compose
+from fastmta.mail.compose import Body, Options, compose
 from fastmta.store import passwords
 from fastmta.store.accounts import Accounts
 from fastmta.store.mailboxes import Mailboxes
@@ -78,5 +78,6 @@ async def welcome(folder: Path) -> None:
 
 def _welcome(name: str) -> Post:
     fields = [("From", f"fastmta demo <postmaster@{DOMAIN}>"), ("To", name)]
-    content = compose([*fields, ("Subject", "Welcome to fastmta")], Body(WELCOME.format(name=name)))
+    fields.append(("Subject", "Welcome to fastmta"))
+    content = compose(fields, Body(WELCOME.format(name=name)), Options(hostname=DOMAIN))
     return Post(b"", [content], len(content), time.time(), [Drop(name)])

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.markup import escape
 
-from fastmta.cli.demo_people import DOMAIN, PEOPLE
+from fastmta.cli.demo_people import PEOPLE
 
 ALICE, BOB = PEOPLE
 OUTSIDE = "friend@example.test"
@@ -31,7 +31,7 @@ def services(folder: Path, ports: dict[str, int]) -> list[Service]:
     at = {name: f"127.0.0.1:{port}" for name, port in ports.items()}
     data, trusted = short(folder), f"{short(folder)}/certificate.pem"
     alice = f"-au {ALICE} -ap {PEOPLE[ALICE]} -f {ALICE}"
-    typed = f"openssl s_client -quiet -verify_quiet -crlf -CAfile {trusted}"
+    typed = f"openssl s_client -quiet -verify_quiet -noservername -crlf -CAfile {trusted}"
     return [
         Service(
             *("smtp", at["smtp"], "STARTTLS", "anybody writes to bob"),
@@ -42,12 +42,7 @@ def services(folder: Path, ports: dict[str, int]) -> list[Service]:
             f"swaks -s {at['submission']} -tls {alice} -t {BOB}",
         ),
         Service(
-            *(
-                "submissions",
-                at["submissions"],
-                "implicit",
-                "she writes to who takes no mail, and hears of it",
-            ),
+            *("submissions", at["submissions"], "implicit", "alice hears of a failure"),
             f"swaks -s {at['submissions']} -tlsc {alice} -t permfail@example.test",
         ),
         Service(
@@ -68,7 +63,7 @@ def services(folder: Path, ports: dict[str, int]) -> list[Service]:
             f"{_program()} queue top -c {data}/fastmta.toml",
         ),
         Service(
-            *("sink", at["sink"], "-", "takes mail for all other domains, and keeps it"),
+            *("sink", at["sink"], "-", "where all other mail goes"),
             f"tail -n 20 {data}/arrived.mbox",
         ),
     ]
@@ -90,8 +85,8 @@ def introduce(console: Console, folder: Path, ports: dict[str, int]) -> None:
         if service.then:
             console.print(f"    {service.then}", soft_wrap=True)
     console.print(
-        f"\nMail to tempfail@, permfail@, slow@, 421@ or drop@ outside of {DOMAIN} meets that fate."
-        f"\nAll is kept in {escape(str(folder))}",
+        "\nMail to tempfail@, permfail@, slow@, 421@ or drop@ elsewhere meets that fate."
+        f"\nEverything is kept in {escape(str(folder))}",
         soft_wrap=True,
     )
     if wanting := [name for name in ("swaks", "openssl", "curl") if not shutil.which(name)]:

@@ -135,7 +135,7 @@ def test_alice_fetches_her_first_message(running: Demo) -> None:
 
 
 def test_there_are_metrics(running: Demo) -> None:
-    assert "fastmta_received_total" in running.paste("admin")
+    assert "fastmta_delivered_total" in running.paste("admin")
 
 
 def test_one_can_look_into_the_queue(running: Demo) -> None:
@@ -206,8 +206,8 @@ def test_a_second_start_finds_the_mail_of_the_first(tmp_path: Path) -> None:
 def test_the_table_fits_and_its_commands_are_in_one_piece(columns: int) -> None:
     shown = tour(columns)
     for line in shown.splitlines():
-        is_command = line.startswith("  ")
-        assert is_command or len(line) <= columns, line
+        is_long = line.startswith(("  ", "Everything is kept in "))
+        assert is_long or len(line) <= columns, line
     assert re.search(r"(?m)^  swaks .* -tls .* -t bob@demo\.test$", shown)
 
 

@@ -1,18 +1,23 @@
 """A POP3 listener in this process, with real mailboxes and somebody who may log in."""
 
 import asyncio
+import socket
 import ssl
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, cast
 
+from msgspec import structs
+
 from fastmta.config import Config, Endpoint, Listener, Pop3, Tls, TlsMode
-from fastmta.server.access import Access
+from fastmta.server.access import Access, Attempt, Refusal
 from fastmta.server.judges import Judges
 from fastmta.server.pop3 import Pop3Service
 from fastmta.server.tls import ServerTls
+from fastmta.store.accounts import Account
 from fastmta.store.mailboxes import Mailboxes
 from fastmta.store.post import Drop, Post, Stored
 from tests.server.test_submission import NAME, PASSWORD, OneAccount
@@ -71,6 +76,13 @@ class Client:
             return await self.reader.read()
         except ConnectionError:
             return b""
+
+    def reset(self) -> None:
+        """Go away without a word: RST, not FIN."""
+        connection = self.writer.get_extra_info("socket")
+        linger_not = struct.pack("ii", 1, 0)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger_not)
+        self.writer.transport.abort()
 
     async def close(self) -> None:
         self.writer.close()
@@ -132,6 +144,16 @@ def configured(
     )
 
 
+class AnyAccount(OneAccount):
+    """Lets whoever knows Bob's name and password in, as `name`."""
+
+    name = NAME
+
+    async def verify(self, attempt: Attempt, client: str) -> Account | Refusal:
+        found = await super().verify(attempt, client)
+        return structs.replace(found, name=self.name) if isinstance(found, Account) else found
+
+
 @asynccontextmanager
 async def serving(
     folder: Path,
@@ -146,7 +168,7 @@ async def serving(
     config = configured(mode, tls, folder, **pop3)
     mailboxes = Mailboxes(folder / "mail" / "0", lambda account: 0)
     contexts = ServerTls(config.tls) if config.tls else None
-    door = cast(Access, access or OneAccount())
+    door = cast(Access, access or AnyAccount())
     service = Pop3Service(config, mailboxes, door, contexts, judges)
     server = Server(service, mailboxes, await service.start(config.listener[0]))
     try:
