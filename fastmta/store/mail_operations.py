@@ -15,11 +15,11 @@ import lmdb
 from fastmta import metrics
 from fastmta.store import mail_records as records
 from fastmta.store.env import Databases, Transaction
-from fastmta.store.mail_changes import Expunged, ranges_of
+from fastmta.store.mail_changes import Expunged, Flagged, ranges_of
 from fastmta.store.mail_ledger import Ledger, NoRoom
 from fastmta.store.mail_receipts import Drops, Receipts
 from fastmta.store.mail_records import Entry, Gone, Mailbox
-from fastmta.store.post import Done, Drop, Outcome, Post, Refused, Stored
+from fastmta.store.post import Done, Drop, Flagging, Outcome, Post, Refused, Stored
 from fastmta.store.records import Unreadable
 
 log = logging.getLogger(__name__)
@@ -51,19 +51,21 @@ def apply(operations: Sequence[Work], txn: Transaction, db: Databases) -> None:
 class Deliver:
     """Store a post."""
 
-    __slots__ = ("_done", "_failure", "_gone", "_keys", "_outcomes", "_post", "_quotas",
-                 "_receipts", "_row", "_structure")  # fmt: skip
+    __slots__ = (
+        *("_done", "_failure", "_gone", "_keys", "_outcomes", "_post", "_quotas"),
+        *("_receipts", "_row", "structure"),
+    )
 
     def __init__(
         self,
         post: Post,
-        structure: bytes,
         quotas: Sequence[int],
         receipts: Receipts,
         done: Done,
     ) -> None:
         """ValueError for what can never be stored; `quotas` are octets, 0 is none."""
-        self._post, self._structure, self._quotas = post, structure, quotas
+        self._post, self._quotas = post, quotas
+        self.structure = b""
         self._receipts, self._done = receipts, done
         self._keys = [records.name_key(drop.account, drop.mailbox) for drop in post.to]
         if any(len(drop.front) > records.MOST_FRONT for drop in post.to):
@@ -89,7 +91,7 @@ class Deliver:
             self._outcomes.append(self._place(ledger, drop, mailbox, key, quota, body, before))
         if self._gone:
             shares = len(self._gone)
-            ledger.put_body(body, post.size, self._structure, post.parts, shares)
+            ledger.put_body(body, post.size, self.structure, post.parts, shares)
             if post.receipt:
                 self._row = ledger.note_receipt(post.receipt, self._gone)
 
@@ -199,6 +201,40 @@ class Expunge(Waited):
             ledger.touch(key, mailbox)
             ledger.note(mailbox.id, Expunged(ranges_of(gone)))
             ledger.count(key, mailbox, -len(gone), -octets)
+
+
+class Flag(Waited):
+    """Change flags and keywords of messages."""
+
+    __slots__ = ("_flagging", "_mailbox", "_uids", "modified", "modseq")
+
+    def __init__(self, mailbox: int, uids: Sequence[int], flagging: Flagging) -> None:
+        super().__init__()
+        self._mailbox, self._uids, self._flagging = mailbox, sorted(uids), flagging
+        self.modified: list[int] = []  # uids that were left as they are
+        self.modseq = 0
+
+    def work(self, ledger: Ledger) -> None:
+        self.modified = []
+        try:
+            key, mailbox = ledger.open(self._mailbox)
+        except (KeyError, Unreadable) as error:
+            self._failure = error
+            return
+        changed: list[int] = []
+        for uid in self._uids:
+            entry = ledger.entry(key, mailbox, uid)
+            if entry is None:
+                continue
+            if entry.modseq > self._flagging.unchanged_since:
+                self.modified.append(uid)
+            elif self._flagging.change(entry):
+                entry.modseq = ledger.touch(key, mailbox)
+                ledger.put_entry(mailbox.id, uid, entry)
+                changed.append(uid)
+        if changed:
+            ledger.note(mailbox.id, Flagged(ranges_of(changed)))
+        self.modseq = mailbox.modseq
 
 
 class MoveAside:
