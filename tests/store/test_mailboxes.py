@@ -339,7 +339,7 @@ def test_the_history_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             assert (await box.changes(start.mailbox, start.modseq)).changes is None
             assert len((await box.changes(start.mailbox, now - 3)).changes or ()) == 3
             await box.append(post(b"x", BOB))
-            monkeypatch.setattr(mail_changes, "CHUNK", 8)  # what is longer is not kept
+            monkeypatch.setattr(mail_changes, "CHUNK", 4)  # what is longer is not kept
             now = (await box.flag(start.mailbox, [1, 2], Flagging(set=Flags.FLAGGED))).modseq
             assert count(box, "changes") == 0
             assert (await box.changes(start.mailbox, now - 1)).changes is None
