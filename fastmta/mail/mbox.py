@@ -176,8 +176,12 @@ def parse(piece: Piece, dialect: str) -> Mail:
     flags = sum(bit for letter, bit in _LETTERS.items() if letter in states)
     flags |= _SEEN if b"R" in own.get(b"status", b"") else 0
     keywords = own.get(b"x-keywords", b"").decode("utf-8", "replace").split()
-    octets = (header + body).replace(b"\n", b"\r\n")
-    return Mail(octets, time_of(piece.line), flags, tuple(keywords))
+    return Mail(with_crlf(header + body), time_of(piece.line), flags, tuple(keywords))
+
+
+def with_crlf(text: bytes) -> bytes:
+    """Lines that end in LF or CRLF as SMTP has them."""
+    return (text.replace(b"\r\n", b"\n") if b"\r" in text else text).replace(b"\n", b"\r\n")
 
 
 def _cut(text: bytes) -> tuple[bytes, bytes]:

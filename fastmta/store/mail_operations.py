@@ -19,7 +19,7 @@ from fastmta.store.mail_changes import Expunged, Flagged, ranges_of
 from fastmta.store.mail_ledger import Ledger, NoRoom
 from fastmta.store.mail_receipts import Drops, Receipts
 from fastmta.store.mail_records import Entry, Gone, Mailbox
-from fastmta.store.post import Done, Drop, Flagging, Outcome, Post, Refused, Stored
+from fastmta.store.post import Done, Drop, Flagging, Outcome, OutOfStep, Post, Refused, Step, Stored
 from fastmta.store.records import Unreadable
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class Deliver:
 
     __slots__ = (
         *("_done", "_failure", "_gone", "_keys", "_outcomes", "_post", "_quotas"),
-        *("_receipts", "_row", "structure"),
+        *("_receipts", "_row", "step", "structure"),
     )
 
     def __init__(
@@ -66,6 +66,7 @@ class Deliver:
         """ValueError for what can never be stored; `quotas` are octets, 0 is none."""
         self._post, self._quotas = post, quotas
         self.structure = b""
+        self.step: Step | None = None
         self._receipts, self._done = receipts, done
         self._keys = [records.name_key(drop.account, drop.mailbox) for drop in post.to]
         if any(len(drop.front) > records.MOST_FRONT for drop in post.to):
@@ -73,11 +74,14 @@ class Deliver:
         self._outcomes: list[Outcome] = []
         self._gone: list[Gone] = []  # what is stored in this transaction
         self._row = b""  # the key of the row with its receipt
-        self._failure: Unreadable | None = None
+        self._failure: Unreadable | OutOfStep | None = None
 
     def work(self, ledger: Ledger) -> None:
         self._outcomes, self._gone, self._row, self._failure = [], [], b"", None
         post = self._post
+        if self.step and not ledger.is_at(self.step):
+            self._failure = OutOfStep()
+            return
         before = self._receipts.before(post.receipt, ledger) if post.receipt else {}
         try:  # before anything is changed
             mailboxes = [_make(ledger, key) for key in self._keys]
@@ -94,6 +98,8 @@ class Deliver:
             ledger.put_body(body, post.size, self.structure, post.parts, shares)
             if post.receipt:
                 self._row = ledger.note_receipt(post.receipt, self._gone)
+            if self.step:
+                ledger.go_on(self.step)
 
     def _place(
         self,
@@ -235,6 +241,19 @@ class Flag(Waited):
         if changed:
             ledger.note(mailbox.id, Flagged(ranges_of(changed)))
         self.modseq = mailbox.modseq
+
+
+class ForgetImport(Waited):
+    """An import is to begin anew."""
+
+    __slots__ = ("_source",)
+
+    def __init__(self, source: bytes) -> None:
+        super().__init__()
+        self._source = source
+
+    def work(self, ledger: Ledger) -> None:
+        ledger.txn.delete(self._source, db=ledger.db["imports"])
 
 
 class MoveAside:

@@ -26,6 +26,7 @@ from fastmta.store.mail_operations import (
     Deliver,
     Expunge,
     Flag,
+    ForgetImport,
     Make,
     MoveAside,
     Waited,
@@ -35,7 +36,7 @@ from fastmta.store.mail_reading import Page, Snapshot, Usage
 from fastmta.store.mail_receipts import DropReceipts, Receipts, read_receipts
 from fastmta.store.mail_records import INBOX, MOST_STRUCTURE, Entry, Mailbox, name_key
 from fastmta.store.mailbox_lock import MailboxLock
-from fastmta.store.post import Done, Flagging, FlagResult, Outcome, Post
+from fastmta.store.post import Done, Flagging, FlagResult, Outcome, Post, Step
 from fastmta.store.records import Unreadable
 
 log = logging.getLogger(__name__)
@@ -138,6 +139,24 @@ class Mailboxes:
 
         self.deliver(post, done)
         return await told
+
+    def take_in(self, post: Post, step: Step, done: Done) -> None:
+        """As `deliver`, for an import: in the order of the calls, and without a quota.
+
+        `step` is in the same transaction. `done` gets OutOfStep where it does not follow what is
+        stored of the import: then the message is not stored.
+        """
+        operation = Deliver(post, [0] * len(post.to), self._receipts, done)
+        operation.step, operation.structure = step, structure_of(post)
+        self._env.submit(operation)
+
+    def progress(self, source: bytes) -> bytes | None:
+        """The last `step.after` of an import; a short read, now."""
+        return self._env.read_now(lambda txn, db: txn.get(source, db=db["imports"]))
+
+    async def forget_progress(self, source: bytes) -> None:
+        """An import is to begin anew."""
+        await self._do(ForgetImport(source))
 
     def usage(self, account: str) -> Usage:
         """What an account has, for its quota; a short read, now."""
@@ -268,6 +287,11 @@ class Mailboxes:
         self._parser.shutdown()
         await self._env.close()
         self.lock.close()
+
+
+def folder_of(data_dir: Path) -> Path:
+    """Where the mailboxes are."""
+    return data_dir / "mail" / "0"
 
 
 def structure_of(post: Post) -> bytes:

@@ -47,6 +47,18 @@ Outcome = Stored | Refused
 Done = Callable[[list[Outcome] | Exception], None]
 
 
+class Step(NamedTuple):
+    """How far an import is with a message, stored with it: so it goes in once, in its turn."""
+
+    source: bytes  # the key of the import
+    before: bytes | None  # what is stored of it, or the message is not; None for nothing
+    after: bytes
+
+
+class OutOfStep(Exception):
+    """An import is not where it should be: something before failed, or another one runs."""
+
+
 ANY = (1 << 64) - 1  # every modseq is lower
 
 

@@ -99,7 +99,7 @@ def test_what_is_no_mbox_is_told(data: bytes) -> None:
 
 def test_a_message_without_an_end_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mbox, "LONGEST", 1 << 20)
-    with pytest.raises(Broken, match="octet 40 is longer"):
+    with pytest.raises(Broken, match="is longer"):
         read(LINE + b"x" * 9_000_000)
 
 
