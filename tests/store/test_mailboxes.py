@@ -1,6 +1,7 @@
 """The mailbox store: what is delivered, read, taken away, and known after a crash."""
 
 import asyncio
+import gzip
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from fastmta.store import mail_changes
 from fastmta.store import mail_records as records
 from fastmta.store.mail_changes import Added, Expunged, Flagged
 from fastmta.store.mail_records import Flags
+from fastmta.store.mail_verify import verify
 from fastmta.store.mailbox_lock import MailboxLock
 from fastmta.store.mailboxes import Mailboxes
 from fastmta.store.post import Drop, Flagging, Post, Refused, Stored
@@ -400,5 +402,44 @@ def test_a_damaged_mailbox_fails_its_own_mail_alone(tmp_path: Path) -> None:
             assert isinstance(failed, Unreadable) and not isinstance(stored, Exception)
             assert await contents(box, ALICE) == [b"3"]
             assert count(box, "receipts") == 0
+
+    run(scenario())
+
+
+# Written by the first release with mailboxes; a later one has to read it as well.
+OLD = Path(__file__).parent / "data" / "mailboxes.mdb.gz"
+
+
+def test_what_an_older_release_has_written_is_read(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        (tmp_path / "mail").mkdir()
+        (tmp_path / "mail" / "data.mdb").write_bytes(gzip.decompress(OLD.read_bytes()))
+        async with mailboxes(tmp_path) as box:
+            found = [(account, name) for account, name, _ in await box.names()]
+            assert found == [(ALICE, "INBOX"), *((BOB, name) for name in ("INBOX", "Old", "Sent"))]
+            inbox = await box.open(BOB)
+            assert (inbox.uidvalidity, inbox.uidnext, inbox.modseq) == (1795446358, 5, 7)
+            assert (list(inbox.uids), list(inbox.sizes)) == ([1, 2, 3], [149, 171, 68017])
+            assert box.usage(BOB) == (5, 149 + 171 + 68017 + 17 + 15)
+            first, shared, long = await contents(box, BOB)
+            front = b"Return-Path: <a@b.test>\r\nDelivered-To: bob@example.test\r\n"
+            assert first.startswith(front + b"Subject: parts\r\n")
+            assert await contents(box, ALICE) == [shared.replace(b"bob@", b"alice@")]
+            assert long.endswith(b"0123456789ABCDE\r\n" * 4000)
+            packed, before = await box.structure(inbox.mailbox, 1)
+            parts = unpack(packed, first, Node, before).parts
+            assert [first[part.body_start : part.end] for part in parts] == [b"one", b"two"]
+            ((_, entry),) = await box.entries((await box.open(ALICE)).mailbox)
+            assert (entry.flags, entry.keywords) == (Flags.SEEN, ["$Junk", "später"])
+            assert entry.date == 1_700_000_002.5
+            told = await box.changes(inbox.mailbox, 1)
+            assert told.changes == [
+                *(Added(((1, 4),)), Flagged(((1, 1), (3, 3))), Expunged(((4, 4),))),
+            ]
+            assert box.receipts(3) == [receipt(3)]
+            assert box.progress(b"source") == b"\x01after"
+            await box.append(post(b"new", BOB))
+            assert (await contents(box, BOB))[-1] == b"new"
+        assert verify(tmp_path / "mail", lambda done, total: None).problems == []
 
     run(scenario())

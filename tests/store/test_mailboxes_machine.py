@@ -310,6 +310,7 @@ class MailboxesMachine(RuleBasedStateMachine):
         if snapshot is None:
             return
         modseq, known = self.replicas.get(place, (0, {}))
+        is_quiet = not self.tasks and not any(p.is_under_way for p in self.parcels)
         try:
             told = await self.boxes.changes(snapshot.mailbox, modseq)
             now = dict(await self.entries(snapshot.mailbox))
@@ -317,7 +318,7 @@ class MailboxesMachine(RuleBasedStateMachine):
             return
         assert told.modseq >= modseq
         self.replicas[place] = told.modseq, replayed(told, known, now)
-        if not self.tasks and not any(p.is_under_way for p in self.parcels):
+        if is_quiet:
             assert self.replicas[place][1] == now
 
     async def entries(self, mailbox: int) -> list[tuple[int, Entry]]:
