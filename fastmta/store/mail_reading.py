@@ -1,6 +1,7 @@
 """Looks into the mailboxes, each in a short read transaction."""
 
 from array import array
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -124,22 +125,36 @@ def read_structure(mailbox: int, uid: int, txn: Transaction, db: Databases) -> t
 
 
 def read_message(
-    mailbox: int, uid: int, first: int, txn: Transaction, db: Databases
+    mailbox: int, uid: int, first: int, octets: int, txn: Transaction, db: Databases
 ) -> list[bytes]:
-    """Pieces of a message from number `first` on; the first is what stands in front.
+    """Pieces of a message from number `first` on, about so many octets.
 
-    KeyError if it is gone; Unreadable if its row or its body's cannot be read.
+    The first is what stands in front. KeyError if the message is gone; Unreadable if its row or
+    its body's cannot be read.
     """
     row = txn.get(records.entry_key(mailbox, uid), db=db["entries"])
     if row is None:
         raise KeyError(uid)
     entry = records.unpack_entry(row)
     if first > 1:
-        return rows.read_chunks(entry.body, first - 1, txn, db)
+        return rows.read_chunks(entry.body, first - 1, txn, db, octets)
     row = txn.get(records.body_key(entry.body), db=db["bodies"])
     if row is None:
         raise Unreadable(f"body {entry.body} is not there")
     body = records.unpack_body(row)
     if body.octets is not None:
         return [entry.front, body.octets][first:]
-    return [entry.front, *rows.read_chunks(entry.body, 0, txn, db)][first:]
+    return [entry.front, *rows.read_chunks(entry.body, 0, txn, db, octets)][first:]
+
+
+def read_messages(
+    mailbox: int, uids: Sequence[int], txn: Transaction, db: Databases
+) -> list[list[bytes] | Exception]:
+    """The pieces of each, all of them, or the KeyError or Unreadable of `read_message`."""
+    found: list[list[bytes] | Exception] = []
+    for uid in uids:
+        try:
+            found.append(read_message(mailbox, uid, 0, rows.READ_OCTETS, txn, db))
+        except (KeyError, Unreadable) as error:
+            found.append(error)
+    return found

@@ -38,6 +38,7 @@ from fastmta.store.mail_records import INBOX, MOST_STRUCTURE, Entry, Mailbox, na
 from fastmta.store.mailbox_lock import MailboxLock
 from fastmta.store.post import Done, Flagging, FlagResult, Outcome, Post, Step
 from fastmta.store.records import Unreadable
+from fastmta.store.rows import READ_OCTETS
 
 log = logging.getLogger(__name__)
 
@@ -193,8 +194,10 @@ class Mailboxes:
                 self._env.submit(MoveAside(page.mailbox.id, uid))
         return page
 
-    async def read(self, mailbox: int, uid: int, first: int = 0) -> list[bytes]:
-        """Octets of a message in pieces from piece number `first` on, about 1 MiB; [] at the end.
+    async def read(
+        self, mailbox: int, uid: int, first: int = 0, octets: int = READ_OCTETS
+    ) -> list[bytes]:
+        """A message in pieces from piece number `first` on, about `octets`; [] at the end.
 
         Piece 0 is what stands in front, and may be empty. A message of up to 32 KiB comes whole at
         the first call; who has as many octets as the Snapshot told need not ask again. Reads that
@@ -202,12 +205,26 @@ class Mailboxes:
 
         KeyError if the message is gone; Unreadable if it is damaged: then it is moved aside.
         """
+        look = partial(mail_reading.read_message, mailbox, uid, first, octets)
         try:
-            return await self._gather.look(partial(mail_reading.read_message, mailbox, uid, first))
+            return await self._gather.look(look)
         except Unreadable as error:
-            log.error("message %d of mailbox %d cannot be read: %s", uid, mailbox, error)
-            self._env.submit(MoveAside(mailbox, uid))
+            self._move_aside(mailbox, uid, error)
             raise
+
+    async def read_several(
+        self, mailbox: int, uids: Sequence[int]
+    ) -> list[list[bytes] | Exception]:
+        """Messages of up to a mebibyte each, in one look: what `read` gives of each, or raises."""
+        found = await self._gather.look(partial(mail_reading.read_messages, mailbox, uids))
+        for uid, one in zip(uids, found, strict=True):
+            if isinstance(one, Unreadable):
+                self._move_aside(mailbox, uid, one)
+        return found
+
+    def _move_aside(self, mailbox: int, uid: int, error: Unreadable) -> None:
+        log.error("message %d of mailbox %d cannot be read: %s", uid, mailbox, error)
+        self._env.submit(MoveAside(mailbox, uid))
 
     async def expunge(self, mailbox: int, uids: Sequence[int]) -> None:
         """Take messages away: all or none, durable when it returns.
