@@ -107,10 +107,14 @@ def open_environment(
         readahead=False,
         lib_version=LIB_VERSION,
     )
-    handles = {name: env.open_db(name.encode(), create=not readonly) for name in databases}
-    for name in retired:
-        with suppress(lmdb.NotFoundError):
-            handles[name] = env.open_db(name.encode(), create=False)
+    try:
+        handles = {name: env.open_db(name.encode(), create=not readonly) for name in databases}
+        for name in retired:
+            with suppress(lmdb.NotFoundError):
+                handles[name] = env.open_db(name.encode(), create=False)
+    except BaseException:  # or this process could not open it again
+        env.close()
+        raise
     return env, handles
 
 

@@ -117,14 +117,14 @@ class Mailboxes:
         To be called before the first `deliver` of an envelope of that shard: it also tells this
         process what is stored already. `forget` those whose envelope the spool no longer has.
         """
-        found: list[bytes] = []
+        found: dict[bytes, None] = {}  # one whose recipients came at two times is in two rows
         for key, row in self._env.read_now(partial(read_receipts, shard)):
             try:
-                found += self._receipts.load(key, row)
+                found.update(dict.fromkeys(self._receipts.load(key, row)))
             except Unreadable as error:
                 log.error("a row of receipts cannot be read: %s: %s", key.hex(), error)
                 self._env.submit_lazily(DropReceipts(key, keep=True))
-        return found
+        return list(found)
 
     async def append(self, post: Post) -> list[Outcome]:
         """As `deliver`, for who waits: IMAP's APPEND, import. Raises what failed."""
