@@ -14,6 +14,7 @@ from fastmta.store import rows
 from fastmta.store.env import Databases, Transaction
 from fastmta.store.mail_changes import Change, Expunged, note_changes
 from fastmta.store.mail_records import Entry, Gone, Mailbox, Next
+from fastmta.store.post import Step
 from fastmta.store.records import Unreadable
 
 MOST_MAILBOXES = 1000  # of an account
@@ -34,6 +35,7 @@ class Ledger:
         self._counted: set[bytes] = set()  # of which only what their account has is another
         self._changes: dict[int, list[Change]] = {}
         self._receipts: dict[int, list[bytes]] = {}
+        self._imports: dict[bytes, bytes] = {}
         self._last_body = -1
 
     # Mailboxes
@@ -215,6 +217,16 @@ class Ledger:
         self._receipts.setdefault(receipt[0], []).append(records.pack_receipt(receipt, gone))
         return records.receipts_key(receipt[0], self.txn.id())
 
+    # Imports
+
+    def is_at(self, step: Step) -> bool:
+        """Whether an import has come as far as it says."""
+        known = self._imports.get(step.source) or self.txn.get(step.source, db=self.db["imports"])
+        return known == step.before
+
+    def go_on(self, step: Step) -> None:
+        self._imports[step.source] = step.after
+
     # The end
 
     def write(self) -> None:
@@ -228,6 +240,8 @@ class Ledger:
         for shard, receipts in self._receipts.items():
             name = records.receipts_key(shard, self.txn.id())
             self.txn.put(name, records.pack_receipts(receipts), db=self.db["receipts"])
+        for source, row in self._imports.items():
+            self.txn.put(source, row, db=self.db["imports"])
         if self._touched:
             self._tell(self._mailboxes[key].id for key in self._touched)
 

@@ -15,11 +15,11 @@ import lmdb
 from fastmta import metrics
 from fastmta.store import mail_records as records
 from fastmta.store.env import Databases, Transaction
-from fastmta.store.mail_changes import Expunged, ranges_of
+from fastmta.store.mail_changes import Expunged, Flagged, ranges_of
 from fastmta.store.mail_ledger import Ledger, NoRoom
 from fastmta.store.mail_receipts import Drops, Receipts
 from fastmta.store.mail_records import Entry, Gone, Mailbox
-from fastmta.store.post import Done, Drop, Outcome, Post, Refused, Stored
+from fastmta.store.post import Done, Drop, Flagging, Outcome, OutOfStep, Post, Refused, Step, Stored
 from fastmta.store.records import Unreadable
 
 log = logging.getLogger(__name__)
@@ -51,19 +51,22 @@ def apply(operations: Sequence[Work], txn: Transaction, db: Databases) -> None:
 class Deliver:
     """Store a post."""
 
-    __slots__ = ("_done", "_failure", "_gone", "_keys", "_outcomes", "_post", "_quotas",
-                 "_receipts", "_row", "_structure")  # fmt: skip
+    __slots__ = (
+        *("_done", "_failure", "_gone", "_keys", "_outcomes", "_post", "_quotas"),
+        *("_receipts", "_row", "step", "structure"),
+    )
 
     def __init__(
         self,
         post: Post,
-        structure: bytes,
         quotas: Sequence[int],
         receipts: Receipts,
         done: Done,
     ) -> None:
         """ValueError for what can never be stored; `quotas` are octets, 0 is none."""
-        self._post, self._structure, self._quotas = post, structure, quotas
+        self._post, self._quotas = post, quotas
+        self.structure = b""
+        self.step: Step | None = None
         self._receipts, self._done = receipts, done
         self._keys = [records.name_key(drop.account, drop.mailbox) for drop in post.to]
         if any(len(drop.front) > records.MOST_FRONT for drop in post.to):
@@ -71,11 +74,14 @@ class Deliver:
         self._outcomes: list[Outcome] = []
         self._gone: list[Gone] = []  # what is stored in this transaction
         self._row = b""  # the key of the row with its receipt
-        self._failure: Unreadable | None = None
+        self._failure: Unreadable | OutOfStep | None = None
 
     def work(self, ledger: Ledger) -> None:
         self._outcomes, self._gone, self._row, self._failure = [], [], b"", None
         post = self._post
+        if self.step and not ledger.is_at(self.step):
+            self._failure = OutOfStep()
+            return
         before = self._receipts.before(post.receipt, ledger) if post.receipt else {}
         try:  # before anything is changed
             mailboxes = [_make(ledger, key) for key in self._keys]
@@ -89,9 +95,11 @@ class Deliver:
             self._outcomes.append(self._place(ledger, drop, mailbox, key, quota, body, before))
         if self._gone:
             shares = len(self._gone)
-            ledger.put_body(body, post.size, self._structure, post.parts, shares)
+            ledger.put_body(body, post.size, self.structure, post.parts, shares)
             if post.receipt:
                 self._row = ledger.note_receipt(post.receipt, self._gone)
+            if self.step:
+                ledger.go_on(self.step)
 
     def _place(
         self,
@@ -199,6 +207,53 @@ class Expunge(Waited):
             ledger.touch(key, mailbox)
             ledger.note(mailbox.id, Expunged(ranges_of(gone)))
             ledger.count(key, mailbox, -len(gone), -octets)
+
+
+class Flag(Waited):
+    """Change flags and keywords of messages."""
+
+    __slots__ = ("_flagging", "_mailbox", "_uids", "modified", "modseq")
+
+    def __init__(self, mailbox: int, uids: Sequence[int], flagging: Flagging) -> None:
+        super().__init__()
+        self._mailbox, self._uids, self._flagging = mailbox, sorted(uids), flagging
+        self.modified: list[int] = []  # uids that were left as they are
+        self.modseq = 0
+
+    def work(self, ledger: Ledger) -> None:
+        self.modified = []
+        try:
+            key, mailbox = ledger.open(self._mailbox)
+        except (KeyError, Unreadable) as error:
+            self._failure = error
+            return
+        changed: list[int] = []
+        for uid in self._uids:
+            entry = ledger.entry(key, mailbox, uid)
+            if entry is None:
+                continue
+            if entry.modseq > self._flagging.unchanged_since:
+                self.modified.append(uid)
+            elif self._flagging.change(entry):
+                entry.modseq = ledger.touch(key, mailbox)
+                ledger.put_entry(mailbox.id, uid, entry)
+                changed.append(uid)
+        if changed:
+            ledger.note(mailbox.id, Flagged(ranges_of(changed)))
+        self.modseq = mailbox.modseq
+
+
+class ForgetImport(Waited):
+    """An import is to begin anew."""
+
+    __slots__ = ("_source",)
+
+    def __init__(self, source: bytes) -> None:
+        super().__init__()
+        self._source = source
+
+    def work(self, ledger: Ledger) -> None:
+        ledger.txn.delete(self._source, db=ledger.db["imports"])
 
 
 class MoveAside:
