@@ -14,9 +14,11 @@ from fastmta.protocol.smtp_question import Question, Step
 from fastmta.server import pop3_maildrop
 from fastmta.server.judges import Facts, Judges
 from fastmta.server.pop3_maildrop import AHEAD, PIECE
+from fastmta.store.mail_records import entry_key
 from tests.server.pop3_service import LOGIN, Client, Server, configured, serving
 from tests.server.test_smtp import _time_stands_still, certificate, trusting
 from tests.server.test_submission import NAME
+from tests.store.test_mailboxes import damage
 from tests.support import run, until
 
 __all__ = ["_time_stands_still", "certificate"]  # fixtures
@@ -393,6 +395,19 @@ def test_a_message_that_somebody_else_has_deleted(tmp_path: Path) -> None:
             assert await client.say("RETR 2") == reply.NO_LONGER_THERE.decode().rstrip()
             assert await client.message("RETR 3") == ONE
             assert await client.say("DELE 2", "QUIT") == "+OK Bye"
+
+    run(scenario())
+
+
+def test_a_message_that_cannot_be_read_is_told_of_and_the_others_come(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with serving(tmp_path, ONE, TWO, ONE) as server:
+            client = await server.logged_in()
+            mailbox = (await server.mailboxes.open(NAME)).mailbox
+            damage(server.mailboxes, "entries", entry_key(mailbox, 2), b"?")
+            assert await client.message("RETR 1") == ONE
+            assert await client.say("RETR 2") == reply.CANNOT_READ.decode().rstrip()
+            assert await client.message("RETR 3") == ONE
 
     run(scenario())
 
