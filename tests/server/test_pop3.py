@@ -10,6 +10,7 @@ import pytest
 
 from fastmta.mail.reply import Reply
 from fastmta.protocol import pop3_replies as reply
+from fastmta.protocol.pop3_server import Pop3Server
 from fastmta.protocol.smtp_question import Question, Step
 from fastmta.server import pop3_maildrop
 from fastmta.server.judges import Facts, Judges
@@ -181,6 +182,27 @@ def test_threat_19_a_maildrop_has_one_session(tmp_path: Path) -> None:
             assert (await second.say(*LOGIN))[:3] == "+OK"  # at once, on the same connection
             third = await server.greeted()
             assert (await third.say(*LOGIN)).startswith("-ERR [IN-USE] ")
+
+    run(scenario())
+
+
+def test_threat_19_the_lock_is_free_before_quit_is_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        async with serving(tmp_path, ONE) as server:
+            lock, updated, free = server.mailboxes.lock, Pop3Server.updated, []
+
+            def look(machine: Pop3Server, *, done: bool) -> None:
+                free.append(lock.take(NAME))
+                updated(machine, done=done)
+
+            monkeypatch.setattr(Pop3Server, "updated", look)
+            client = await server.logged_in()
+            assert not lock.take(NAME)
+            await client.say("DELE 1", "QUIT")
+            assert free == [True]
+            lock.release(NAME)
 
     run(scenario())
 
