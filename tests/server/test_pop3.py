@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable
 from hashlib import sha256
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from fastmta.server import pop3_maildrop
 from fastmta.server.judges import Facts, Judges
 from fastmta.server.pop3_maildrop import AHEAD, PIECE
 from fastmta.store.mail_records import entry_key
-from tests.server.pop3_service import LOGIN, Client, Server, configured, serving
+from tests.server.pop3_service import EVERYBODY, LOGIN, Client, Server, configured, serving
 from tests.server.test_smtp import _time_stands_still, certificate, trusting
 from tests.server.test_submission import NAME
 from tests.store.test_mailboxes import damage
@@ -683,6 +684,20 @@ def test_a_judge_may_refuse_a_login(tmp_path: Path) -> None:
             server.pass_time(asyncio.get_running_loop().time() + 2 - server.service.sessions.now)
             assert await client.line() == "-ERR [SYS/TEMP] Later"
             assert noted == ["errors"]
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_a_proxy_says_for_whom_it_speaks(tmp_path: Path, allowed: bool) -> None:
+    async def scenario() -> None:
+        client_networks = (ip_network("192.0.2.0/24"),) if allowed else EVERYBODY
+        options = {"proxy_networks": EVERYBODY, "plaintext_networks": client_networks}
+        async with serving(tmp_path, ONE, **options) as server:  # type: ignore[arg-type]
+            client = await server.connect()
+            client.writer.write(b"PROXY TCP4 192.0.2.7 198.51.100.1 50000 110\r\n")
+            assert (await client.line())[:3] == "+OK"
+            assert (await client.say(*LOGIN)).startswith("+OK 1 " if allowed else "-ERR")
 
     run(scenario())
 
