@@ -20,7 +20,7 @@ run: build
 	$(BIN)/fastmta demo
 
 test: build packages check
-	$(BIN)/pytest -q -n $(JOBS) --dist loadfile
+	$(BIN)/pytest -q -n $(JOBS) --dist worksteal
 
 check: build
 	$(BIN)/ruff check .

@@ -25,7 +25,9 @@ from bench.relay import Options, Run
 @click.group(help=__doc__)
 def main() -> None:
     # However the run ends, what it has started goes with it.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # SIGINT too: who is started in the background of a script inherits that it is ignored.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
 
 
 main.add_command(bench.codec.main, "codec")

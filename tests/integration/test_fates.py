@@ -57,7 +57,8 @@ def test_a_permanent_failure_is_told_to_the_sender(tmp_path: Path) -> None:
         report = parse_report(parse(sink.mail_for(SENDER).content))
         assert report is not None
         assert [one.final for one in report.status.recipients] == ["permfail@example.test"]
-        assert ends(running.events(), "delivered") == {SENDER: 1}
+        (delivered,) = running.wait_for(1, event="delivered")
+        assert delivered["recipient"] == SENDER
 
 
 def test_the_recipients_of_one_transaction_end_differently(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fastmta._core.dkim import SignedFields, canonical_field
 from fastmta.mail.arrival import Arrival
-from fastmta.mail.dkim import BadKey, Signer, Signers, prepare, see, zone_line
+from fastmta.mail.dkim import BadKey, DkimKey, Signer, Signers, prepare, see, zone_line
 from fastmta.mail.dkim_key import generate_key, load_key
 from tests.integration.servers import program
 
@@ -67,8 +67,49 @@ HEAD = b"From: A <a@example.test>\r\nTo: b@example.test\r\nSubject: Hi  there\r\
 MESSAGE = HEAD + b"\r\nHello,\t world \r\n\r\nBye\r\n\r\n"
 
 
-# The examples of RFC 8463, appendix A.
+# The examples of RFC 6376 (appendices A.2 and C) and of RFC 8463 (appendix A).
 
+RFC_6376 = b"""\
+DKIM-Signature: v=1; a=rsa-sha256; s=brisbane; d=example.com;
+      c=simple/simple; q=dns/txt; i=joe@football.example.com;
+      h=Received : From : To : Subject : Date : Message-ID;
+      bh=2jUSOH9NhtVGCQWNr9BrIAPreKQjO6Sn7XIkfJVOzv8=;
+      b=AuUoFEfDxTDkHlLXSZEpZj79LICEps6eda7W3deTVFOk4yAUoqOB
+      4nujc7YopdG5dWLSdNg6xNAZpOPr+kHxt1IrE+NahM6L/LbvaHut
+      KVdkLLkpVaVVQPzeRDI009SO2Il5Lu7rDNH6mZckBdrIx0orEtZV
+      4bmp/YzhwvcubU4=;
+Received: from client1.football.example.com  [192.0.2.1]
+      by submitserver.example.com with SUBMISSION;
+      Fri, 11 Jul 2003 21:01:54 -0700 (PDT)
+From: Joe SixPack <joe@football.example.com>
+To: Suzie Q <suzie@shopping.example.net>
+Subject: Is dinner ready?
+Date: Fri, 11 Jul 2003 21:00:37 -0700 (PDT)
+Message-ID: <20030712040037.46341.5F8J@football.example.com>
+
+Hi.
+
+We lost the game. Are you hungry yet?
+
+Joe.
+""".replace(b"\n", b"\r\n")
+RFC_6376_KEY = b"""\
+-----BEGIN RSA PRIVATE KEY-----
+MIICXwIBAAKBgQDwIRP/UC3SBsEmGqZ9ZJW3/DkMoGeLnQg1fWn7/zYtIxN2SnFC
+jxOCKG9v3b4jYfcTNh5ijSsq631uBItLa7od+v/RtdC2UzJ1lWT947qR+Rcac2gb
+to/NMqJ0fzfVjH4OuKhitdY9tf6mcwGjaNBcWToIMmPSPDdQPNUYckcQ2QIDAQAB
+AoGBALmn+XwWk7akvkUlqb+dOxyLB9i5VBVfje89Teolwc9YJT36BGN/l4e0l6QX
+/1//6DWUTB3KI6wFcm7TWJcxbS0tcKZX7FsJvUz1SbQnkS54DJck1EZO/BLa5ckJ
+gAYIaqlA9C0ZwM6i58lLlPadX/rtHb7pWzeNcZHjKrjM461ZAkEA+itss2nRlmyO
+n1/5yDyCluST4dQfO8kAB3toSEVc7DeFeDhnC1mZdjASZNvdHS4gbLIA1hUGEF9m
+3hKsGUMMPwJBAPW5v/U+AWTADFCS22t72NUurgzeAbzb1HWMqO4y4+9Hpjk5wvL/
+eVYizyuce3/fGke7aRYw/ADKygMJdW8H/OcCQQDz5OQb4j2QDpPZc0Nc4QlbvMsj
+7p7otWRO5xRa6SzXqqV3+F0VpqvDmshEBkoCydaYwc2o6WQ5EBmExeV8124XAkEA
+qZzGsIxVP+sEVRWZmW6KNFSdVUpk3qzK0Tz/WjQMe5z0UunY9Ax9/4PVhp/j61bf
+eAYXunajbBSOLlx4D+TunwJBANkPI5S9iylsbLs6NkaMHV6k5ioHBBmgCak95JGX
+GMot/L2x0IYyMLAz6oLWh2hm7zwtb0CgOrPo1ke44hFYnfc=
+-----END RSA PRIVATE KEY-----
+"""
 RFC_8463 = b"""\
 DKIM-Signature: v=1; a=ed25519-sha256; c=relaxed/relaxed;
  d=football.example.com; i=@football.example.com;
@@ -132,25 +173,39 @@ uEzxBDAr518Z8VFbR41in3W4Y3yCDgQlLlcETrS+zYcL
 }
 
 
+def check_example(
+    message: bytes, index: int, key: DkimKey, names: list[bytes], relaxed: bool
+) -> None:
+    """That we make of a message what its signature number `index` says."""
+    head, _, body = message.partition(b"\r\n\r\n")
+    arrival = Arrival(1, "", [], [b"\r\n" + body], 0, 0.0)
+    see(arrival, {relaxed})
+    digest = arrival.body.digest(relaxed) if arrival.body else None
+    assert digest is not None
+    assert base64.b64encode(digest) in head
+    field = b"DKIM-Signature:" + head.split(b"DKIM-Signature:")[index + 1]
+    field = re.split(rb"\r\n(?=[A-Z])", field)[0] + b"\r\n"
+    before, tag, signature = field.partition(b" b=")
+    found = SignedFields(names).select(head + b"\r\n", len(head) + 2, relaxed)
+    assert found is not None
+    own = before + tag + b";" * signature.endswith(b";\r\n") + b"\r\n"
+    own = canonical_field(own, 0, len(own), relaxed)[:-2]
+    made = key.sign(sha256(found[1] + own).digest())
+    assert base64.b64encode(made) == b"".join(signature.split()).rstrip(b";")
+
+
+def test_the_example_of_rfc_6376_comes_out_to_the_byte() -> None:
+    names = [b"received", b"from", b"to", b"subject", b"date", b"message-id"]
+    check_example(RFC_6376, 0, load_key(RFC_6376_KEY), names, relaxed=False)
+
+
 @pytest.mark.parametrize(("index", "kind"), list(enumerate(RFC_8463_KEYS)))
 def test_the_examples_of_rfc_8463_come_out_to_the_byte(index: int, kind: str) -> None:
     pem, record = RFC_8463_KEYS[kind]
     key = load_key(pem)
     assert key.record == record
-    head, _, body = RFC_8463.partition(b"\r\n\r\n")
-    arrival = Arrival(1, "", [], [b"\r\n" + body], 0, 0.0)
-    see(arrival, {True})
-    digest = arrival.body.digest(True) if arrival.body else None
-    assert digest is not None
-    assert base64.b64encode(digest) in head
-    field = (b"DKIM-Signature:" + head.split(b"DKIM-Signature:")[index + 1]).split(b"From:")[0]
-    before, tag, signature = field.partition(b" b=")
-    names = SignedFields([b"from", b"to", b"subject", b"date", b"message-id"])
-    found = names.select(head + b"\r\n", len(head) + 2, True)
-    assert found is not None
-    own = canonical_field(before + tag + b"\r\n", 0, len(before + tag) + 2, True)[:-2]
-    made = key.sign(sha256(found[1] + own).digest())
-    assert base64.b64encode(made) == b"".join(signature.split())
+    names = [b"from", b"to", b"subject", b"date", b"message-id"]
+    check_example(RFC_8463, index, key, names, relaxed=True)
 
 
 # The field

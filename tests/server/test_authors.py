@@ -29,6 +29,7 @@ __all__ = ["_time_stands_still", "certificate"]  # fixtures
         ('"Bob, of Sales" <bob@example.test>\r\nSender: sales@example.test', "250 2.0.0"),
         ("=?utf-8?q?B=C3=B6b?=\r\n <bob@example.test>", "250 2.0.0"),
         ("bob@example.test\r\nSender: alice@example.test", "550 5.7.1"),
+        ("B\udcf6b <bob@example.test>", "250 2.0.0"),  # Latin-1, undeclared
         # What mail readers do not agree about.
         ("alice@example.test <bob@example.test>", "554 5.6.0"),
         ("<alice@example.test> <bob@example.test>", "554 5.6.0"),

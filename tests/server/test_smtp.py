@@ -74,7 +74,7 @@ class Client:
         """The reply to the last of these lines, sent one by one."""
         answer = ""
         for line in lines:
-            self.writer.write(line.encode() + b"\r\n")
+            self.writer.write(line.encode(errors="surrogateescape") + b"\r\n")
             answer = await self.reply()
         return answer
 
