@@ -78,9 +78,9 @@ class Mailboxes:
 
         `done` is called on the loop after the commit with an outcome for each of `post.to`, in
         their order; drops that are refused do not keep others from being stored. It is called
-        with an Exception where nothing of this is known to be stored: the disk failed, or the row
-        of a mailbox cannot be read. Then the same post, with its receipt, may be delivered again:
-        what was stored after all is not stored twice.
+        with an Exception where nothing of this is known to be stored: the disk failed. Then the
+        same post, with its receipt, may be delivered again: what was stored after all is not
+        stored twice.
 
         ValueError, at once, for what can never be stored: an account or mailbox whose name is too
         long, or a `front` above 65,535 octets.
@@ -161,7 +161,14 @@ class Mailboxes:
 
     def usage(self, account: str) -> Usage:
         """What an account has, for its quota; a short read, now."""
-        mailbox = self._env.read_now(partial(mail_reading.get_mailbox, name_key(account, INBOX)))
+        key = name_key(account, INBOX)
+        try:
+            mailbox = self._env.read_now(partial(mail_reading.get_mailbox, key))
+        except Unreadable:
+            make = Make(key)
+            make.done.add_done_callback(lambda done: done.cancelled() or done.exception())
+            self._env.submit(make)
+            return Usage(0, 0)  # `deliver` looks once more
         return Usage(mailbox.all_messages, mailbox.all_octets) if mailbox else Usage(0, 0)
 
     # Mail is read
@@ -187,7 +194,12 @@ class Mailboxes:
         return Snapshot(first.id, first.uidvalidity, first.uidnext, first.modseq, uids, sizes)
 
     async def _page(self, key: bytes, after: int) -> Page | None:
-        page = await self._gather.look(partial(mail_reading.read_page, key, after))
+        look = partial(mail_reading.read_page, key, after)
+        try:
+            page = await self._gather.look(look)
+        except Unreadable:
+            await self._do(Make(key))
+            page = await self._gather.look(look)
         if page is not None:
             for uid in page.unreadable:
                 log.error("message %d of mailbox %d cannot be read", uid, page.mailbox.id)

@@ -106,11 +106,20 @@ async def _show_one(boxes: Mailboxes, mailbox: Snapshot, uid: int) -> None:
     number = 0
     try:
         while pieces := await boxes.read(mailbox.mailbox, uid, number):
-            sys.stdout.buffer.writelines(pieces)
+            _show_octets(b"".join(pieces))
             number += len(pieces)
     except KeyError:
         refuse(f"there is no message {uid}")
-    sys.stdout.buffer.flush()
+    sys.stdout.flush()
+
+
+def _show_octets(octets: bytes) -> None:
+    """As they are, but not to a terminal: what it would not print could move its cursor."""
+    if sys.stdout.isatty():
+        text = octets.replace(b"\r\n", b"\n").decode("utf-8", "replace")
+        click.echo(visible(text), nl=False)
+    else:
+        sys.stdout.buffer.write(octets)
 
 
 async def _show_all(boxes: Mailboxes, mailbox: Snapshot, as_json: bool) -> None:
