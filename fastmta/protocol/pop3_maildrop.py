@@ -14,11 +14,12 @@ LISTED_AT_ONCE = 4096  # messages; about a hundred kilobytes of listings
 class Maildrop:
     """`uids` ("I") and `sizes` ("Q") have a number for each message, in order."""
 
-    __slots__ = ("_deleted", "_sizes", "_uids", "_validity", "count", "octets")
+    __slots__ = ("_all_octets", "_deleted", "_sizes", "_uids", "_validity", "count", "octets")
 
     def __init__(self, validity: int, uids: "array[int]", sizes: "array[int]") -> None:
         """`validity` and a uid together never mean another message."""
         self._validity, self._uids, self._sizes = validity, uids, sizes
+        self._all_octets = sum(sizes)
         self.reset()
 
     def __len__(self) -> int:
@@ -29,7 +30,7 @@ class Maildrop:
         """Nothing is deleted."""
         self._deleted = bytearray(len(self._uids))
         self.count = len(self._uids)  # without those that are deleted, as the next
-        self.octets = sum(self._sizes)
+        self.octets = self._all_octets
 
     def has(self, number: int) -> bool:
         return 1 <= number <= len(self._uids) and not self._deleted[number - 1]

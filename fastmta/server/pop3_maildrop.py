@@ -15,6 +15,7 @@ from fastmta.store.mail_reading import Snapshot
 from fastmta.store.mailboxes import Mailboxes
 
 AHEAD = 1 << 19  # octets that are read at a time, of messages that are no larger
+MOST_AHEAD = 1000  # messages
 PIECE, SMALL_PIECE = 1 << 20, 1 << 16  # octets of larger ones, and where memory is short
 
 # Notes that a mailbox, by its id, is opened now; False where that is too soon.
@@ -102,8 +103,8 @@ class LockedMaildrop:
             room -= self.drop.size(each)
             return room >= 0 or each == number
 
-        behind = (each for each in range(number, len(self.drop) + 1) if self.drop.has(each))
-        return list(takewhile(fits, behind))
+        end = min(number + MOST_AHEAD, len(self.drop) + 1)
+        return list(takewhile(fits, filter(self.drop.has, range(number, end))))
 
     async def read_large(self, number: int, first: int) -> list[bytes]:
         """A message in order, from piece `first` on, about a mebibyte; [] at the end."""

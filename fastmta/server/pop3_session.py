@@ -317,7 +317,7 @@ class Pop3Session(Session):
         assert self._maildrop is not None
         try:
             await self._maildrop.delete(uids)
-        except (lmdb.Error, OSError, Unreadable) as error:
+        except (KeyError, lmdb.Error, OSError, Unreadable) as error:
             log.error("cannot delete messages of %s: %s", self.account, error)
             return False
         DELETED.value += len(uids)

@@ -2,6 +2,7 @@
 
 from array import array
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from msgspec import Struct
@@ -9,7 +10,7 @@ from msgspec import Struct
 from fastmta.store import mail_records as records
 from fastmta.store import rows
 from fastmta.store.env import Databases, Transaction
-from fastmta.store.mail_records import Mailbox
+from fastmta.store.mail_records import Entry, Mailbox
 from fastmta.store.records import Unreadable
 
 PAGE = 2048  # entries that one look passes over
@@ -50,6 +51,22 @@ class Page(NamedTuple):
     after: int
 
 
+def read_mailboxes(
+    start: bytes, txn: Transaction, db: Databases
+) -> list[tuple[bytes, Mailbox | None]]:
+    """A page of keys and rows from key `start` on; None for a row that cannot be read."""
+    found: list[tuple[bytes, Mailbox | None]] = []
+    with txn.cursor(db["mailboxes"]) as cursor:
+        more = cursor.set_range(start)
+        while more and len(found) < PAGE:
+            try:
+                found.append((cursor.key(), records.unpack_mailbox(cursor.value())))
+            except Unreadable:
+                found.append((cursor.key(), None))
+            more = cursor.next()
+    return found
+
+
 def get_mailbox(key: bytes, txn: Transaction, db: Databases) -> Mailbox | None:
     """The row at a key of `name_key`."""
     row = txn.get(key, db=db["mailboxes"])
@@ -80,6 +97,31 @@ def read_page(key: bytes, after: int, txn: Transaction, db: Databases) -> Page |
                 if len(uids) + len(unreadable) == PAGE:
                     last = uid
     return Page(mailbox, uids, sizes, unreadable, 0)
+
+
+def read_entries(
+    mailbox: int, after: int, txn: Transaction, db: Databases
+) -> list[tuple[int, Entry]]:
+    """A page of entries behind uid `after`; those that can be read."""
+    found: list[tuple[int, Entry]] = []
+    start = records.mailbox_key(mailbox)
+    with txn.cursor(db["entries"]) as cursor:
+        more = cursor.set_range(records.entry_key(mailbox, after + 1))
+        while more and len(found) < PAGE and (key := cursor.key()).startswith(start):
+            with suppress(Unreadable):
+                found.append((int.from_bytes(key[4:]), records.unpack_entry(cursor.value())))
+            more = cursor.next()
+    return found
+
+
+def read_structure(mailbox: int, uid: int, txn: Transaction, db: Databases) -> tuple[bytes, int]:
+    """The packed structure of a message, and the octets in front; see Mailboxes.structure."""
+    row = txn.get(records.entry_key(mailbox, uid), db=db["entries"])
+    if row is None:
+        raise KeyError(uid)
+    entry = records.unpack_entry(row)
+    body = records.unpack_body(txn.get(records.body_key(entry.body), b"", db=db["bodies"]))
+    return body.structure, len(entry.front)
 
 
 def read_message(
