@@ -134,7 +134,9 @@ def configured(
     mode: TlsMode = "none", tls: tuple[Path, Path] | None = None, folder: Path = Path(), **pop3: Any
 ) -> Config:
     pop3 = {"plaintext_networks": EVERYBODY, **pop3}
-    listener = Listener(service="pop3", bind=Endpoint("127.0.0.1", 0), tls=mode)
+    proxies = pop3.pop("proxy_networks", ())
+    bind = Endpoint("127.0.0.1", 0)
+    listener = Listener(service="pop3", bind=bind, tls=mode, proxy_networks=proxies)
     return Config(
         hostname="mail.example.test",  # type: ignore[arg-type]
         data_dir=folder,

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable
 from hashlib import sha256
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,16 @@ import pytest
 
 from fastmta.mail.reply import Reply
 from fastmta.protocol import pop3_replies as reply
+from fastmta.protocol.pop3_server import Pop3Server
 from fastmta.protocol.smtp_question import Question, Step
 from fastmta.server import pop3_maildrop
 from fastmta.server.judges import Facts, Judges
 from fastmta.server.pop3_maildrop import AHEAD, PIECE
-from tests.server.pop3_service import LOGIN, Client, Server, configured, serving
+from fastmta.store.mail_records import entry_key
+from tests.server.pop3_service import EVERYBODY, LOGIN, Client, Server, configured, serving
 from tests.server.test_smtp import _time_stands_still, certificate, trusting
 from tests.server.test_submission import NAME
+from tests.store.test_mailboxes import damage
 from tests.support import run, until
 
 __all__ = ["_time_stands_still", "certificate"]  # fixtures
@@ -179,6 +183,27 @@ def test_threat_19_a_maildrop_has_one_session(tmp_path: Path) -> None:
             assert (await second.say(*LOGIN))[:3] == "+OK"  # at once, on the same connection
             third = await server.greeted()
             assert (await third.say(*LOGIN)).startswith("-ERR [IN-USE] ")
+
+    run(scenario())
+
+
+def test_threat_19_the_lock_is_free_before_quit_is_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        async with serving(tmp_path, ONE) as server:
+            lock, updated, free = server.mailboxes.lock, Pop3Server.updated, []
+
+            def look(machine: Pop3Server, *, done: bool) -> None:
+                free.append(lock.take(NAME))
+                updated(machine, done=done)
+
+            monkeypatch.setattr(Pop3Server, "updated", look)
+            client = await server.logged_in()
+            assert not lock.take(NAME)
+            await client.say("DELE 1", "QUIT")
+            assert free == [True]
+            lock.release(NAME)
 
     run(scenario())
 
@@ -393,6 +418,19 @@ def test_a_message_that_somebody_else_has_deleted(tmp_path: Path) -> None:
             assert await client.say("RETR 2") == reply.NO_LONGER_THERE.decode().rstrip()
             assert await client.message("RETR 3") == ONE
             assert await client.say("DELE 2", "QUIT") == "+OK Bye"
+
+    run(scenario())
+
+
+def test_a_message_that_cannot_be_read_is_told_of_and_the_others_come(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with serving(tmp_path, ONE, TWO, ONE) as server:
+            client = await server.logged_in()
+            mailbox = (await server.mailboxes.open(NAME)).mailbox
+            damage(server.mailboxes, "entries", entry_key(mailbox, 2), b"?")
+            assert await client.message("RETR 1") == ONE
+            assert await client.say("RETR 2") == reply.CANNOT_READ.decode().rstrip()
+            assert await client.message("RETR 3") == ONE
 
     run(scenario())
 
@@ -646,6 +684,20 @@ def test_a_judge_may_refuse_a_login(tmp_path: Path) -> None:
             server.pass_time(asyncio.get_running_loop().time() + 2 - server.service.sessions.now)
             assert await client.line() == "-ERR [SYS/TEMP] Later"
             assert noted == ["errors"]
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_a_proxy_says_for_whom_it_speaks(tmp_path: Path, allowed: bool) -> None:
+    async def scenario() -> None:
+        client_networks = (ip_network("192.0.2.0/24"),) if allowed else EVERYBODY
+        options = {"proxy_networks": EVERYBODY, "plaintext_networks": client_networks}
+        async with serving(tmp_path, ONE, **options) as server:  # type: ignore[arg-type]
+            client = await server.connect()
+            client.writer.write(b"PROXY TCP4 192.0.2.7 198.51.100.1 50000 110\r\n")
+            assert (await client.line())[:3] == "+OK"
+            assert (await client.say(*LOGIN)).startswith("+OK 1 " if allowed else "-ERR")
 
     run(scenario())
 

@@ -118,6 +118,41 @@ def test_a_large_message_comes_in_pieces(tmp_path: Path, size: int) -> None:
     run(scenario())
 
 
+def test_pieces_are_as_large_as_is_asked_for(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with mailboxes(tmp_path) as box:
+            await box.append(post(b"x" * 10 * CHUNK, BOB))
+            mailbox = (await box.open(BOB)).mailbox
+            assert list(map(len, await box.read(mailbox, 1, 0, CHUNK))) == [0, CHUNK]
+            assert list(map(len, await box.read(mailbox, 1, 2, 3 * CHUNK))) == [CHUNK] * 3
+            assert list(map(len, await box.read(mailbox, 1, 10, 3 * CHUNK))) == [CHUNK]
+            assert await box.read(mailbox, 1, 11, CHUNK) == []
+
+    run(scenario())
+
+
+def test_several_messages_are_read_in_one_look(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with mailboxes(tmp_path) as box:
+            large = b"y" * 3 * CHUNK
+            for body in (b"one", large, b"three", b"four"):
+                await box.append(post(body, Drop(BOB, front=b"front\r\n")))
+            mailbox = (await box.open(BOB)).mailbox
+            await box.expunge(mailbox, [3])
+            damage(box, "entries", records.entry_key(mailbox, 4), b"?")
+            found = await box.read_several(mailbox, [2, 3, 1, 4])
+            assert [b"".join(one) if isinstance(one, list) else type(one) for one in found] == [
+                b"front\r\n" + large,
+                KeyError,
+                b"front\r\none",
+                Unreadable,
+            ]
+            assert await box.read_several(mailbox, []) == []
+            assert await contents(box, BOB) == [b"front\r\none", b"front\r\n" + large]
+
+    run(scenario())
+
+
 def test_a_message_for_several_is_stored_once_and_freed_with_the_last(tmp_path: Path) -> None:
     async def scenario() -> None:
         accounts = [f"u{number}@example.test" for number in range(3)]
