@@ -10,7 +10,7 @@ What is always true:
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -272,17 +272,15 @@ class Mailboxes:
         self._env.submit(operation)
         await operation.done
 
-    async def names(self, account: str = "") -> list[tuple[str, str, Mailbox | None]]:
+    async def names(self, account: str = "") -> AsyncIterator[tuple[str, str, Mailbox | None]]:
         """Account, name and row of each mailbox, of one account or all; None if it is damaged."""
-        start = f"{account}\0".encode() if account else b""
-        found: list[tuple[bytes, Mailbox | None]] = []
-        after = start
+        start = after = f"{account}\0".encode() if account else b""
         while page := await self._gather.look(partial(mail_reading.read_mailboxes, after)):
-            found += [each for each in page if each[0].startswith(start)]
-            if not page[-1][0].startswith(start):
-                break
+            for key, mailbox in page:
+                if not key.startswith(start):
+                    return
+                yield (*records.split_name(key), mailbox)
             after = page[-1][0] + b"\0"
-        return [(*records.split_name(key), mailbox) for key, mailbox in found]
 
     # What others do
 

@@ -472,7 +472,7 @@ def test_what_an_older_release_has_written_is_read(tmp_path: Path) -> None:
         (tmp_path / "mail").mkdir()
         (tmp_path / "mail" / "data.mdb").write_bytes(gzip.decompress(OLD.read_bytes()))
         async with mailboxes(tmp_path) as box:
-            found = [(account, name) for account, name, _ in await box.names()]
+            found = [(account, name) async for account, name, _ in box.names()]
             assert found == [(ALICE, "INBOX"), *((BOB, name) for name in ("INBOX", "Old", "Sent"))]
             inbox = await box.open(BOB)
             assert (inbox.uidvalidity, inbox.uidnext, inbox.modseq) == (1795446358, 5, 7)
