@@ -375,26 +375,14 @@ cdef class Stuffer:
         return extra
 
 
-def stuff_whole(bytes head not None, list pieces not None):
-    """`head` as it is, then the content in `pieces` for the wire, with what ends it."""
+def stuff_whole(bytes head not None, bytes content not None):
+    """`head` as it is, then the content for the wire, with what ends it."""
     cdef Stuffer stuffer = Stuffer()
-    cdef Py_ssize_t size = len(head), extra = 0
-    cdef bytes piece, end, whole
-    cdef char* out
-    for piece in pieces:
-        size += len(piece)
-        extra += stuffer._walk(piece, len(piece), NULL)
-    end = stuffer.finish()
-    whole = PyBytes_FromStringAndSize(NULL, size + extra + len(end))
-    out = put_all(PyBytes_AS_STRING(whole), head, len(head))
-    stuffer = Stuffer()
-    for piece in pieces:
-        if extra:
-            out += len(piece) + stuffer._walk(piece, len(piece), out)
-        else:
-            out = put_all(out, piece, len(piece))
-    put_all(out, end, len(end))
-    return whole
+    cdef Py_ssize_t extra = stuffer._walk(content, len(content), NULL)
+    cdef bytes end = stuffer.finish()
+    if not extra:
+        return b"".join((head, content, end))
+    return b"".join((head, Stuffer().feed(content), end))
 
 
 cdef inline const char* text_end(const char* at, const char* end) noexcept nogil:

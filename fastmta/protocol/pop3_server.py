@@ -286,11 +286,11 @@ class Pop3Server(Authenticator):
         number, why_not = self._number(argument)
         if why_not:
             return why_not
-        pieces = self.at_hand(number)
-        if pieces is None:
+        message = self.at_hand(number)
+        if message is None:
             return self._read(number, None)
         self._note_retrieved(number)
-        return stuff_whole(b"+OK %d octets\r\n" % self._drop.size(number), pieces)
+        return stuff_whole(b"+OK %d octets\r\n" % self._drop.size(number), message)
 
     def _top_of(self, argument: bytes) -> bytes:
         try:
@@ -300,11 +300,11 @@ class Pop3Server(Authenticator):
         if not self._drop.has(number):
             return reply.NO_SUCH_MESSAGE
         self._read(number, Top(lines))
-        pieces = self.at_hand(number)
-        if pieces is not None:
+        message = self.at_hand(number)
+        if message is not None:
             self._event = None
             self._say(self._begin_message())
-            self._content(pieces, True)
+            self._content([message], True)
             self._end_message()
         return b""
 

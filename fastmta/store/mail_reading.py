@@ -149,12 +149,14 @@ def read_message(
 
 def read_messages(
     mailbox: int, uids: Sequence[int], txn: Transaction, db: Databases
-) -> list[list[bytes] | Exception]:
-    """The pieces of each, all of them, or the KeyError or Unreadable of `read_message`."""
-    found: list[list[bytes] | Exception] = []
+) -> list[bytes | Exception]:
+    """Each message whole, or the KeyError or Unreadable of `read_message`."""
+    found: list[bytes | Exception] = []
     for uid in uids:
         try:
-            found.append(read_message(mailbox, uid, 0, rows.READ_OCTETS, txn, db))
+            pieces = read_message(mailbox, uid, 0, rows.READ_OCTETS, txn, db)
         except (KeyError, Unreadable) as error:
             found.append(error)
+        else:
+            found.append(b"".join(pieces))
     return found
