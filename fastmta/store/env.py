@@ -50,6 +50,7 @@ SPOOL = Meters("spool")
 # The map is sparse, and growing it later would invalidate what other processes see of it.
 MAP_SIZE = 1 << 40
 MAX_DATABASES = 16
+MAX_READERS = 1024  # at a time, of all processes: three for each worker
 # LMDB 0.9's file format: the other engine of py-lmdb cannot read it, so it is never left open.
 LIB_VERSION = 0
 
@@ -101,16 +102,21 @@ def open_environment(
         str(folder),
         map_size=MAP_SIZE,
         max_dbs=MAX_DATABASES,
+        max_readers=MAX_READERS,
         mode=0o600,
         readonly=readonly,
         sync=sync,
         readahead=False,
         lib_version=LIB_VERSION,
     )
-    handles = {name: env.open_db(name.encode(), create=not readonly) for name in databases}
-    for name in retired:
-        with suppress(lmdb.NotFoundError):
-            handles[name] = env.open_db(name.encode(), create=False)
+    try:
+        handles = {name: env.open_db(name.encode(), create=not readonly) for name in databases}
+        for name in retired:
+            with suppress(lmdb.NotFoundError):
+                handles[name] = env.open_db(name.encode(), create=False)
+    except BaseException:  # or this process could not open it again
+        env.close()
+        raise
     return env, handles
 
 

@@ -142,9 +142,18 @@ def name_key(account: str, mailbox: str) -> bytes:
     return key
 
 
+def account_key(key: bytes) -> bytes:
+    """What the keys of all mailboxes of an account begin with, of one of them."""
+    return key[: key.index(0) + 1]
+
+
 def inbox_key(key: bytes) -> bytes:
     """The key of the INBOX beside a mailbox."""
-    return key[: key.index(0) + 1] + b"INBOX"
+    return account_key(key) + b"INBOX"
+
+
+def is_inbox(key: bytes) -> bool:
+    return key.endswith(b"\0INBOX")
 
 
 def split_name(key: bytes) -> tuple[str, str]:

@@ -10,7 +10,7 @@ What is always true:
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -78,9 +78,9 @@ class Mailboxes:
 
         `done` is called on the loop after the commit with an outcome for each of `post.to`, in
         their order; drops that are refused do not keep others from being stored. It is called
-        with an Exception where nothing of this is known to be stored: the disk failed, or the row
-        of a mailbox cannot be read. Then the same post, with its receipt, may be delivered again:
-        what was stored after all is not stored twice.
+        with an Exception where nothing of this is known to be stored: the disk failed. Then the
+        same post, with its receipt, may be delivered again: what was stored after all is not
+        stored twice.
 
         ValueError, at once, for what can never be stored: an account or mailbox whose name is too
         long, or a `front` above 65,535 octets.
@@ -117,14 +117,14 @@ class Mailboxes:
         To be called before the first `deliver` of an envelope of that shard: it also tells this
         process what is stored already. `forget` those whose envelope the spool no longer has.
         """
-        found: list[bytes] = []
+        found: dict[bytes, None] = {}  # one whose recipients came at two times is in two rows
         for key, row in self._env.read_now(partial(read_receipts, shard)):
             try:
-                found += self._receipts.load(key, row)
+                found.update(dict.fromkeys(self._receipts.load(key, row)))
             except Unreadable as error:
                 log.error("a row of receipts cannot be read: %s: %s", key.hex(), error)
                 self._env.submit_lazily(DropReceipts(key, keep=True))
-        return found
+        return list(found)
 
     async def append(self, post: Post) -> list[Outcome]:
         """As `deliver`, for who waits: IMAP's APPEND, import. Raises what failed."""
@@ -161,7 +161,14 @@ class Mailboxes:
 
     def usage(self, account: str) -> Usage:
         """What an account has, for its quota; a short read, now."""
-        mailbox = self._env.read_now(partial(mail_reading.get_mailbox, name_key(account, INBOX)))
+        key = name_key(account, INBOX)
+        try:
+            mailbox = self._env.read_now(partial(mail_reading.get_mailbox, key))
+        except Unreadable:
+            make = Make(key)
+            make.done.add_done_callback(lambda done: done.cancelled() or done.exception())
+            self._env.submit(make)
+            return Usage(0, 0)  # `deliver` looks once more
         return Usage(mailbox.all_messages, mailbox.all_octets) if mailbox else Usage(0, 0)
 
     # Mail is read
@@ -187,7 +194,12 @@ class Mailboxes:
         return Snapshot(first.id, first.uidvalidity, first.uidnext, first.modseq, uids, sizes)
 
     async def _page(self, key: bytes, after: int) -> Page | None:
-        page = await self._gather.look(partial(mail_reading.read_page, key, after))
+        look = partial(mail_reading.read_page, key, after)
+        try:
+            page = await self._gather.look(look)
+        except Unreadable:
+            await self._do(Make(key))
+            page = await self._gather.look(look)
         if page is not None:
             for uid in page.unreadable:
                 log.error("message %d of mailbox %d cannot be read", uid, page.mailbox.id)
@@ -258,17 +270,15 @@ class Mailboxes:
         self._env.submit(operation)
         await operation.done
 
-    async def names(self, account: str = "") -> list[tuple[str, str, Mailbox | None]]:
+    async def names(self, account: str = "") -> AsyncIterator[tuple[str, str, Mailbox | None]]:
         """Account, name and row of each mailbox, of one account or all; None if it is damaged."""
-        start = f"{account}\0".encode() if account else b""
-        found: list[tuple[bytes, Mailbox | None]] = []
-        after = start
+        start = after = f"{account}\0".encode() if account else b""
         while page := await self._gather.look(partial(mail_reading.read_mailboxes, after)):
-            found += [each for each in page if each[0].startswith(start)]
-            if not page[-1][0].startswith(start):
-                break
+            for key, mailbox in page:
+                if not key.startswith(start):
+                    return
+                yield (*records.split_name(key), mailbox)
             after = page[-1][0] + b"\0"
-        return [(*records.split_name(key), mailbox) for key, mailbox in found]
 
     # What others do
 

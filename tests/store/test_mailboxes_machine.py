@@ -399,8 +399,8 @@ class MailboxesMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         try:
-            if not self.is_broken:
-                self.run(self._empty())
+            self.faults.clear()
+            self.run(self.boxes.close() if self.is_broken else self._empty())
         finally:
             self.runner.close()
             self.patch.undo()
@@ -408,7 +408,6 @@ class MailboxesMachine(RuleBasedStateMachine):
 
     async def _empty(self) -> None:
         """Take all out and forget all: nothing is left but the mailboxes themselves."""
-        self.faults.clear()
         await self.rest()
         await self.check()
         for parcel in self.parcels:
