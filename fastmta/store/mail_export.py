@@ -202,21 +202,19 @@ async def _export_some(
     result: Result,
 ) -> None:
     found = await boxes.read_several(mailbox, [uid for uid, _ in some])
-    for (uid, entry), pieces in zip(some, found, strict=True):
-        if isinstance(pieces, Unreadable):
+    for (uid, entry), octets in zip(some, found, strict=True):
+        if isinstance(octets, Unreadable):
             result.damaged.append(uid)
-        elif not isinstance(pieces, Exception):  # else it is gone
-            await _read_rest(boxes, mailbox, uid, entry, pieces)
-            octets = b"".join(pieces)
+        elif not isinstance(octets, Exception):  # else it is gone
+            if len(octets) < entry.size:
+                octets = await _read_whole(boxes, mailbox, uid)
             target.add(uid, Mail(octets, entry.date, entry.flags, tuple(entry.keywords)))
             result.exported += 1
 
 
-async def _read_rest(
-    boxes: Mailboxes, mailbox: int, uid: int, entry: Entry, pieces: list[bytes]
-) -> None:
-    """What a look does not give of a message that is longer than that."""
-    size = sum(map(len, pieces))
-    while size < entry.size and (more := await boxes.read(mailbox, uid, len(pieces))):
+async def _read_whole(boxes: Mailboxes, mailbox: int, uid: int) -> bytes:
+    """A message that is longer than what one look gives."""
+    pieces: list[bytes] = []
+    while more := await boxes.read(mailbox, uid, len(pieces)):
         pieces += more
-        size += sum(map(len, more))
+    return b"".join(pieces)

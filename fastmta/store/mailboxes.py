@@ -224,10 +224,8 @@ class Mailboxes:
             self._move_aside(mailbox, uid, error)
             raise
 
-    async def read_several(
-        self, mailbox: int, uids: Sequence[int]
-    ) -> list[list[bytes] | Exception]:
-        """Messages of up to a mebibyte each, in one look: what `read` gives of each, or raises."""
+    async def read_several(self, mailbox: int, uids: Sequence[int]) -> list[bytes | Exception]:
+        """Messages of up to a mebibyte, each whole, in one look; or what `read` raises."""
         found = await self._gather.look(partial(mail_reading.read_messages, mailbox, uids))
         for uid, one in zip(uids, found, strict=True):
             if isinstance(one, Unreadable):
