@@ -173,6 +173,7 @@ async def export(
                 await _export_some(boxes, mailbox.mailbox, some, target, result)
                 told(result.before + result.exported)
             after = page[-1][0]
+            await boxes.give_back_pages()
         target.end()
     finally:
         target.close()

@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 
 METERS = Meters("mail")
 PARSE_NOW = 1 << 16  # octets of a message that is parsed on the loop, within 0.1 ms
-KEEP_INTERVAL = 10.0  # seconds after which pages are given back, and dead readers forgotten
+KEEP_INTERVAL = 2.0  # seconds after which pages are given back, and dead readers forgotten
 
 
 class Mailboxes:
@@ -300,7 +300,11 @@ class Mailboxes:
         while True:
             await asyncio.sleep(KEEP_INTERVAL)
             self._env.forget_dead_readers()
-            await self._env.give_back_pages()
+            await self.give_back_pages()
+
+    async def give_back_pages(self) -> None:
+        """What was read is not to count as our memory; for who reads much in little time."""
+        await self._env.give_back_pages()
 
     async def close(self) -> None:
         """Write what is pending, tell its owners, and let go of all locks."""
