@@ -3,6 +3,7 @@ PYTHON ?= python3
 JOBS   ?= 3  # tests at a time: most of them wait for others
 VENV   := .venv
 BIN    := $(VENV)/bin
+NODE   := $(VENV)/node
 PYX    := $(wildcard fastmta/_core/*.pyx fastmta/_core/*.pxd fastmta/_core/*.h)
 
 .PHONY: help run test bench check build setup packages sanitize clean
@@ -58,6 +59,8 @@ sanitize: build
 
 packages: $(VENV)/installed
 	$(BIN)/python tools/system_packages.py test
+	test -d $(NODE)/node_modules/node-pop3 || \
+	  npm install --silent --no-audit --no-fund --prefix $(NODE) node-pop3@0.11.0  # Debian has none
 
 # With a folder of its own for each run: make bench BENCH='--out results-1'
 bench: build

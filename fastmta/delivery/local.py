@@ -207,7 +207,7 @@ class LocalDelivery:
 
     def _begin_more(self) -> None:
         bounds, ready = self.bounds, self._ready
-        while len(self._begun) < bounds.begun and (self._octets < bounds.octets):
+        while len(self._begun) < bounds.begun and self._octets < bounds.octets:
             job = ready.take()
             if job is None:
                 break
@@ -223,7 +223,11 @@ class LocalDelivery:
 
     def _begin(self, job: Job) -> None:
         if job.parts is not None:
-            self._deliver(job, job.parts)
+            try:
+                self._deliver(job, job.parts)
+            except Exception:
+                log.exception("%s cannot be delivered", job.envelope.id)
+                self._loop.call_soon(self._end_all, job, NOT_STORED)  # this may be in `submit`
             return
         task = self._loop.create_task(self._read_and_deliver(job))
         self._tasks.add(task)
@@ -231,12 +235,10 @@ class LocalDelivery:
 
     async def _read_and_deliver(self, job: Job) -> None:
         try:
-            parts = await self._whole(job.envelope)
-        except Exception as error:
-            log.error("%s cannot be read: %s", job.envelope.id, error)
+            self._deliver(job, await self._whole(job.envelope))
+        except Exception:
+            log.exception("%s cannot be read, or delivered", job.envelope.id)
             self._end_all(job, NOT_READ)
-        else:
-            self._deliver(job, parts)
 
     async def _whole(self, envelope: Envelope) -> list[bytes]:
         parts: list[bytes] = []
@@ -251,20 +253,17 @@ class LocalDelivery:
     def _deliver(self, job: Job, parts: list[bytes]) -> None:
         delivery = Delivery(job.envelope, self.directory)
         if not delivery.drops:
-            self._loop.call_soon(self._end, job, delivery.replies)  # this may be within `submit`
+            self._loop.call_soon(self._end, job, delivery.replies)  # this may be in `submit`
             return
 
         def done(found: list[Outcome] | Exception) -> None:
-            if isinstance(found, Exception):
+            if isinstance(found, Exception) and not isinstance(found, lmdb.Error):
                 log.error("%s cannot be stored: %s", job.envelope.id, found)
             self._end(job, delivery.ends(found))
 
         envelope, to = job.envelope, delivery.drops
         post = Post(receipt_of(envelope), parts, envelope.size, envelope.received, to)
-        try:
-            self._mailboxes.deliver(post, done)
-        except Exception as error:  # this may be within `submit`
-            self._loop.call_soon(done, error)
+        self._mailboxes.deliver(post, done)
 
     def _end_all(self, job: Job, reply: Reply) -> None:
         self._end(job, [reply] * len(job.envelope.recipients))
@@ -288,9 +287,9 @@ class LocalDelivery:
     def _note(self, ends: list[Disposition]) -> None:
         for end in ends:
             DELIVERIES.count(_ENDS.get(end.reply, "failed"))
-        last = ends[-1]
-        self._last, self._last_time = last.reply, last.time
-        if last.reply.is_positive:
+        telling = next((end for end in ends if not end.reply.is_positive), ends[0])
+        self._last, self._last_time = telling.reply, telling.time
+        if any(end.reply.is_positive for end in ends):
             self._delivered += 1
         else:
             self._deferred += 1

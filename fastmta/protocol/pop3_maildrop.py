@@ -14,11 +14,12 @@ LISTED_AT_ONCE = 4096  # messages; about a hundred kilobytes of listings
 class Maildrop:
     """`uids` ("I") and `sizes` ("Q") have a number for each message, in order."""
 
-    __slots__ = ("_deleted", "_sizes", "_uids", "_validity", "count", "octets")
+    __slots__ = ("_all_octets", "_deleted", "_sizes", "_uids", "_validity", "count", "octets")
 
     def __init__(self, validity: int, uids: "array[int]", sizes: "array[int]") -> None:
         """`validity` and a uid together never mean another message."""
         self._validity, self._uids, self._sizes = validity, uids, sizes
+        self._all_octets = sum(sizes)
         self.reset()
 
     def __len__(self) -> int:
@@ -29,7 +30,7 @@ class Maildrop:
         """Nothing is deleted."""
         self._deleted = bytearray(len(self._uids))
         self.count = len(self._uids)  # without those that are deleted, as the next
-        self.octets = sum(self._sizes)
+        self.octets = self._all_octets
 
     def has(self, number: int) -> bool:
         return 1 <= number <= len(self._uids) and not self._deleted[number - 1]
@@ -52,6 +53,21 @@ class Maildrop:
 
     def size(self, number: int) -> int:
         return self._sizes[number - 1]
+
+    def run(self, number: int, octets: int, most: int) -> "tuple[array[int], array[int]]":
+        """The numbers of a message and of those behind it that fit, and their uids."""
+        sizes, deleted = self._sizes, self._deleted
+        numbers, uids = array("I", [number]), array("I", [self._uids[number - 1]])
+        left = octets - sizes[number - 1]
+        for i in range(number, min(number + most, len(sizes))):
+            if deleted[i]:
+                continue
+            left -= sizes[i]
+            if left < 0:
+                break
+            numbers.append(i + 1)
+            uids.append(self._uids[i])
+        return numbers, uids
 
     def sizes(self, first: int, count: int) -> bytes:
         """Scan listings of up to `count` messages behind the `first`."""

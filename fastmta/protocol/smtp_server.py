@@ -63,7 +63,7 @@ _CLOSING = 421
 class SmtpServer(ContentReader, Authenticator):
     """One session: see the module."""
 
-    __slots__ = ("_refusal", "_vet", "asks", "trusts_xclient", "vet_sender")
+    __slots__ = ("_refusal", "asks", "trusts_xclient", "vet", "vet_sender")
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class SmtpServer(ContentReader, Authenticator):
         """
         super().__init__(policy, load, door, tls)
         self._refusal = refusal
-        self._vet = vet
+        self.vet = vet
         self.may_relay = may_relay
         self.trusts_xclient = False  # this client may speak for others
         self.vet_sender: VetSender | None = None
@@ -286,10 +286,10 @@ class SmtpServer(ContentReader, Authenticator):
             recipient = read_rcpt(argument, arrival, self._policy.hostname)
         except Refused as refused:
             return self._error(refused.answer)
-        if self._vet is None:
+        if self.vet is None:
             if not self.may_relay:
                 return self._error(reply.RELAY_DENIED)
-        elif refusal := self._vet(recipient.address, self.may_relay, arrival):
+        elif refusal := self.vet(recipient.address, self.may_relay, arrival):
             return self._unfit(refusal)
         if len(arrival.recipients) >= self._policy.max_recipients:
             return self._too_many_recipients()

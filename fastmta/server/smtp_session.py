@@ -94,7 +94,6 @@ class SmtpSession(Session):
             service.load,
             service.backend.refusal,
             tls=offer.implicit,
-            vet=service.vet,
             asks=service.judges.asks,
             door=self._login,
         )
@@ -129,7 +128,7 @@ class SmtpSession(Session):
         machine.may_relay = machine.authenticated or (
             self.service == "smtp" and service.may_relay(self.client)
         )
-        machine.asks = service.judges.asks
+        machine.vet, machine.asks = service.vet, service.judges.asks
         machine.watch = service.watch
         machine.trusts_xclient = service.trusts_xclient(self._peer)
         note = service.judges.note

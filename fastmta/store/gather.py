@@ -12,7 +12,7 @@ import lmdb
 
 from fastmta.store.env import Databases, Environment, Transaction
 
-AT_ONCE = 32  # looks in one transaction
+AT_ONCE = 32  # looks in one transaction; of each about 1 MiB at the most
 
 T = TypeVar("T")
 Look = Callable[[Transaction, Databases], T]

@@ -15,12 +15,11 @@ import lmdb
 from fastmta import metrics
 from fastmta.store import mail_records as records
 from fastmta.store.env import Databases, Transaction
-from fastmta.store.mail_changes import Expunged, ranges_of
+from fastmta.store.mail_changes import Expunged, Flagged, ranges_of
 from fastmta.store.mail_ledger import Ledger, NoRoom
 from fastmta.store.mail_receipts import Drops, Receipts
-from fastmta.store.mail_records import Entry, Gone, Mailbox
-from fastmta.store.post import Done, Drop, Outcome, Post, Refused, Stored
-from fastmta.store.records import Unreadable
+from fastmta.store.mail_records import Entry, Gone
+from fastmta.store.post import Done, Drop, Flagging, Outcome, OutOfStep, Post, Refused, Step, Stored
 
 log = logging.getLogger(__name__)
 
@@ -51,19 +50,22 @@ def apply(operations: Sequence[Work], txn: Transaction, db: Databases) -> None:
 class Deliver:
     """Store a post."""
 
-    __slots__ = ("_done", "_failure", "_gone", "_keys", "_outcomes", "_post", "_quotas",
-                 "_receipts", "_row", "_structure")  # fmt: skip
+    __slots__ = (
+        *("_done", "_failure", "_gone", "_keys", "_outcomes", "_post", "_quotas"),
+        *("_receipts", "_row", "step", "structure"),
+    )
 
     def __init__(
         self,
         post: Post,
-        structure: bytes,
         quotas: Sequence[int],
         receipts: Receipts,
         done: Done,
     ) -> None:
         """ValueError for what can never be stored; `quotas` are octets, 0 is none."""
-        self._post, self._structure, self._quotas = post, structure, quotas
+        self._post, self._quotas = post, quotas
+        self.structure = b""
+        self.step: Step | None = None
         self._receipts, self._done = receipts, done
         self._keys = [records.name_key(drop.account, drop.mailbox) for drop in post.to]
         if any(len(drop.front) > records.MOST_FRONT for drop in post.to):
@@ -71,33 +73,30 @@ class Deliver:
         self._outcomes: list[Outcome] = []
         self._gone: list[Gone] = []  # what is stored in this transaction
         self._row = b""  # the key of the row with its receipt
-        self._failure: Unreadable | None = None
+        self._failure: OutOfStep | None = None
 
     def work(self, ledger: Ledger) -> None:
         self._outcomes, self._gone, self._row, self._failure = [], [], b"", None
         post = self._post
-        before = self._receipts.before(post.receipt, ledger) if post.receipt else {}
-        try:  # before anything is changed
-            mailboxes = [_make(ledger, key) for key in self._keys]
-        except Unreadable as error:
-            self._failure = error
+        if self.step and not ledger.is_at(self.step):
+            self._failure = OutOfStep()
             return
+        before = self._receipts.before(post.receipt, ledger) if post.receipt else {}
         body = ledger.new_body()
-        for drop, mailbox, key, quota in zip(
-            post.to, mailboxes, self._keys, self._quotas, strict=True
-        ):
-            self._outcomes.append(self._place(ledger, drop, mailbox, key, quota, body, before))
+        for drop, key, quota in zip(post.to, self._keys, self._quotas, strict=True):
+            self._outcomes.append(self._place(ledger, drop, key, quota, body, before))
         if self._gone:
             shares = len(self._gone)
-            ledger.put_body(body, post.size, self._structure, post.parts, shares)
+            ledger.put_body(body, post.size, self.structure, post.parts, shares)
             if post.receipt:
                 self._row = ledger.note_receipt(post.receipt, self._gone)
+            if self.step:
+                ledger.go_on(self.step)
 
     def _place(
         self,
         ledger: Ledger,
         drop: Drop,
-        mailbox: Mailbox | None,
         key: bytes,
         quota: int,
         body: int,
@@ -106,15 +105,16 @@ class Deliver:
         name = records.drop_hash(key, drop.front)
         if stored := before.get(name):
             return Stored(stored.uid, stored.uidvalidity)
-        if mailbox is None or mailbox.uidnext > records.LAST_UID:
+        post, size = self._post, self._post.size + len(drop.front)
+        try:
+            mailbox = ledger.make(key)
+            if quota and ledger.total(key).all_octets + size > quota:
+                return Refused.OVER_QUOTA
+            keywords = list(drop.keywords)
+            entry = Entry(body, size, post.received, 0, 0, drop.flags, drop.front, keywords)
+            uid = ledger.add(key, mailbox, entry)
+        except NoRoom:
             return Refused.NO_ROOM
-        size = self._post.size + len(drop.front)
-        if quota and ledger.total(key).all_octets + size > quota:
-            return Refused.OVER_QUOTA
-        entry = Entry(
-            body, size, self._post.received, 0, 0, drop.flags, drop.front, list(drop.keywords)
-        )
-        uid = ledger.add(key, mailbox, entry)
         self._gone.append(Gone(name, mailbox.uidvalidity, uid))
         return Stored(uid, mailbox.uidvalidity)
 
@@ -126,16 +126,6 @@ class Deliver:
         if self._row:
             self._receipts.stored(self._post.receipt, self._row, self._gone)
         return self._done(self._failure or self._outcomes)
-
-
-def _make(ledger: Ledger, key: bytes) -> Mailbox | None:
-    """The row of a mailbox, once that of its account is good too; None where there is no room."""
-    try:
-        mailbox = ledger.make(key)
-    except NoRoom:
-        return None
-    ledger.total(key)
-    return mailbox
 
 
 class Waited:
@@ -157,7 +147,7 @@ class Waited:
 
 
 class Make(Waited):
-    """See that a mailbox is there."""
+    """See that a mailbox is there, and that its row can be read."""
 
     __slots__ = ("_key",)
 
@@ -168,7 +158,7 @@ class Make(Waited):
     def work(self, ledger: Ledger) -> None:
         try:
             ledger.make(self._key)
-        except (NoRoom, Unreadable) as error:
+        except NoRoom as error:
             self._failure = error
 
 
@@ -184,8 +174,7 @@ class Expunge(Waited):
     def work(self, ledger: Ledger) -> None:
         try:
             key, mailbox = ledger.open(self._mailbox)
-            ledger.total(key)
-        except (KeyError, Unreadable) as error:
+        except KeyError as error:
             self._failure = error
             return
         gone: list[int] = []
@@ -201,6 +190,53 @@ class Expunge(Waited):
             ledger.count(key, mailbox, -len(gone), -octets)
 
 
+class Flag(Waited):
+    """Change flags and keywords of messages."""
+
+    __slots__ = ("_flagging", "_mailbox", "_uids", "modified", "modseq")
+
+    def __init__(self, mailbox: int, uids: Sequence[int], flagging: Flagging) -> None:
+        super().__init__()
+        self._mailbox, self._uids, self._flagging = mailbox, sorted(uids), flagging
+        self.modified: list[int] = []  # uids that were left as they are
+        self.modseq = 0
+
+    def work(self, ledger: Ledger) -> None:
+        self.modified = []
+        try:
+            key, mailbox = ledger.open(self._mailbox)
+        except KeyError as error:
+            self._failure = error
+            return
+        changed: list[int] = []
+        for uid in self._uids:
+            entry = ledger.entry(key, mailbox, uid)
+            if entry is None:
+                continue
+            if entry.modseq > self._flagging.unchanged_since:
+                self.modified.append(uid)
+            elif self._flagging.change(entry):
+                entry.modseq = ledger.touch(key, mailbox)
+                ledger.put_entry(mailbox.id, uid, entry)
+                changed.append(uid)
+        if changed:
+            ledger.note(mailbox.id, Flagged(ranges_of(changed)))
+        self.modseq = mailbox.modseq
+
+
+class ForgetImport(Waited):
+    """An import is to begin anew."""
+
+    __slots__ = ("_source",)
+
+    def __init__(self, source: bytes) -> None:
+        super().__init__()
+        self._source = source
+
+    def work(self, ledger: Ledger) -> None:
+        ledger.txn.delete(self._source, db=ledger.db["imports"])
+
+
 class MoveAside:
     """Take an entry out of its mailbox that cannot be read, or its body, and keep the rows."""
 
@@ -210,7 +246,7 @@ class MoveAside:
         self._mailbox, self._uid = mailbox, uid
 
     def work(self, ledger: Ledger) -> None:
-        with suppress(KeyError, Unreadable):
+        with suppress(KeyError):
             key, mailbox = ledger.open(self._mailbox)
             entry = ledger.entry(key, mailbox, self._uid)
             if entry and not ledger.has_good_body(entry):

@@ -2,6 +2,7 @@
 
 from array import array
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from msgspec import Struct
@@ -9,7 +10,7 @@ from msgspec import Struct
 from fastmta.store import mail_records as records
 from fastmta.store import rows
 from fastmta.store.env import Databases, Transaction
-from fastmta.store.mail_records import Mailbox
+from fastmta.store.mail_records import Entry, Mailbox
 from fastmta.store.records import Unreadable
 
 PAGE = 2048  # entries that one look passes over
@@ -50,6 +51,22 @@ class Page(NamedTuple):
     after: int
 
 
+def read_mailboxes(
+    start: bytes, txn: Transaction, db: Databases
+) -> list[tuple[bytes, Mailbox | None]]:
+    """A page of keys and rows from key `start` on; None for a row that cannot be read."""
+    found: list[tuple[bytes, Mailbox | None]] = []
+    with txn.cursor(db["mailboxes"]) as cursor:
+        more = cursor.set_range(start)
+        while more and len(found) < PAGE:
+            try:
+                found.append((cursor.key(), records.unpack_mailbox(cursor.value())))
+            except Unreadable:
+                found.append((cursor.key(), None))
+            more = cursor.next()
+    return found
+
+
 def get_mailbox(key: bytes, txn: Transaction, db: Databases) -> Mailbox | None:
     """The row at a key of `name_key`."""
     row = txn.get(key, db=db["mailboxes"])
@@ -82,6 +99,31 @@ def read_page(key: bytes, after: int, txn: Transaction, db: Databases) -> Page |
     return Page(mailbox, uids, sizes, unreadable, 0)
 
 
+def read_entries(
+    mailbox: int, after: int, txn: Transaction, db: Databases
+) -> list[tuple[int, Entry]]:
+    """A page of entries behind uid `after`; those that can be read."""
+    found: list[tuple[int, Entry]] = []
+    start = records.mailbox_key(mailbox)
+    with txn.cursor(db["entries"]) as cursor:
+        more = cursor.set_range(records.entry_key(mailbox, after + 1))
+        while more and len(found) < PAGE and (key := cursor.key()).startswith(start):
+            with suppress(Unreadable):
+                found.append((int.from_bytes(key[4:]), records.unpack_entry(cursor.value())))
+            more = cursor.next()
+    return found
+
+
+def read_structure(mailbox: int, uid: int, txn: Transaction, db: Databases) -> tuple[bytes, int]:
+    """The packed structure of a message, and the octets in front; see Mailboxes.structure."""
+    row = txn.get(records.entry_key(mailbox, uid), db=db["entries"])
+    if row is None:
+        raise KeyError(uid)
+    entry = records.unpack_entry(row)
+    body = records.unpack_body(txn.get(records.body_key(entry.body), b"", db=db["bodies"]))
+    return body.structure, len(entry.front)
+
+
 def read_message(
     mailbox: int, uid: int, first: int, octets: int, txn: Transaction, db: Databases
 ) -> list[bytes]:
@@ -93,26 +135,28 @@ def read_message(
     row = txn.get(records.entry_key(mailbox, uid), db=db["entries"])
     if row is None:
         raise KeyError(uid)
-    entry = records.unpack_entry(row)
+    body, front = records.unpack_place(row)
     if first > 1:
-        return rows.read_chunks(entry.body, first - 1, txn, db, octets)
-    row = txn.get(records.body_key(entry.body), db=db["bodies"])
+        return rows.read_chunks(body, first - 1, txn, db, octets)
+    row = txn.get(records.body_key(body), db=db["bodies"])
     if row is None:
-        raise Unreadable(f"body {entry.body} is not there")
-    body = records.unpack_body(row)
-    if body.octets is not None:
-        return [entry.front, body.octets][first:]
-    return [entry.front, *rows.read_chunks(entry.body, 0, txn, db, octets)][first:]
+        raise Unreadable(f"body {body} is not there")
+    inline = records.unpack_octets(row)
+    if inline is not None:
+        return [front, inline][first:] if first else [front, inline]
+    return [front, *rows.read_chunks(body, 0, txn, db, octets)][first:]
 
 
 def read_messages(
     mailbox: int, uids: Sequence[int], txn: Transaction, db: Databases
-) -> list[list[bytes] | Exception]:
-    """The pieces of each, all of them, or the KeyError or Unreadable of `read_message`."""
-    found: list[list[bytes] | Exception] = []
+) -> list[bytes | Exception]:
+    """Each message whole, or the KeyError or Unreadable of `read_message`."""
+    found: list[bytes | Exception] = []
     for uid in uids:
         try:
-            found.append(read_message(mailbox, uid, 0, rows.READ_OCTETS, txn, db))
+            pieces = read_message(mailbox, uid, 0, rows.READ_OCTETS, txn, db)
         except (KeyError, Unreadable) as error:
             found.append(error)
+        else:
+            found.append(b"".join(pieces))
     return found

@@ -10,10 +10,12 @@ What is always true:
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+from fastmta._core.mime_pack import pack
 from fastmta.store import mail_reading
 from fastmta.store import mail_records as records
 from fastmta.store.env import Environment, Meters
@@ -23,6 +25,8 @@ from fastmta.store.mail_follow import Followers
 from fastmta.store.mail_operations import (
     Deliver,
     Expunge,
+    Flag,
+    ForgetImport,
     Make,
     MoveAside,
     Waited,
@@ -30,16 +34,17 @@ from fastmta.store.mail_operations import (
 )
 from fastmta.store.mail_reading import Page, Snapshot, Usage
 from fastmta.store.mail_receipts import DropReceipts, Receipts, read_receipts
-from fastmta.store.mail_records import INBOX, name_key
+from fastmta.store.mail_records import INBOX, MOST_STRUCTURE, Entry, Mailbox, name_key
 from fastmta.store.mailbox_lock import MailboxLock
-from fastmta.store.post import Done, Outcome, Post
+from fastmta.store.post import Done, Flagging, FlagResult, Outcome, Post, Step
 from fastmta.store.records import Unreadable
 from fastmta.store.rows import READ_OCTETS
 
 log = logging.getLogger(__name__)
 
 METERS = Meters("mail")
-KEEP_INTERVAL = 10.0  # seconds after which pages are given back, and dead readers forgotten
+PARSE_NOW = 1 << 16  # octets of a message that is parsed on the loop, within 0.1 ms
+KEEP_INTERVAL = 2.0  # seconds after which pages are given back, and dead readers forgotten
 
 
 class Mailboxes:
@@ -59,6 +64,9 @@ class Mailboxes:
         self._receipts = Receipts()
         self._quota_of = quota_of
         self._followers = Followers(self._env)
+        self._loop = asyncio.get_running_loop()
+        self._parser = ThreadPoolExecutor(1, thread_name_prefix="store-parser")
+        self._parsing: set[asyncio.Future[bytes]] = set()
         self.lock = MailboxLock(folder / "sessions.lock")
         self._env.forget_dead_readers()
         self._keeper = asyncio.ensure_future(self._keep())
@@ -70,15 +78,30 @@ class Mailboxes:
 
         `done` is called on the loop after the commit with an outcome for each of `post.to`, in
         their order; drops that are refused do not keep others from being stored. It is called
-        with an Exception where nothing of this is known to be stored: the disk failed, or the row
-        of a mailbox cannot be read. Then the same post, with its receipt, may be delivered again:
-        what was stored after all is not stored twice.
+        with an Exception where nothing of this is known to be stored: the disk failed. Then the
+        same post, with its receipt, may be delivered again: what was stored after all is not
+        stored twice.
 
         ValueError, at once, for what can never be stored: an account or mailbox whose name is too
         long, or a `front` above 65,535 octets.
         """
         quotas = [self._quota_of(drop.account) for drop in post.to]
-        self._env.submit(Deliver(post, b"", quotas, self._receipts, done))
+        operation = Deliver(post, quotas, self._receipts, done)
+        if post.size <= PARSE_NOW:
+            operation.structure = structure_of(post)
+            self._env.submit(operation)
+            return
+        parsed = self._loop.run_in_executor(self._parser, structure_of, post)
+        self._parsing.add(parsed)
+        parsed.add_done_callback(partial(self._submit, operation))
+
+    def _submit(self, operation: Deliver, parsed: "asyncio.Future[bytes]") -> None:
+        self._parsing.discard(parsed)
+        if error := parsed.exception():  # there was no memory for it
+            log.error("a message could not be parsed: %s", error)
+        else:
+            operation.structure = parsed.result()
+        self._env.submit(operation)
 
     def forget(self, receipt: bytes) -> None:
         """The spool has settled this envelope for good: nobody delivers it again.
@@ -94,14 +117,14 @@ class Mailboxes:
         To be called before the first `deliver` of an envelope of that shard: it also tells this
         process what is stored already. `forget` those whose envelope the spool no longer has.
         """
-        found: list[bytes] = []
+        found: dict[bytes, None] = {}  # one whose recipients came at two times is in two rows
         for key, row in self._env.read_now(partial(read_receipts, shard)):
             try:
-                found += self._receipts.load(key, row)
+                found.update(dict.fromkeys(self._receipts.load(key, row)))
             except Unreadable as error:
                 log.error("a row of receipts cannot be read: %s: %s", key.hex(), error)
                 self._env.submit_lazily(DropReceipts(key, keep=True))
-        return found
+        return list(found)
 
     async def append(self, post: Post) -> list[Outcome]:
         """As `deliver`, for who waits: IMAP's APPEND, import. Raises what failed."""
@@ -118,9 +141,34 @@ class Mailboxes:
         self.deliver(post, done)
         return await told
 
+    def take_in(self, post: Post, step: Step, done: Done) -> None:
+        """As `deliver`, for an import: in the order of the calls, and without a quota.
+
+        `step` is in the same transaction. `done` gets OutOfStep where it does not follow what is
+        stored of the import: then the message is not stored.
+        """
+        operation = Deliver(post, [0] * len(post.to), self._receipts, done)
+        operation.step, operation.structure = step, structure_of(post)
+        self._env.submit(operation)
+
+    def progress(self, source: bytes) -> bytes | None:
+        """The last `step.after` of an import; a short read, now."""
+        return self._env.read_now(lambda txn, db: txn.get(source, db=db["imports"]))
+
+    async def forget_progress(self, source: bytes) -> None:
+        """An import is to begin anew."""
+        await self._do(ForgetImport(source))
+
     def usage(self, account: str) -> Usage:
         """What an account has, for its quota; a short read, now."""
-        mailbox = self._env.read_now(partial(mail_reading.get_mailbox, name_key(account, INBOX)))
+        key = name_key(account, INBOX)
+        try:
+            mailbox = self._env.read_now(partial(mail_reading.get_mailbox, key))
+        except Unreadable:
+            make = Make(key)
+            make.done.add_done_callback(lambda done: done.cancelled() or done.exception())
+            self._env.submit(make)
+            return Usage(0, 0)  # `deliver` looks once more
         return Usage(mailbox.all_messages, mailbox.all_octets) if mailbox else Usage(0, 0)
 
     # Mail is read
@@ -146,7 +194,12 @@ class Mailboxes:
         return Snapshot(first.id, first.uidvalidity, first.uidnext, first.modseq, uids, sizes)
 
     async def _page(self, key: bytes, after: int) -> Page | None:
-        page = await self._gather.look(partial(mail_reading.read_page, key, after))
+        look = partial(mail_reading.read_page, key, after)
+        try:
+            page = await self._gather.look(look)
+        except Unreadable:
+            await self._do(Make(key))
+            page = await self._gather.look(look)
         if page is not None:
             for uid in page.unreadable:
                 log.error("message %d of mailbox %d cannot be read", uid, page.mailbox.id)
@@ -171,10 +224,8 @@ class Mailboxes:
             self._move_aside(mailbox, uid, error)
             raise
 
-    async def read_several(
-        self, mailbox: int, uids: Sequence[int]
-    ) -> list[list[bytes] | Exception]:
-        """Messages of up to a mebibyte each, in one look: what `read` gives of each, or raises."""
+    async def read_several(self, mailbox: int, uids: Sequence[int]) -> list[bytes | Exception]:
+        """Messages of up to a mebibyte, each whole, in one look; or what `read` raises."""
         found = await self._gather.look(partial(mail_reading.read_messages, mailbox, uids))
         for uid, one in zip(uids, found, strict=True):
             if isinstance(one, Unreadable):
@@ -192,9 +243,42 @@ class Mailboxes:
         """
         await self._do(Expunge(mailbox, uids))
 
+    async def structure(self, mailbox: int, uid: int) -> tuple[bytes, int]:
+        """The tree of a message's parts as `_core.mime_pack.unpack` takes it, and its `before`.
+
+        Empty where the message has too many parts for it to be kept. KeyError if it is gone.
+        """
+        return await self._gather.look(partial(mail_reading.read_structure, mailbox, uid))
+
+    async def entries(self, mailbox: int, after: int = 0) -> list[tuple[int, Entry]]:
+        """Uids and entries behind uid `after`, a page of them; [] at the end.
+
+        What cannot be read is left out.
+        """
+        return await self._gather.look(partial(mail_reading.read_entries, mailbox, after))
+
+    async def flag(self, mailbox: int, uids: Sequence[int], flagging: Flagging) -> FlagResult:
+        """Change flags and keywords; durable when it returns.
+
+        Messages that are gone are no fault. KeyError if there is no such mailbox.
+        """
+        operation = Flag(mailbox, uids, flagging)
+        await self._do(operation)
+        return FlagResult(operation.modseq, operation.modified)
+
     async def _do(self, operation: Waited) -> None:
         self._env.submit(operation)
         await operation.done
+
+    async def names(self, account: str = "") -> AsyncIterator[tuple[str, str, Mailbox | None]]:
+        """Account, name and row of each mailbox, of one account or all; None if it is damaged."""
+        start = after = f"{account}\0".encode() if account else b""
+        while page := await self._gather.look(partial(mail_reading.read_mailboxes, after)):
+            for key, mailbox in page:
+                if not key.startswith(start):
+                    return
+                yield (*records.split_name(key), mailbox)
+            after = page[-1][0] + b"\0"
 
     # What others do
 
@@ -216,11 +300,31 @@ class Mailboxes:
         while True:
             await asyncio.sleep(KEEP_INTERVAL)
             self._env.forget_dead_readers()
-            await self._env.give_back_pages()
+            await self.give_back_pages()
+
+    async def give_back_pages(self) -> None:
+        """What was read is not to count as our memory; for who reads much in little time."""
+        await self._env.give_back_pages()
 
     async def close(self) -> None:
         """Write what is pending, tell its owners, and let go of all locks."""
         self._keeper.cancel()
         self._followers.close()
+        if self._parsing:
+            await asyncio.wait(self._parsing)
+            await asyncio.sleep(0)  # and they are submitted
+        self._parser.shutdown()
         await self._env.close()
         self.lock.close()
+
+
+def folder_of(data_dir: Path) -> Path:
+    """Where the mailboxes are."""
+    return data_dir / "mail" / "0"
+
+
+def structure_of(post: Post) -> bytes:
+    """The packed tree of its parts, as each recipient will have it; empty where it is too long."""
+    front = post.to[0].front if post.to else b""
+    packed = pack(b"".join((front, *post.parts)), len(front))
+    return packed if len(packed) <= MOST_STRUCTURE else b""

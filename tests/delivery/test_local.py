@@ -196,20 +196,24 @@ def test_where_the_disk_fails_mail_waits(tmp_path: Path, monkeypatch: pytest.Mon
             def raising(post: Post, done: Callable[[Exception], None]) -> None:
                 raise lmdb.DiskError("planted")
 
-            for deliver in (failing, raising):
+            for deliver, other in ((failing, "550 5.1.1"), (raising, "451 4.3.0")):
                 with monkeypatch.context() as broken:
                     broken.setattr(here.mailboxes, "deliver", deliver)
-                    assert await here.ends("bob@a.test", "gone@a.test") == [
-                        "451 4.3.0",
-                        "550 5.1.1",
-                    ]
+                    assert await here.ends("bob@a.test", "gone@a.test") == ["451 4.3.0", other]
 
-            def unreadable(address: str, size: int) -> Account:
-                raise lmdb.DiskError("planted")
+            for error in (lmdb.DiskError("planted"), RuntimeError("planted")):
 
-            with monkeypatch.context() as broken:
-                broken.setattr(here.directory, "resolve", unreadable)
-                assert await here.ends("bob@a.test") == ["451 4.3.0"]
+                def unreadable(address: str, size: int, error: Exception = error) -> Account:
+                    raise error
+
+                with monkeypatch.context() as broken:
+                    broken.setattr(here.directory, "resolve", unreadable)
+                    assert await here.ends("bob@a.test") == ["451 4.3.0"]
+                    envelope = here.envelope("bob@a.test")
+                    here.stored[envelope.message] = [CONTENT]
+                    here.delivery.submit(LOCAL, Job(envelope))
+                    await until(lambda: not here.delivery.active_jobs())
+                    assert str(here.settled[-1][2][0].reply).startswith("451 4.3.0")
 
     run(scenario())
 
