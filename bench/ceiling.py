@@ -4,13 +4,9 @@ Both share the cores with whatever is measured between them, so a server's figur
 and not the tools' as long as theirs is twice as high.
 """
 
-import subprocess
 from pathlib import Path
 
-import msgspec
-
 from bench import processes, relay
-from bench.load import Result
 from bench.relay import Options, Run
 
 
@@ -18,8 +14,8 @@ def measure(options: Options, base: Path) -> Run:
     """One run; RuntimeError where the sink has not got all."""
     port = processes.free_port()
     with relay.scratch(base) as folder, relay.receiving(port, folder) as it:
-        load = subprocess.run(relay.load_command(port, options), check=True, stdout=subprocess.PIPE)
-        sent, counts = msgspec.json.decode(load.stdout, type=Result), relay.ask(it, folder / "sink")
+        sent = relay.send(port, options)
+        counts = relay.ask(it, folder / "sink")
     run = Run(peer="tools", claim="ceiling", load="numbered", messages=options.messages)
     run.seconds = sent.seconds
     relay.judge(run, sent, counts)

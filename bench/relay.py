@@ -190,9 +190,8 @@ def numbered(peer: Peer, options: Options, folder: Path) -> Run:
     with receiving(next_hop, folder, options.features.tls) as sink:
         with peer.running(folder, port, next_hop, options.workers, options.features) as root:
             before = warmed_up(root, port, options.clients)
-            load = subprocess.run(load_command(port, options), check=True, stdout=subprocess.PIPE)
+            sent = send(port, options)
             resident = processes.resident(root)
-            sent = msgspec.json.decode(load.stdout, type=Result)
             arrived(sink, log, parse_ranges(sent.acknowledged), options.stall)
             spent = processes.settled(root).since(before)
         counts = ask(sink, log)
@@ -212,7 +211,16 @@ def receiving(port: int, folder: Path, tls: Tls = "none") -> Iterator["subproces
         yield sink
 
 
-def load_command(port: int, options: Options) -> list[str]:
+def send(port: int, options: Options) -> Result:
+    """Run bench.load; RuntimeError with what it says where it fails."""
+    load = subprocess.run(_load(port, options), capture_output=True, check=False)
+    if load.returncode:
+        lines = load.stderr.decode(errors="replace").strip().splitlines()
+        raise RuntimeError(f"the load failed: {lines[-1] if lines else load.returncode}")
+    return msgspec.json.decode(load.stdout, type=Result)
+
+
+def _load(port: int, options: Options) -> list[str]:
     command = [sys.executable, "-m", "bench.load", f"127.0.0.1:{port}"]
     for name in ("messages", "size", "clients", "domains", "rate"):
         command += [f"--{name}", str(getattr(options, name))]

@@ -55,6 +55,9 @@ class Pace:
         count = min(rate * self._seconds, MOST, OCTETS / options.size)
         return int(max(count, FEWEST, options.clients))
 
+    def knows(self, name: str) -> bool:
+        return name in self._rates
+
     def learn(self, name: str, run: Run) -> None:
         if run.rate > 0:
             self._rates[name] = run.rate
@@ -82,6 +85,9 @@ def at(options: Options, point: Mapping[str, int | str]) -> Options:
 
 
 def measure(step: Step, options: Options, pace: Pace, base: Path) -> Run:
+    if not pace.knows(step.name):  # a run that counts for nothing else
+        first = structs.replace(options, messages=pace.messages(step.name, options))
+        pace.learn(step.name, attempt(step, first, base))
     mine = at(options, step.point)
     mine = structs.replace(mine, messages=pace.messages(step.name, mine))
     run = attempt(step, mine, base)
