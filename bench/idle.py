@@ -51,7 +51,7 @@ async def _open(port: int, count: int) -> list[Idle]:
     async with asyncio.timeout(GREETED):
         for it in opened:
             await loop.create_connection(partial(_same, it), "127.0.0.1", port)
-        await asyncio.gather(*(it.greeted for it in opened))
+            await it.greeted
     if load.result.disconnects:
         raise RuntimeError(f"{load.result.disconnects} of {count} sessions were refused")
     return opened

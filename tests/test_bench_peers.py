@@ -267,5 +267,5 @@ def test_a_failed_run_has_one_line() -> None:
 
 
 def test_why_a_load_failed_is_told() -> None:
-    with pytest.raises(RuntimeError, match="the load failed: .*refused"):
+    with pytest.raises(RuntimeError, match=r"the load failed: .*refused"):
         send(processes.free_port(), Options(messages=1, clients=1))
