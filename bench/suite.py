@@ -116,14 +116,13 @@ def fastest(runs: list[Run]) -> float:
     return max(map(median, rates.values()), default=0.0)
 
 
-def show(console: Console, suite: Suite, steps: list[Step]) -> list[Run]:
-    runs = []
+def show(console: Console, suite: Suite, steps: list[Step], runs: list[Run]) -> None:
+    """Append each run to `runs` as it ends."""
     with command.progress(console, len(steps)) as advance:
         for step in steps:
             advance(str(step))
             runs.append(suite.run(step))
             console.print(f"{step}: {report.told(runs[-1])}", highlight=False)
-    return runs
 
 
 def write(folder: Path, results: dict[str, Any]) -> None:
@@ -156,10 +155,12 @@ def main(names: list[str], claims: str, folder: Path, out: Path, **values: Any) 
     facts = {**command.begin(under_test, folder), "absent": absent}
     command.raise_limits()
     console, suite = command.console(), Suite(plan, under_test)
-    best = ceiling.measure(Options(messages=20_000), plan.base)
-    runs = show(console, suite, suite.steps())
-    console.print(ceiling.verdict(best.rate, fastest(runs)))
-    write(out, {**facts, "options": structs.asdict(plan) | {"base": ""}, "runs": [best, *runs]})
+    runs = [ceiling.measure(Options(messages=20_000), plan.base)]
+    try:
+        show(console, suite, suite.steps(), runs)
+    finally:  # what there is, where somebody loses patience
+        console.print(ceiling.verdict(runs[0].rate, fastest(runs)))
+        write(out, {**facts, "options": structs.asdict(plan) | {"base": ""}, "runs": runs})
     console.print(f"results.md, results.json and plots are in {out}")
     sys.exit(any(run.lost or run.duplicated or run.corrupt for run in runs if our(run)))
 
