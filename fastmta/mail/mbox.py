@@ -193,13 +193,19 @@ def _cut(text: bytes) -> tuple[bytes, bytes]:
 
 
 def time_of(line: bytes) -> float | None:
-    """The time of a "From " line, in seconds since the epoch; UTC where it names no zone."""
+    """The time of a "From " line, in seconds since the epoch; UTC where it names no zone.
+
+    None where it tells none.
+    """
     found = _TIME.search(line)
     if found is None:
         return None
     month, day, hour, minute, second, year, sign, hours, minutes = found.groups()
     date = (int(year), _MONTHS.index(month.decode()) + 1, int(day))
-    when = timegm((*date, int(hour), int(minute), int(second or 0)))
+    try:
+        when = timegm((*date, int(hour), int(minute), int(second or 0)))
+    except ValueError:  # there is no such year
+        return None
     offset = (int(hours) * 60 + int(minutes)) * 60 if sign else 0
     return float(when + offset if sign == b"-" else when - offset)
 

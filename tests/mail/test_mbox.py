@@ -85,6 +85,7 @@ def test_what_readers_kept_becomes_flags_and_goes() -> None:
         (b"From a Sat Jan  3 01:05:34 1996 -0100", WHEN + 3600),
         (b"From a Sat Jan 03 01:05 1996", WHEN - 34),
         (b"From a at 11:30", None),
+        (b"From a Sat Jan  3 01:05:34 0000", None),
     ],
 )
 def test_the_time_of_a_line(line: bytes, when: float | None) -> None:
