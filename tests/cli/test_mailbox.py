@@ -174,6 +174,37 @@ def test_what_is_no_mail_is_refused(config: Path, tmp_path: Path, what: str) -> 
     mailbox(config, "import", "nobody@example.test", source, code=1)
 
 
+@pytest.mark.parametrize("what", ["link", "fifo", "folder", "linked folder"])
+def test_what_is_no_file_of_a_maildir_is_not_followed(
+    config: Path, tmp_path: Path, what: str
+) -> None:
+    """A link would bring in what the one who imports may read, and the owner may not."""
+    source, secret = write_maildir(tmp_path / "in", mails(1)), tmp_path / "secret"
+    odd = source / "cur" / "999999999.odd"
+    secret.mkdir()
+    (secret / "file").write_bytes(b"Subject: secret\n\n")
+    if what == "link":
+        odd.symlink_to(secret / "file")
+    elif what == "fifo":
+        os.mkfifo(odd)
+    elif what == "folder":
+        odd.mkdir()
+    else:
+        (source / "new").rmdir()
+        (source / "new").symlink_to(secret)
+    done = mailbox(config, "import", BOB, source, code=1)
+    assert str(source / "new" if what == "linked folder" else odd) in done.stderr
+    assert stored(config) == ([] if what == "linked folder" else mails(1))
+
+
+@pytest.mark.parametrize("name", ["", "a\nb", "a\x1b[2J", "x" * 600])
+def test_what_is_no_name_of_a_mailbox_is_told(config: Path, tmp_path: Path, name: str) -> None:
+    source = write_mbox(tmp_path / "in", mails(1))
+    done = mailbox(config, "import", BOB, source, "--mailbox", name, code=1)
+    assert f"cannot be a mailbox of {BOB}" in done.stderr
+    assert "there are no mailboxes" in mailbox(config, "list").stdout
+
+
 def test_what_comes_before_a_broken_place_stays_once(config: Path, tmp_path: Path) -> None:
     good = b"".join(mbox.write(mail, "a@b.test") for mail in mails(5))
     source = tmp_path / "in"
