@@ -121,10 +121,20 @@ LINES = st.sampled_from(
         b">",
     ]
 )
+FIELDS = st.sampled_from(
+    [
+        b"Subject: x",
+        b"status: RO",
+        b"X-Status: FD",  # of its author, who has no say in what the reader thinks of it
+        b"X-Keywords: theirs",
+        b"Content-Length: 7",
+        b" goes on",
+    ]
+)
 MAILS = st.builds(
     Mail,
-    octets=st.lists(LINES, min_size=1, max_size=8).map(
-        lambda lines: b"Subject: x\r\n" + b"".join(line + b"\r\n" for line in [b"", *lines])
+    octets=st.tuples(st.lists(FIELDS, min_size=1, max_size=4), st.lists(LINES, max_size=8)).map(
+        lambda both: b"".join(line + b"\r\n" for line in [*both[0], b"", *both[1]])
     ),
     date=st.integers(0, 2**31).map(float),
     flags=st.integers(0, 31),
