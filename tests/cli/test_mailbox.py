@@ -132,6 +132,18 @@ def test_a_maildir_comes_in_and_goes_out_as_it_was(config: Path, tmp_path: Path)
     assert again.stdout == "exported 0 messages, 40 were exported before\n"
 
 
+@pytest.mark.parametrize("options", [[], ["--maildir"]])
+def test_what_is_exported_comes_in_again_in_its_order(
+    config: Path, tmp_path: Path, options: list[str]
+) -> None:
+    """All of one second."""
+    found = [Mail(b"Subject: %d\r\n\r\n" % n, WHEN, 0, ()) for n in range(12)]
+    mailbox(config, "import", BOB, write_mbox(tmp_path / "in", found))
+    mailbox(config, "export", BOB, tmp_path / "out", *options)
+    mailbox(config, "import", BOB, tmp_path / "out", "--mailbox", "Copy")
+    assert stored(config, "Copy") == found
+
+
 @pytest.mark.parametrize("write", [write_mbox, write_maildir])
 def test_what_is_imported_already_is_not_imported_again(
     config: Path, tmp_path: Path, write: object, monkeypatch: pytest.MonkeyPatch
@@ -405,3 +417,21 @@ def test_verify_finds_what_is_wrong(
     (report,) = shown(config, "verify", "--json", code=1)
     assert problem in str(report["problems"])
     assert problem in mailbox(config, "verify", code=1).stdout
+
+
+def test_mail_of_an_account_that_is_gone_is_deleted(config: Path, tmp_path: Path) -> None:
+    """Or who gets its name next would have it."""
+    source = write_mbox(tmp_path / "in", mails(3))
+    mailbox(config, "import", BOB, source)
+    mailbox(config, "import", BOB, source, "--mailbox", "Sent")
+    mailbox(config, "empty", "robert@example.test", "--mailbox", "Sent", "--yes")
+    assert (stored(config, "Sent"), len(stored(config))) == ([], 3)
+    accounts = Accounts(config.parent / "data" / "accounts")
+    accounts.delete(BOB)
+    accounts.close()
+    mailbox(config, "empty", BOB, code=1)  # nobody says yes
+    assert len(stored(config)) == 3
+    assert mailbox(config, "empty", BOB, "--yes").stdout == f"deleted 3 messages of {BOB}\n"
+    assert stored(config) == []
+    mailbox(config, "verify")
+    mailbox(config, "empty", "nobody@example.test", "--yes", code=1)
