@@ -185,12 +185,26 @@ def running(command: Sequence[str], log: Path) -> Iterator["subprocess.Popen[byt
     try:
         yield process
     finally:
-        # An impatient second Ctrl-C waits until the first has done its work.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-        _stop(process)
-        if group := _groups.pop(process.pid, None):
-            group.remove()
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        with _undisturbed():
+            _stop(process)
+            if group := _groups.pop(process.pid, None):
+                group.remove()
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """An impatient second Ctrl-C finds that the first does its work.
+
+    The signals are ignored, not blocked: they would reach the thread of a progress bar, and
+    Python's handler runs in this one whoever got them.
+    """
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, signal.SIG_IGN) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
 
 
 def _adopt() -> None:
