@@ -318,8 +318,6 @@ cdef class Stuffer:
     Whatever comes in, no CR or LF alone goes out, and CRLF "." CRLF only from `finish`.
     """
 
-    cdef bint line_start, cr
-
     def __init__(self):
         self.line_start = True
         self.cr = False
@@ -337,7 +335,7 @@ cdef class Stuffer:
         self._walk(data, len(data), PyBytes_AS_STRING(stuffed))
         return stuffed
 
-    def finish(self):
+    cpdef bytes finish(self):
         """What ends the data, with a CRLF before it where the content ended without."""
         if self.cr:
             return b"\n.\r\n"
@@ -373,16 +371,6 @@ cdef class Stuffer:
                 self.cr = True
                 at += 1
         return extra
-
-
-def stuff_whole(bytes head not None, bytes content not None):
-    """`head` as it is, then the content for the wire, with what ends it."""
-    cdef Stuffer stuffer = Stuffer()
-    cdef Py_ssize_t extra = stuffer._walk(content, len(content), NULL)
-    cdef bytes end = stuffer.finish()
-    if not extra:
-        return b"".join((head, content, end))
-    return b"".join((head, Stuffer().feed(content), end))
 
 
 cdef inline const char* text_end(const char* at, const char* end) noexcept nogil:
