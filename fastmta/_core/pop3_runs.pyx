@@ -26,7 +26,7 @@ def retrieve_run(Py_ssize_t number, LineBuffer lines not None, dict at_hand not 
     """The reply to RETR of a message at hand, and to the RETRs that `lines` goes on with.
 
     Of these only up to the first whose message is not at hand, and while less than `room` octets
-    of messages are to be sent. `at_hand` has messages by their numbers.
+    are to be sent, dots not counted. `at_hand` has messages by their numbers.
     """
     cdef bytes message = at_hand[number]
     cdef list numbers = [], messages = []
@@ -35,7 +35,7 @@ def retrieve_run(Py_ssize_t number, LineBuffer lines not None, dict at_hand not 
     while True:
         numbers.append(number)
         messages.append(message)
-        octets += PyBytes_GET_SIZE(message)
+        octets += PyBytes_GET_SIZE(message) + HEAD_ROOM
         if octets >= room:
             break
         number = numbered(lines, b"retr", deleted, &end)
@@ -48,10 +48,12 @@ def retrieve_run(Py_ssize_t number, LineBuffer lines not None, dict at_hand not 
 
 
 cdef bytes replies(list numbers, list messages, Py_ssize_t octets, const uint64_t[::1] sizes):
-    """RFC 1939 section 3: each message with its dots doubled, and with what ends it."""
+    """RFC 1939 section 3: each message with its dots doubled, and with what ends it.
+
+    `octets` are those of the messages, and HEAD_ROOM for each.
+    """
     cdef Stuffer stuffer = Stuffer()
-    # Stuffing makes two octets of one at the most.
-    raw = new_bytes(2 * octets + HEAD_ROOM * len(numbers))
+    raw = new_bytes(2 * octets)  # stuffing makes two of one at the most
     cdef char* out = <char*>start_of(raw)
     cdef char* begin = out
     cdef Py_ssize_t i, number, count

@@ -12,6 +12,7 @@ from fastmta.protocol.pop3_maildrop import Maildrop
 from fastmta.protocol.smtp_limits import Load
 from fastmta.store.mail_reading import Snapshot
 from fastmta.store.mailboxes import Mailboxes
+from fastmta.store.records import Unreadable
 
 AHEAD = 1 << 19  # octets that are read at a time, of messages that are no larger
 MOST_AHEAD = 1000  # messages
@@ -38,6 +39,7 @@ class LockedMaildrop:
         self.drop = Maildrop(snapshot.uidvalidity, snapshot.uids, snapshot.sizes)
         self.ahead: dict[int, bytes] = {}  # number -> message, the same dictionary all the time
         self._held = 0  # octets of them, as they are counted in `load`
+        self._damaged: dict[int, Unreadable] = {}  # that the store has moved aside
         self._next = range(1, 2)  # numbers of which one is asked for by who goes on in order
 
     @classmethod
@@ -72,6 +74,8 @@ class LockedMaildrop:
 
     async def read_small(self, number: int) -> bytes:
         """A message whole; where the client goes through them in order, the next ones too."""
+        if number in self._damaged:
+            raise self._damaged[number]
         in_order = number == 1 or number in self._next
         room = min(AHEAD, self._load.max_held - self._load.held) if in_order else 0
         numbers, uids = self.drop.run(number, room, MOST_AHEAD)
@@ -79,7 +83,9 @@ class LockedMaildrop:
         found = await self._mailboxes.read_several(self._mailbox, uids)
         self.forget()
         for each, message in zip(numbers, found, strict=True):
-            if not isinstance(message, Exception):
+            if isinstance(message, Unreadable):
+                self._damaged[each] = message
+            elif not isinstance(message, Exception):
                 self.ahead[each] = message
         self._held = sum(map(self.drop.size, self.ahead))
         self._load.held += self._held
