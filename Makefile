@@ -3,6 +3,7 @@ PYTHON ?= python3
 JOBS   ?= 3  # tests at a time: most of them wait for others
 VENV   := .venv
 BIN    := $(VENV)/bin
+NODE   := $(VENV)/node
 PYX    := $(wildcard fastmta/_core/*.pyx fastmta/_core/*.pxd fastmta/_core/*.h)
 
 .PHONY: help run test check build setup packages sanitize clean
@@ -57,6 +58,8 @@ sanitize: build
 
 packages: $(VENV)/installed
 	$(BIN)/python tools/system_packages.py test
+	test -d $(NODE)/node_modules/node-pop3 || \
+	  npm install --silent --no-audit --no-fund --prefix $(NODE) node-pop3@0.11.0  # Debian has none
 
 clean:
 	rm -rf $(VENV) $(SANITIZED) build dist *.egg-info fastmta/_core/*.c fastmta/_core/*.so

@@ -91,6 +91,22 @@ def settled(root: int, limit: float = 5.0) -> Usage:
     return before
 
 
+def divide_cores() -> set[int]:
+    """This process and its clients go to the last core; the others are for `on`, for servers."""
+    *others, last = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {last})
+    return set(others or [last])
+
+
+@contextmanager
+def on(cores: set[int]) -> Iterator[None]:
+    """What is started meanwhile runs on these cores alone, and so do its children."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    yield
+    os.sched_setaffinity(0, before)
+
+
 def free_port(*hosts: str) -> int:
     """A port number that was free on all of these addresses a moment ago; a new one each time."""
     for _ in _PORTS:
@@ -102,12 +118,12 @@ def free_port(*hosts: str) -> int:
     raise OSError(f"no port is free on all of {hosts}")
 
 
-def greets(port: int, process: "subprocess.Popen[bytes]") -> None:
+def greets(port: int, process: "subprocess.Popen[bytes]", greeting: bytes = b"220") -> None:
     """Wait until a server greets on this port; RuntimeError if it ends or takes too long."""
     deadline = time.monotonic() + START_LIMIT
     while time.monotonic() < deadline and process.poll() is None:
         with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1) as sock:
-            if sock.recv(100).startswith(b"220"):
+            if sock.recv(100).startswith(greeting):
                 sock.sendall(b"QUIT\r\n")
                 return
         time.sleep(0.02)

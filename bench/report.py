@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from msgspec import Struct
 from rich.table import Table
@@ -65,10 +65,10 @@ def _fdatasyncs(folder: Path, seconds: float = 0.3) -> int:
 
 
 class Measure(NamedTuple):
-    """One row: what is shown of a run."""
+    """One row: what is shown of a run, of whatever benchmark."""
 
     name: str
-    value: Callable[[Run], float]
+    value: Callable[[Any], float]
     form: str = "{:,.0f}"
     total: bool = False  # summed over the repeats, where a median would hide one
 
@@ -80,17 +80,21 @@ ALWAYS = [
     Measure("  system", lambda run: run.system),
     Measure("peak memory, MiB", lambda run: run.peak_memory / 2**20),
 ]
-NUMBERED = [
+ACCEPTED = [
     Measure("end of data to 250, p50, ms", lambda run: run.accept_p50 * 1e3, "{:,.1f}"),
     Measure("  p99", lambda run: run.accept_p99 * 1e3, "{:,.1f}"),
+]
+ARRIVED = [
     Measure("sent to arrived, p50, ms", lambda run: run.deliver_p50 * 1e3, "{:,.1f}"),
     Measure("  p99", lambda run: run.deliver_p99 * 1e3, "{:,.1f}"),
+]
+ENDS = [
     Measure("lost", lambda run: run.lost, total=True),
     Measure("duplicated", lambda run: run.duplicated, total=True),
     Measure("corrupt", lambda run: run.corrupt, total=True),
     Measure("refused", lambda run: run.refused, total=True),
 ]
-MEASURES = {"outside": ALWAYS, "numbered": ALWAYS + NUMBERED}
+MEASURES = {"outside": ALWAYS, "numbered": ALWAYS + ACCEPTED + ARRIVED + ENDS}
 
 
 def ratios(runs: Sequence[Run]) -> dict[str, dict[str, dict[str, float]]]:
@@ -121,7 +125,12 @@ def signing_shares(runs: Sequence[Run], features: str, best: float) -> dict[str,
     return _medians(mine, lambda run: run.rate / best / (run.rate / best + run.idle))
 
 
-def _medians(runs: Sequence[Run], value: Callable[[Run], float]) -> dict[str, float]:
+def times(runs: Sequence[Any], base: str) -> dict[str, float]:
+    """Peer -> its rate as times that of another, of medians; {} where that took no part."""
+    return _over(_medians(runs, lambda run: run.rate), base)
+
+
+def _medians(runs: Sequence[Any], value: Callable[[Any], float]) -> dict[str, float]:
     names = {run.peer for run in runs}
     return {name: median(value(run) for run in runs if run.peer == name) for name in names}
 
@@ -155,7 +164,7 @@ def table(runs: Sequence[Run], names: Sequence[str]) -> Table:
         result.add_row(f"[bold]{load}")
         for measure in MEASURES[load]:
             cells = (
-                _cell(measure, [r for r in runs if (r.peer, r.load) == (n, load)]) for n in names
+                cell(measure, [r for r in runs if (r.peer, r.load) == (n, load)]) for n in names
             )
             result.add_row(measure.name, *cells)
         for label, share in shares.items():
@@ -166,8 +175,11 @@ def table(runs: Sequence[Run], names: Sequence[str]) -> Table:
     return result
 
 
-def _cell(measure: Measure, runs: Sequence[Run]) -> str:
+def cell(measure: Measure, runs: Sequence[Any]) -> str:
+    """The median, with the least and the most in brackets."""
     values, form = [measure.value(run) for run in runs], measure.form.format
+    if not values:
+        return ""
     if measure.total:
         return form(sum(values))
     return f"{form(median(values))} ({form(min(values))} to {form(max(values))})"

@@ -16,6 +16,8 @@ from msgspec import UNSET, Meta, Struct, UnsetType, structs
 from fastmta.config_abuse import Checks, Limits
 from fastmta.config_auth import Auth, OAuth
 from fastmta.config_dkim import Dkim
+from fastmta.config_mailboxes import Domain, Mailboxes
+from fastmta.config_pop3 import Pop3
 from fastmta.config_reader import (
     Address,
     ConfigError,
@@ -46,6 +48,7 @@ __all__ = [
     "Delivery",
     "Dkim",
     "Dns",
+    "Domain",
     "DomainName",
     "DomainPattern",
     "Duration",
@@ -57,11 +60,13 @@ __all__ = [
     "Log",
     "MailAddress",
     "MailSource",
+    "Mailboxes",
     "Name",
     "Network",
     "NextHop",
     "OAuth",
     "Pool",
+    "Pop3",
     "Problem",
     "Reports",
     "Retry",
@@ -113,7 +118,7 @@ Weight = Annotated[int, Meta(ge=1, le=1000)]
 
 
 class Listener(Table, frozen=True, kw_only=True):
-    service: Literal["smtp", "submission", "admin"]
+    service: Literal["smtp", "submission", "pop3", "admin"]
     bind: Endpoint
     tls: TlsMode | UnsetType = UNSET  # starttls where [tls] is set; see Config.tls_mode
     proxy_networks: tuple[Network, ...] = ()  # who says in front for whom it speaks (PROXY)
@@ -262,7 +267,10 @@ class Config(Table, frozen=True, kw_only=True):
     tls: Tls | None = None
     auth: Auth = Auth()
     smtp: Smtp = Smtp()
+    domains: dict[DomainName, Domain] = {}  # of ours; other mail is passed on
+    mailboxes: Mailboxes = Mailboxes()
     submission: Submission = Submission()
+    pop3: Pop3 = Pop3()
     limits: Limits = Limits()
     checks: Checks = Checks()
     headers: Headers = Headers()
@@ -282,13 +290,19 @@ class Config(Table, frozen=True, kw_only=True):
     log: Log = Log()
 
     def tls_mode(self, listener: Listener) -> TlsMode:
-        """What a listener does: as it says, else starttls for SMTP where [tls] is set."""
+        """What a listener does: as it says, else starttls where [tls] is set, but for HTTP."""
         if listener.tls is not UNSET:
             return listener.tls
-        return "starttls" if self.tls and listener.service in MAIL_SERVICES else "none"
+        return "starttls" if self.tls and listener.service != "admin" else "none"
 
     def offers_login(self, listener: Listener) -> bool:
+        """Whether who sends mail there can log in."""
         return listener.service == "submission" or (listener.service == "smtp" and self.smtp.auth)
+
+    @property
+    def has_logins(self) -> bool:
+        """Whether anybody logs in, to send mail or to read it."""
+        return any(one.service == "pop3" or self.offers_login(one) for one in self.listener)
 
     @property
     def knows_tenants(self) -> bool:
@@ -319,10 +333,9 @@ class Config(Table, frozen=True, kw_only=True):
 _LATER = {
     **{
         f'service = "{service}"': f'the service "{service}" is not in this release; '
-        'write "smtp", "submission" or "admin"'
-        for service in ("pop3", "imap", "http")
+        'write "smtp", "submission", "pop3" or "admin"'
+        for service in ("imap", "http")
     },
-    "domains": "local mailboxes are not in this release; a [[route]] can pass the mail on",
 }
 
 

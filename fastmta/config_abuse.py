@@ -82,11 +82,12 @@ def _check_limits(config: "Config") -> Iterator[Problem]:
     rates, usual = limits.rates, Limits()
     by_network = any(name.startswith("network.") for name in rates)
     by_client = any(name.startswith("client.") for name in rates)
-    if not any(map(config.offers_login, config.listener)):
-        text = "is without effect: no listener offers logins"
-        for name in rates:
-            if name.startswith("account.") or name.endswith(".auth_failures"):
-                yield Problem(f"limits.{name}", text)
+    sends = any(map(config.offers_login, config.listener))
+    for name in rates:
+        if not sends and name.startswith("account."):
+            yield Problem(f"limits.{name}", "is without effect: nobody logs in to send mail")
+        if not config.has_logins and name.endswith(".auth_failures"):
+            yield Problem(f"limits.{name}", "is without effect: no listener offers logins")
     for name in ("ipv4_prefix", "ipv6_prefix"):
         if getattr(limits, name) != getattr(usual, name) and not by_network:
             yield Problem(f"limits.{name}", "is without effect: [limits.network] sets no limit")

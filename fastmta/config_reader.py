@@ -317,7 +317,8 @@ class Reader:
         if get_origin(kind) is tuple:
             return self._array(get_args(kind)[0], raw, path)
         if get_origin(kind) is dict:
-            return self._named(get_args(kind)[1], raw, path)
+            name, kind = get_args(kind)
+            return self._named(name, kind, raw, path)
         if get_origin(kind) is Literal:
             return self._choice(get_args(kind), raw, path)
         if _is_table(kind):
@@ -334,13 +335,19 @@ class Reader:
             return None
         return tuple(self._value(kind, item, f"{path}[{i}]") for i, item in enumerate(raw))
 
-    def _named(self, kind: Any, raw: object, path: str) -> dict[str, Any] | None:
-        """A table whose keys are names that the operator gives."""
+    def _named(self, name: Any, kind: Any, raw: object, path: str) -> dict[str, Any] | None:
+        """A table whose keys are names that the operator gives, read as the type `name`."""
         if not isinstance(raw, dict):
             table = "{ NAME = ... }" if "[" in path else f"[{path}]"
             self._add(path, f"is {_kind_of(raw)}, but must be a table: write {table}")
             return None
-        return {name: self._value(kind, item, _join(path, name)) for name, item in raw.items()}
+        found: dict[str, Any] = {}
+        for key, item in raw.items():
+            normal = self._scalar(name, key, _join(path, key))
+            if normal is not None and normal in found:
+                self._add(_join(path, key), f"is [{_join(path, normal)}] once more")
+            found[normal] = self._value(kind, item, _join(path, key))
+        return found
 
     def _choice(self, choices: tuple[str, ...], raw: object, path: str) -> object:
         if isinstance(raw, str) and raw in choices:

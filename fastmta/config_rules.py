@@ -13,6 +13,8 @@ from fastmta import config_outbound as outbound
 from fastmta.config_abuse import check_abuse
 from fastmta.config_auth import check_auth
 from fastmta.config_dkim import check_dkim
+from fastmta.config_mailboxes import check_mailboxes
+from fastmta.config_pop3 import check_pop3
 from fastmta.config_process import check_policy, check_user
 from fastmta.config_reader import DomainPattern, Endpoint, Problem, covers
 from fastmta.config_shaping import check_shaping
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 _FIELD_NAME = re.compile(r"[!-9;-~]{1,76}")  # RFC 5322 section 2.2
 _LABEL = re.compile(r"[!-~]{1,100}")  # what a message may say, as server.labels reads it
 # What else is in the data directory.
-_OURS = ("orders.json", "orders.new", "control", "lock", "spool", "suppression", "accounts")
+_OURS = ("orders.json", "orders.new", "control", "lock", "spool", "suppression", "accounts", "mail")
 # What readers or the way of a message depend on: never to be taken out.
 _FIELDS_OF_READERS = {
     *("from", "sender", "reply-to", "to", "cc", "date", "message-id", "subject", "received"),
@@ -370,7 +372,9 @@ RULES = (
     check_policy,
     _check_listeners,
     check_submission,
+    check_pop3,
     check_abuse,
+    check_mailboxes,
     _check_tls,
     _check_auth,
     _check_nameservers,

@@ -28,7 +28,7 @@ def check_submission(config: "Config") -> Iterator[Problem]:
                 'nobody can log in without TLS; write "starttls" or "implicit", and a [tls] table'
             )
             yield Problem(f"listener[{i}].tls", text)
-    if config.auth != Auth() and not any(map(config.offers_login, config.listener)):
+    if config.auth != Auth() and not config.has_logins:
         text = 'is without effect: no listener offers logins; see smtp.auth and "submission"'
         yield Problem("auth", text)
     if "submission" not in services:

@@ -132,6 +132,14 @@ class ComplaintReceived(Event, tag="complaint", kw_only=True):
     original: str
 
 
+class Forwarded(Event, tag="forwarded", kw_only=True):
+    """Mail of an account goes on to addresses elsewhere, as a message of its own."""
+
+    recipients: list[str]
+    account: str
+    original: str  # id of the message that came in
+
+
 class ReportUnknown(Event, tag="report-unknown", kw_only=True):
     """A message to an address of [bounces] in which nothing was recognised."""
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from msgspec import Raw, msgpack
 
-from fastmta import control, log, metrics, worker_main
+from fastmta import control, log, worker_main
 from fastmta.config import MAIL_SERVICES, Config, fingerprint
 from fastmta.config_dkim import load_signers
 from fastmta.delivery.dispatcher import Dispatcher
@@ -26,9 +26,9 @@ from fastmta.delivery.router import Router
 from fastmta.delivery.site import RoutingError, Site
 from fastmta.delivery.source import Sources
 from fastmta.delivery.tls import Tls
+from fastmta.delivery.ways import Ways
 from fastmta.mail.arrival import Arrival
 from fastmta.mail.disposition import Disposition
-from fastmta.mail.envelope import format_id
 from fastmta.mail.reply import Reply
 from fastmta.policy_desk import PolicyDesk
 from fastmta.queue.adapt import SlowDownRules
@@ -47,94 +47,22 @@ from fastmta.server.access import Access
 from fastmta.server.backend import Backend
 from fastmta.server.counts import Row
 from fastmta.server.judges import Judges
+from fastmta.server.pop3 import Pop3Service
 from fastmta.server.reception import Reception
 from fastmta.server.signing import Signing
 from fastmta.server.smtp import SmtpService
 from fastmta.server.tls import ServerTls
 from fastmta.store.accounts import Accounts
+from fastmta.store.mailboxes import Mailboxes
 from fastmta.store.spool import Spool
 from fastmta.store.suppression import SuppressionList
 from fastmta.worker_desk import Rules, WorkerDesk
 from fastmta.worker_door import Door
+from fastmta.worker_mail import Intake, LocalMail
+from fastmta.worker_shard import Shard, shards_of, show
 
 CLEAN_INTERVAL = 10.0  # seconds between two looks at some rows of the suppression list
 JOURNAL_INTERVAL = 0.1  # seconds between writes of the disposition log
-
-QUEUE = metrics.gauge("fastmta_queue_envelopes", "Envelopes in the queue")
-HELD = metrics.gauge("fastmta_queue_held_envelopes", "Envelopes that an operator keeps back")
-OLDEST = metrics.gauge(
-    "fastmta_queue_oldest_seconds", "Age of the oldest message in the queue", combine="max"
-)
-FILE = metrics.gauge("fastmta_spool_file_bytes", "Size of the spool's files in use")
-FREE = metrics.gauge("fastmta_spool_free_bytes", "Space inside the spool's files for new rows")
-
-
-class Shard:
-    """One spool with what empties it."""
-
-    def __init__(
-        self, spool: Spool, settlement: Settlement, expiry: Expiry, scheduler: Scheduler[Site]
-    ) -> None:
-        self.spool, self.settlement = spool, settlement
-        self.expiry, self.scheduler = expiry, scheduler
-        self._runners: list[asyncio.Task[None]] = []
-
-    async def start(self) -> None:
-        await self.spool.start(self.scheduler.admit)
-        for run in (self.scheduler.run(), self.expiry.run()):
-            self._runners.append(asyncio.ensure_future(run))
-
-    def reload(self, config: Config) -> None:
-        self.spool.keep_free(config.spool.min_free_space)
-        self.spool.reconsider()
-        self.settlement.configure(config.reports, config.hostname)
-
-    async def stop_scheduling(self) -> None:
-        for runner in self._runners:
-            runner.cancel()
-        await self.scheduler.stop()
-
-    async def close(self) -> None:
-        await self.settlement.finish()
-        await self.spool.close()
-
-
-class Intake:
-    """What listeners hand messages to: the worker's own shard, and a line in the log."""
-
-    def __init__(self, spool: Spool, journal: log.DispositionLog) -> None:
-        self._spool, self._journal = spool, journal
-        self.new_id = spool.new_id
-        self.refusal = spool.refusal
-
-    def accept(self, arrival: Arrival, done: Callable[[Reply | None], None]) -> None:
-        def stored(refusal: Reply | None) -> None:
-            if refusal is None:
-                self._journal.write(_received(arrival))
-            done(refusal)
-
-        self._spool.accept(arrival, stored)
-
-
-def _received(arrival: Arrival) -> log.Received:
-    return log.Received(
-        time=arrival.received,
-        id=format_id(arrival.message),
-        sender=arrival.sender,
-        recipients=[recipient.address for recipient in arrival.recipients],
-        size=arrival.size,
-        client=arrival.client,
-        account=arrival.account,
-        protocol=arrival.protocol,
-        tls=arrival.tls,
-    )
-
-
-def shards_of(folder: Path, index: int, workers: int) -> list[int]:
-    """The worker's own shard, then those that are left from more workers and fall to it."""
-    found = [int(path.name) for path in folder.glob("[0-9]*") if path.name.isdigit()]
-    return [index, *sorted(n for n in found if n >= workers and n % workers == index)]
-
 
 # What an operator may ask for.
 _decode_request = msgpack.Decoder(control.Status | ToWorker).decode
@@ -170,8 +98,10 @@ class Worker:
         self._policy = PolicyDesk(config)
         self.journal = self._open_journal()
         self._reception: Reception | None = None
-        self._accounts: Accounts | None = None  # where a listener offers logins
+        self._accounts: Accounts | None = None  # where a listener offers logins, or mail stays
         self._access: Access | None = None
+        self._mailboxes: Mailboxes | None = None  # where mail stays, or a listener shows it
+        self._pop3: Pop3Service | None = None
         self._cleaned = 0.0
         self._router = Router(config, Resolver(config.dns))
         self._dispatcher = Dispatcher(
@@ -185,10 +115,12 @@ class Worker:
             queue=lambda limit: ReadyQueue(limit, self._weight_of),
             tls=Tls(config.delivery.ca_file),
         )
+        self._ways = Ways(self._dispatcher)
+        self._local: LocalMail | None = None  # once [domains] was set
         self._shards: dict[int, Shard] = {}
         self._orders = Orders()
         self._desk = WorkerDesk(
-            index, self._orders, self._shards, self._dispatcher, self._resolve, self._rules_for
+            index, self._orders, self._shards, self._ways, self._resolve, self._rules_for
         )
         self._journal_timer: asyncio.TimerHandle | None = None
 
@@ -201,20 +133,25 @@ class Worker:
         folder = self._config.data_dir / "spool"
         for number in shards_of(folder, self._index, self._config.workers):
             self._shards[number] = self._open(folder / str(number), number)
-        _show(list(self._shards.values()))
-        intake = Intake(self._shards[self._index].spool, self.journal)
+        show(list(self._shards.values()))
+        self._intake = Intake(self._shards[self._index].spool, self.journal)
         self._open_accounts()
         threads = max(2, len(os.sched_getaffinity(0)) // self._config.workers)
-        self._signing = Signing(intake, load_signers(self._config.dkim), threads)
+        self._signing = Signing(self._intake, load_signers(self._config.dkim), threads)
         self._smtp = self._open_smtp(self._signing)
         self._smtp.watch = self._signing.watch
         self._smtp.held = sockets or {}
+        self._open_pop3()
         self._use_policy()
+        self._use_local_mail()
         for shard in self._shards.values():
             await shard.start()
+        await self._clear_receipts()
         for listener in self._config.listener:
             if listener.service in MAIL_SERVICES:
                 await self._smtp.start(listener)
+            elif self._pop3 is not None and listener.service == "pop3":
+                await self._pop3.start(listener)
         self._write_journal()
 
     def _open_journal(self) -> log.DispositionLog:
@@ -239,14 +176,75 @@ class Worker:
 
     def _open_accounts(self) -> None:
         config = self._config
-        if self._access is None and any(map(config.offers_login, config.listener)):
+        has_logins = config.has_logins
+        if self._accounts is None and (has_logins or config.domains):
             self._accounts = Accounts(config.data_dir / "accounts")
+        if self._access is None and has_logins and self._accounts is not None:
             self._access = Access(config.auth, self._accounts)
+
+    def _use_local_mail(self) -> None:
+        """Mailboxes where there are local domains; nothing is asked about them elsewhere."""
+        config = self._config
+        if self._local is not None:
+            self._local.reload(config)
+        elif config.domains and self._accounts is not None:
+            self._local = LocalMail(
+                config,
+                self._accounts,
+                self._open_mailboxes(),
+                self._shards,
+                self._settle,
+                self._read,
+                self._written,
+                room=self._room,
+                queue=lambda limit: ReadyQueue(limit, self._weight_of),
+            )
+            self._ways.local = self._local.delivery
+        if self._local is not None and self._index == 0:
+            self._local.tell_postmasters()
+        residents = self._local.residents if self._local and config.domains else None
+        self._intake.residents = residents
+        if self._reception is not None:
+            self._reception.residents = residents
+        else:
+            self._smtp.vet = residents.vet if residents else None
+        for shard in self._shards.values():
+            shard.scheduler.submit = self._ways.submit
+
+    def _open_mailboxes(self) -> Mailboxes:
+        """Once: LMDB forbids the same path twice in one process."""
+        if self._mailboxes is None:
+            folder = self._config.data_dir / "mail" / "0"
+            self._mailboxes = Mailboxes(folder, self._quota_of)
+        return self._mailboxes
+
+    def _quota_of(self, account: str) -> int:
+        return self._local.quota_of(account) if self._local else 0
+
+    async def _clear_receipts(self) -> None:
+        if self._local is not None:
+            spools = {number: shard.spool for number, shard in self._shards.items()}
+            await self._local.clear_receipts(spools)
+
+    async def _written(self) -> None:
+        for shard in self._shards.values():
+            await shard.spool.written()
+
+    def _open_pop3(self) -> None:
+        """Where a listener wants it; a service that is there stays, for sessions under way."""
+        config, access = self._config, self._access
+        wanted = any(listener.service == "pop3" for listener in config.listener)
+        if self._pop3 is not None or access is None or not wanted:
+            return
+        self._pop3 = Pop3Service(config, self._open_mailboxes(), access, _tls(config))
+        self._pop3.held = self._smtp.held
 
     def _use_policy(self) -> None:
         """Ask the policy where it has a function, and nowhere else."""
         policy = self._policy
         self._smtp.judges = Judges([*self._door.judges, *policy.judges()], self._door.note)
+        if self._pop3 is not None:
+            self._pop3.judges = self._smtp.judges
         self.journal.listener = policy.hear if policy.listens else None
         for shard in self._shards.values():
             shard.scheduler.choose = policy.choose if policy.chooses else None
@@ -260,7 +258,7 @@ class Worker:
             self._config.hostname,
             self.journal,
             self._orders,
-            self._sign_report,
+            self._finish_report,
         )
         withdraw = partial(self._withdraw, number)
         expiry = Expiry(spool, settlement, self._policy_for, self._shortest, withdraw)
@@ -269,14 +267,15 @@ class Worker:
             settlement,
             self._cached,
             self._resolve,
-            self._dispatcher.submit,
+            self._ways.submit,
             expiry,
             self._orders,
         )
         return Shard(spool, settlement, expiry, scheduler)
 
-    async def _sign_report(self, report: Arrival) -> None:
+    async def _finish_report(self, report: Arrival) -> list[Arrival]:
         await self._signing.sign_report(report)
+        return self._intake.expanded(report)
 
     def _shortest(self) -> float:
         return self._config.retry.shortest
@@ -315,7 +314,7 @@ class Worker:
         self._shard_of(job.envelope.message).scheduler.admit(job.envelope, job.parts)
 
     def _withdraw(self, shard: int, meant: Callable[[Job], bool]) -> list[Job]:
-        return self._dispatcher.withdraw(
+        return self._ways.withdraw(
             lambda job, _: job.envelope.message & 0xFF == shard and meant(job)
         )
 
@@ -348,6 +347,8 @@ class Worker:
         ]
         self._config = config
         problem = self.journal.reopen(config.disposition_log)
+        self._open_accounts()
+        self._use_local_mail()  # before anything is routed there
         self._permits.rules = SlowDownRules(config.shaping.slow_down_rules)
         self._router.retire()
         self._router = Router(config, Resolver(config.dns))
@@ -358,16 +359,19 @@ class Worker:
         self._dispatcher.reshape(self._admit)
         for shard in self._shards.values():
             shard.reload(config)
-        self._open_accounts()
+        await self._clear_receipts()
         self._smtp.access = self._access
         if self._access is not None:
             await self._access.reload(config.auth)
         self._signing.signers = signers
         self._smtp.watch = self._signing.watch
         self._door.reload(config)
+        self._open_pop3()
         unloaded = await self._policy.reload(config)
         self._use_policy()
         problems = await self._smtp.reload(config, tls)
+        if self._pop3 is not None:
+            problems += await self._pop3.reload(config, tls)
         return [*unloaded, *fixed, *([problem] if problem else []), *problems]
 
     def permit(self, payload: Raw) -> None:
@@ -397,7 +401,7 @@ class Worker:
             pid=os.getpid(),
             uptime=time.monotonic() - self._began,
             shards=list(self._shards),
-            sessions=len(self._smtp.sessions),
+            sessions=len(self._smtp.sessions) + (len(self._pop3.sessions) if self._pop3 else 0),
             connections=len(self._dispatcher.connections),
             queued=sum(each.spool.statistics().envelopes for each in self._shards.values()),
             config=fingerprint(self._config),
@@ -408,20 +412,27 @@ class Worker:
 
         What comes in has so many seconds, then what goes out has as many.
         """
-        await self._smtp.drain(seconds)
+        services = (self._smtp, self._pop3)
+        await asyncio.gather(*(each.drain(seconds) for each in services if each is not None))
         await self._signing.finish()  # also for clients that have gone
         self._door.close()
         for shard in self._shards.values():
             await shard.stop_scheduling()
-        await self._dispatcher.drain(seconds)
+        await self._ways.drain(seconds)
         for shard in self._shards.values():
             await shard.close()
+        if self._local is not None:
+            settled = not any(shard.spool.unsettled for shard in self._shards.values())
+            await self._local.close(settled=settled)
         await self._signing.finish()  # reports
         if self._reception is not None:
             self._reception.close()
-        if self._access is not None and self._accounts is not None:
+        if self._access is not None:
             await self._access.close()
+        if self._accounts is not None:
             self._accounts.close()
+        if self._mailboxes is not None:
+            await self._mailboxes.close()
         if self._list is not None:
             await self._list.close()
         if self._journal_timer is not None:
@@ -444,22 +455,6 @@ def _tls(config: Config) -> ServerTls | None:
         return None
     using = {each.service for each in config.listener if config.tls_mode(each) != "none"}
     return ServerTls(config.tls, using)
-
-
-def _show(shards: list[Shard]) -> None:
-    """Let the gauges read the spools when somebody asks."""
-
-    def total(field: str) -> Callable[[], float]:
-        return lambda: sum(getattr(shard.spool.statistics(), field) for shard in shards)
-
-    def age() -> float:
-        times = [shard.spool.statistics().oldest for shard in shards]
-        oldest = min(filter(None, times), default=0.0)
-        return max(0.0, time.time() - oldest) if oldest else 0.0
-
-    QUEUE.read, HELD.read = total("envelopes"), total("held")
-    FILE.read, FREE.read = total("file_octets"), total("free_octets")
-    OLDEST.read = age
 
 
 if __name__ == "__main__":

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple, Protocol
 from msgspec import structs
 
 from fastmta import control
-from fastmta.delivery.dispatcher import Dispatcher
 from fastmta.delivery.numbers import PathNumbers
 from fastmta.delivery.site import Site
+from fastmta.delivery.ways import Ways
 from fastmta.mail.reply import Reply
 from fastmta.queue import retry, steward
 from fastmta.queue.census import count_held, count_waiting
@@ -59,13 +59,13 @@ class WorkerDesk:
         worker: int,
         orders: Orders,
         shards: Mapping[int, Shard],
-        dispatcher: Dispatcher,
+        ways: Ways,
         resolve: Resolve,
         rules_for: Callable[[str], Rules],
     ) -> None:
         self._worker, self._orders, self._shards = worker, orders, shards
-        self._dispatcher, self._resolve, self._rules_for = dispatcher, resolve, rules_for
-        memory = Memory(shards, dispatcher)
+        self._ways, self._resolve, self._rules_for = ways, resolve, rules_for
+        memory = Memory(shards, ways)
         self._steward = Steward(worker, orders, shards, memory, self._site_name)
 
     def stand(self, holds: list[Order]) -> None:
@@ -106,14 +106,14 @@ class WorkerDesk:
             # What has waited before is met in the spool.
             out=sum(
                 job.envelope.domain == domain and not job.envelope.due
-                for job, _, _ in self._dispatcher.jobs()
+                for job, _, _ in self._ways.jobs()
             ),
         )
         counted = await count_waiting(
             start, self._shards.values(), domain, rules.policy, time.time()
         )
         sites = {name, *[await self._site_name(hop) for hop in counted.rerouted]} - {""}
-        paths = [self._path(each) for each in self._dispatcher.paths() if each.site in sites]
+        paths = [self._path(each) for each in self._ways.paths() if each.site in sites]
         return structs.replace(counted, paths=paths[:MAX_PATHS], pauses=self._pauses(sites))
 
     def _pauses(self, sites: set[str]) -> list[HostPause]:
@@ -121,13 +121,13 @@ class WorkerDesk:
         past = time.time() - time.monotonic()
         return [
             HostPause(trouble.host, past + trouble.until, str(trouble.reply))
-            for trouble in self._dispatcher.hosts.paused()
+            for trouble in self._ways.paused()
             if not sites.isdisjoint(trouble.sites)
         ]
 
     def _top(self) -> Paths:
         numbers = sorted(
-            self._dispatcher.paths(),
+            self._ways.paths(),
             key=lambda each: (each.busy + each.waiting + each.delivered, each.name),
             reverse=True,
         )
@@ -136,7 +136,7 @@ class WorkerDesk:
             self._worker,
             envelopes=sum(each.envelopes for each in spools),
             held=sum(each.held for each in spools),
-            out=self._dispatcher.active_jobs(),
+            out=self._ways.active_jobs(),
             paths=[self._path(each) for each in numbers[:MAX_PATHS]],
         )
 
@@ -144,19 +144,19 @@ class WorkerDesk:
         """Where those envelopes of a message are that are not simply waiting."""
         places = [
             Place(job.envelope.index, "sending" if is_begun else "ready", path.name)
-            for job, path, is_begun in self._dispatcher.jobs()
+            for job, path, is_begun in self._ways.jobs()
             if job.envelope.message == message
         ]
         names = {place.path for place in places}
         paths = [
             self._path(each)
-            for each in self._dispatcher.paths()
+            for each in self._ways.paths()
             if each.name in names or each.site in sites
         ]
         return Places(self._worker, places, paths)
 
     def _path(self, numbers: PathNumbers) -> PathNow:
-        shape = self._dispatcher.shape_of(numbers.name)
+        shape = self._ways.shape_of(numbers.name)
         limits = structs.asdict(shape.limits) if shape is not None else {}
         return PathNow(
             name=numbers.name,
@@ -181,20 +181,19 @@ class WorkerDesk:
 class Memory:
     """The jobs in memory, as the steward sees them."""
 
-    def __init__(self, shards: Mapping[int, Shard], dispatcher: Dispatcher) -> None:
-        self._shards, self._dispatcher = shards, dispatcher
-        self.retry_now = dispatcher.retry_now
+    def __init__(self, shards: Mapping[int, Shard], ways: Ways) -> None:
+        self._shards, self._ways = shards, ways
+        self.retry_now = ways.retry_now
 
     def withdraw(self, meant: steward.Meant) -> list[Job]:
-        jobs = self._dispatcher.withdraw(meant)
+        jobs = self._ways.withdraw(meant)
         for shard in self._shards.values():
             jobs += shard.scheduler.withdraw(meant)
         return jobs
 
     def under_way(self, meant: steward.Meant) -> int:
         return sum(
-            is_begun and meant(job, path.site.name)
-            for job, path, is_begun in self._dispatcher.jobs()
+            is_begun and meant(job, path.site.name) for job, path, is_begun in self._ways.jobs()
         )
 
 

@@ -226,7 +226,6 @@ BROKEN = {
         "listener[0].service",
         "not in this release",
     ),
-    "local mailboxes": (GOOD + '[domains."example.test"]', "domains", "not in this release"),
     "no listener for mail": (
         edit('"smtp"', '"admin"'),
         "listener",

@@ -88,6 +88,7 @@ SUBMISSION = (ROOT / "docs" / "smtp.md").read_text().partition("## Submission\n"
 EXAMPLES = [
     *re.findall(r"```toml\n(.*?)```", CONFIGURATION, re.S),
     *re.findall(r"```toml\n(.*?)```", SUBMISSION.partition("\n## ")[0], re.S),
+    *re.findall(r"```toml\n(.*?)```", (ROOT / "docs" / "pop3.md").read_text(), re.S),
 ]
 
 

@@ -28,6 +28,8 @@ LAYERS = [
     {"worker_main"},
     {"worker_desk"},
     {"worker_door"},
+    {"worker_mail"},
+    {"worker_shard"},
     {"worker"},
     {"worker_process"},
     {"order_desk"},
@@ -40,8 +42,9 @@ LAYERS = [
 ]
 # They stand beside the layers, for everything above protocol.
 BESIDE = {
-    *("config", "config_abuse", "config_auth", "config_dkim", "config_outbound"),
-    *("config_process", "config_reader", "config_rules", "config_shaping"),
+    *("config", "config_abuse", "config_auth", "config_dkim", "config_mailboxes"),
+    *("config_outbound", "config_pop3", "config_process", "config_reader", "config_rules"),
+    "config_shaping",
     *("config_submission", "config_tls", "log", "metrics"),
     *("policy", "policy_file", "policy_runner"),
 }

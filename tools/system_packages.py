@@ -25,10 +25,16 @@ NEEDS = {
         "nc": "netcat-openbsd",
         "dnsmasq": "dnsmasq-base",
         "lmtp": "dovecot-lmtpd",
+        "/usr/lib/dovecot/pop3": "dovecot-pop3d",
         "strace": "strace",
         "/usr/share/doc/libnet-ssleay-perl": "libnet-ssleay-perl",  # swaks over TLS
         "node": "nodejs",
         "/usr/share/nodejs/nodemailer": "node-nodemailer",
+        "npm": "npm",  # other builds of Node.js have it always
+        "mpop": "mpop",
+        "fetchmail": "fetchmail",
+        "getmail": "getmail6",
+        "mutt": "mutt",
         "haproxy": "haproxy",
         "opendkim": "opendkim",
         "opendkim-testkey": "opendkim-tools",

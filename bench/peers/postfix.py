@@ -9,7 +9,7 @@ the scratch folder.
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,12 +28,11 @@ mail_owner = postfix
 setgid_group = postdrop
 myhostname = postfix.example.test
 
-# Relay for loopback, to one next hop; no mail is local.
+# Relay for loopback; no mail is for users of the system.
 inet_interfaces = loopback-only
 inet_protocols = ipv4
 mynetworks = 127.0.0.0/8
 mydestination =
-relayhost = [127.0.0.1]:{next_hop}
 # Both look for files of the system that this host need not have.
 alias_maps =
 alias_database =
@@ -41,6 +40,10 @@ alias_database =
 # A container has no syslog. postlogd writes the lines; its CPU is counted, as fastmta's log is.
 maillog_file = {folder}/maillog
 maillog_file_prefixes = {folder}
+"""
+# To one next hop.
+RELAY = """
+relayhost = [127.0.0.1]:{next_hop}
 
 # Left alone, though one could take them for limits: default_destination_concurrency_limit = 20,
 # initial_destination_concurrency = 5, in_flow_delay = 1s, qmgr_message_active_limit = 20000.
@@ -124,24 +127,31 @@ def running(
     folder: Path, port: int, next_hop: int, workers: int, features: Features = PLAIN
 ) -> Iterator[int]:
     """`workers` has no meaning here: Postfix is one process for each client and each role."""
-    assert PROGRAM
-    values: dict[str, object] = {"folder": folder, "port": port, "next_hop": next_hop}
-    values |= certificate.of(folder)._asdict()
-    text = MAIN + TLS.get(features.tls, "")
-    command = [PROGRAM, "-c", str(folder), "start-fg"]
+    values: dict[str, object] = {"next_hop": next_hop, **certificate.of(folder)._asdict()}
+    text, wrapper = RELAY + TLS.get(features.tls, ""), []
     if features.dkim != "none":
         text += MILTER
         values |= {"milter": processes.free_port(), **signing.of(folder)._asdict()}
         values |= {"algorithm": ALGORITHMS[features.dkim]}
         (folder / "opendkim.conf").write_text(OPENDKIM.format(**values))
         # One tree, whose CPU is counted: the milter is a child of what becomes Postfix's master.
-        script = f'opendkim -f -x {folder}/opendkim.conf & exec "$@"'
-        command = ["sh", "-c", script, "sh", *command]
-    (folder / "main.cf").write_text(text.format(**values))
-    (folder / "master.cf").write_text(MASTER.format(**values))
+        wrapper = ["sh", "-c", f'opendkim -f -x {folder}/opendkim.conf & exec "$@"', "sh"]
+    with started(folder, port, text.format(**values), wrapper=wrapper) as root:
+        yield root
+
+
+@contextmanager
+def started(
+    folder: Path, port: int, main: str, services: str = "", wrapper: Sequence[str] = ()
+) -> Iterator[int]:
+    """An instance with these settings and services besides, once it greets; gives the root pid."""
+    assert PROGRAM
+    (folder / "main.cf").write_text(MAIN.format(folder=folder) + main)
+    (folder / "master.cf").write_text(MASTER.format(port=port) + services)
     (folder / "queue").mkdir()
     (folder / "data").mkdir()
     shutil.chown(folder / "data", "postfix", "postfix")
+    command = [*wrapper, PROGRAM, "-c", str(folder), "start-fg"]
     with processes.running(command, folder / "output") as process:
         processes.greets(port, process)
         yield process.pid

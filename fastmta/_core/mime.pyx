@@ -26,45 +26,6 @@ LEAF, MULTIPART, MESSAGE = range(3)
 # Above this many octets the pass lets other threads run.
 cdef Py_ssize_t RELEASE = 1 << 14
 
-cdef enum:
-    IS_LEAF = 0
-    IS_MULTIPART = 1
-    IS_MESSAGE = 2
-
-cdef struct part_t:
-    Py_ssize_t start         # of the header section
-    Py_ssize_t header_end    # the empty line, or where the body begins without one
-    Py_ssize_t body          # behind the empty line
-    Py_ssize_t end           # of the body, before the CRLF that belongs to a delimiter
-    Py_ssize_t type_start    # value of the last Content-Type field; -1 without one
-    Py_ssize_t type_end
-    Py_ssize_t encoding_start  # value of the last Content-Transfer-Encoding field
-    Py_ssize_t encoding_end
-    int parent
-    int depth
-    int kind
-    bint digest              # its parts are messages unless they say otherwise
-
-cdef struct boundary_t:
-    octets text
-    Py_ssize_t length
-    unsigned char* owned     # where `text` had to be unquoted
-    int part
-
-cdef struct parser_t:
-    octets data
-    Py_ssize_t size
-    part_t* parts
-    int count
-    int room
-    int most_parts
-    boundary_t* open         # the boundaries of the multiparts around, outermost first; or NULL
-    int opened
-    int most_depth
-    bint cut                 # a bound was reached
-    bint no_memory
-
-
 cdef int add_part(parser_t* parser, Py_ssize_t start, int parent) noexcept nogil:
     cdef part_t* part
     cdef void* grown
@@ -375,13 +336,6 @@ cdef class Node:
     message has more parts, or deeper ones, than are told.
     """
 
-    cdef readonly bytes data
-    cdef readonly object parts
-    cdef readonly Py_ssize_t start, header_end, body_start, end
-    cdef readonly Py_ssize_t type_start, type_end, encoding_start, encoding_end
-    cdef readonly int kind
-    cdef readonly bint cut
-
     def section(self, type cls=Section):
         """The header section; `cls` is a subclass of Section."""
         if not PyType_IsSubtype(cls, Section):
@@ -431,27 +385,35 @@ cdef Node make_tree(type cls, bytes data, parser_t* parser):
     return node
 
 
+cdef int parse(parser_t* parser, bytes data, int most_depth, int most_parts) except -1:
+    memset(parser, 0, sizeof(parser_t))
+    parser.data, parser.size = <octets>PyBytes_AS_STRING(data), len(data)
+    parser.most_depth, parser.most_parts, parser.room = most_depth, most_parts, 8
+    parser.parts = <part_t*>malloc(parser.room * sizeof(part_t))
+    if parser.parts is not NULL:
+        if parser.size < RELEASE:
+            run(parser)
+        else:
+            with nogil:
+                run(parser)
+    if parser.parts is NULL or parser.no_memory:
+        raise MemoryError
+    return 0
+
+
+cdef void clear(parser_t* parser) noexcept:
+    drop_boundaries(parser, 0)
+    free(parser.open)
+    free(parser.parts)
+
+
 def structure(bytes data, type cls=Node, int most_depth=100, int most_parts=10_000):
     """The root of the tree of parts of any octets at all; `cls` is a subclass of Node."""
     cdef parser_t parser
     if not PyType_IsSubtype(cls, Node):
         raise TypeError("structure() makes subclasses of Node")
-    memset(&parser, 0, sizeof(parser))
-    parser.data, parser.size = <octets>PyBytes_AS_STRING(data), len(data)
-    parser.most_depth, parser.most_parts, parser.room = most_depth, most_parts, 8
-    parser.parts = <part_t*>malloc(parser.room * sizeof(part_t))
     try:
-        if parser.parts is NULL:
-            raise MemoryError
-        if parser.size < RELEASE:
-            run(&parser)
-        else:
-            with nogil:
-                run(&parser)
-        if parser.no_memory:
-            raise MemoryError
+        parse(&parser, data, most_depth, most_parts)
         return make_tree(cls, data, &parser)
     finally:
-        drop_boundaries(&parser, 0)
-        free(parser.open)
-        free(parser.parts)
+        clear(&parser)

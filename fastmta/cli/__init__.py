@@ -11,10 +11,11 @@ import click
 COMMANDS = {
     "account": "Show and change the accounts that may log in.",
     "check": "Say whether a configuration can be used.",
-    "demo": "Try fastmta here: a relay and a sink on high ports.",
+    "demo": "Try fastmta here: two users with mailboxes, on high ports.",
     "dkim": "Make keys for DKIM signatures, and check their DNS records.",
     "dns": "Show where mail for a domain goes.",
     "limits": "Show who is at a rate limit now, and lift it.",
+    "mailbox": "Look into mailboxes; import, export and verify them.",
     "queue": "Look into the queue: top, why, list; change it: hold, bounce, reroute.",
     "serve": "Run the server.",
     "suppression": "Show and change the addresses that get no mail.",

@@ -97,7 +97,9 @@ def passwd(path: Path, name: str, password_stdin: bool, generate: bool) -> None:
 @config_option
 @name_argument
 @click.option("--quota", type=_octets, metavar="SIZE", help='As in "1G"; 0 for none.')
-@click.option("--disable/--enable", "disabled", default=None, help="Whether it may log in.")
+@click.option(
+    "--disable/--enable", "disabled", default=None, help="Whether it may log in, and gets mail."
+)
 def set_(path: Path, name: str, quota: int | None, disabled: bool | None) -> None:
     """Change the quota of an account, or shut it and open it again."""
     given = {"quota": quota, "disabled": disabled}
@@ -130,6 +132,24 @@ def alias(path: Path, name: str, aliases: tuple[str, ...], delete: bool) -> None
     with _open(path) as accounts:
         change = accounts.remove_aliases if delete else accounts.add_aliases
         change(name, aliases)
+
+
+@account.command()
+@config_option
+@name_argument
+@click.argument("targets", nargs=-1, metavar="[TARGET...]")
+@click.option("--keep", is_flag=True, help="A copy goes into its mailbox too.")
+@click.option("--stop", is_flag=True, help="Its mail stays here from now on.")
+def forward(path: Path, name: str, targets: tuple[str, ...], keep: bool, stop: bool) -> None:
+    """Send the mail of an account on to TARGET, and to no others.
+
+    \b
+    fastmta account forward -c FILE bob@example.test robert@example.org --keep
+    """
+    if stop == bool(targets) or (stop and keep):
+        raise click.UsageError("write one TARGET or more, or --stop")
+    with _open(path) as accounts:
+        accounts.forward(name, targets, keep=keep)
 
 
 @account.command("list")
@@ -222,6 +242,8 @@ def _facts(one: Account) -> dict[str, Any]:
         "aliases": one.aliases,
         "quota": one.quota,
         "disabled": one.disabled,
+        "forward": one.forward,
+        "keep": one.keep,
         "created": one.created,
         "changed": one.changed,
     }
@@ -244,5 +266,9 @@ def _print_table(found: list[Account]) -> None:
     for one in found:
         state = "disabled" if one.disabled else "open"
         aliases = visible(" ".join(one.aliases))
+        if one.forward:
+            state += (
+                f", forwards{' a copy' if one.keep else ''} to {visible(' '.join(one.forward))}"
+            )
         table.add_row(visible(one.name), _size(one.quota), moment(one.changed), state, aliases)
     Console(highlight=False, markup=False).print(table)

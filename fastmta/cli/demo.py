@@ -1,4 +1,4 @@
-"""`fastmta demo`: a relay and a sink on this machine, and mail as it moves."""
+"""`fastmta demo`: a mail server and a sink on this machine, and mail as it moves."""
 
 import asyncio
 import os
@@ -15,12 +15,9 @@ import click
 import msgspec
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from fastmta.cli.common import refuse
 from fastmta.cli.words import size
-
-NAME, PASSWORD = "me@demo.test", "demo"  # who may log in
 
 CONFIGURATION = """\
 # Made by `fastmta demo`; try `fastmta check -c` on it, or change it and `fastmta serve -c` it.
@@ -37,6 +34,20 @@ service = "submission"
 bind = "127.0.0.1:{submission}"
 
 [[listener]]
+service = "submission"
+bind = "127.0.0.1:{submissions}"
+tls = "implicit"
+
+[[listener]]
+service = "pop3"
+bind = "127.0.0.1:{pop3}"
+
+[[listener]]
+service = "pop3"
+bind = "127.0.0.1:{pop3s}"
+tls = "implicit"
+
+[[listener]]
 service = "admin"
 bind = "127.0.0.1:{admin}"
 
@@ -44,7 +55,15 @@ bind = "127.0.0.1:{admin}"
 certificate = "certificate.pem"
 key = "key.pem"
 
-[[route]]  # all mail goes to the sink, none to the world
+[domains."demo.test"]  # mail for it goes into mailboxes
+
+[mailboxes]
+postmaster = "alice@demo.test"
+
+[pop3]
+default_domain = "demo.test"  # "user bob" is enough
+
+[[route]]  # all other mail goes to the sink, none to the world
 domain = "*"
 next_hop = ["127.0.0.1:{sink}"]
 
@@ -57,7 +76,10 @@ first = "5s"
 max_interval = "30s"
 give_up_after = "2m"
 """
-PORTS = {"smtp": 2525, "submission": 2587, "admin": 2580, "sink": 2700}
+PORTS = {
+    **{"smtp": 2525, "submission": 2587, "submissions": 2465, "pop3": 2110, "pop3s": 2995},
+    **{"admin": 2580, "sink": 2700},
+}
 # Any other event is an operator's order, and blue.
 STYLES = {"received": "cyan", "delivered": "green", "deferred": "yellow", "bounced": "red"}
 
@@ -74,9 +96,9 @@ console = Console(highlight=False)
     help="Where the demo keeps its configuration, queue, log and mail.",
 )
 def demo(folder: Path) -> None:
-    """Start a relay and a sink that takes all its mail, and show each message's way.
+    """Start a mail server with two users, and a sink in place of the world; show mail as it moves.
 
-    Nothing leaves this machine. Ctrl-C ends it; what is queued then goes on at the next start.
+    Nothing leaves this machine. Ctrl-C ends it; the next start goes on with what is there.
     """
     import uvloop
 
@@ -89,7 +111,6 @@ def demo(folder: Path) -> None:
 
 
 async def _demo(folder: Path) -> None:
-    from fastmta.cli.demo_login import make_account, make_certificate
     from fastmta.sink import Behaviour, Mbox, Sink
 
     stop = asyncio.Event()
@@ -97,31 +118,44 @@ async def _demo(folder: Path) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     ports = {service: _free_port(preferred) for service, preferred in PORTS.items()}
-    configuration = folder / "fastmta.toml"
-    configuration.write_text(CONFIGURATION.format(**ports))
-    make_certificate(folder)
-    make_account(folder, NAME, PASSWORD)
+    await _prepare(folder, ports)
     with closing(Mbox(folder / "arrived.mbox")) as mbox:
         sink = Sink(Behaviour(), take=mbox.append)
         await sink.start("127.0.0.1", ports["sink"])
-        journal = folder / "dispositions.jsonl"
-        journal.touch(0o600)
-        watching = asyncio.ensure_future(_watch(journal, mbox.flush))
-        server = await _serve(configuration)
-        ended = asyncio.ensure_future(server.wait())
-        while not (ended.done() or await _answers(ports["admin"])):  # noqa: ASYNC110
-            await asyncio.sleep(0.05)
-        _introduce(folder, ports)
-        stopped = asyncio.ensure_future(stop.wait())
-        await asyncio.wait([ended, stopped], return_when=asyncio.FIRST_COMPLETED)
+        watching = asyncio.ensure_future(_watch(folder / "dispositions.jsonl", mbox.flush))
+        code = await _run(folder, ports, stop)
         watching.cancel()
-        if not ended.done():
-            console.print("\nending ...")
-            server.terminate()
-        code = await ended
         await sink.stop()
     if code:
-        refuse(f"the server ended with {code}")
+        refuse(f"the server ended with {code}: see {folder / 'server.log'}")
+
+
+async def _prepare(folder: Path, ports: dict[str, int]) -> None:
+    from fastmta.cli.demo_people import make_accounts, make_certificate, welcome
+
+    (folder / "fastmta.toml").write_text(CONFIGURATION.format(**ports))
+    (folder / "dispositions.jsonl").touch(0o600)
+    make_certificate(folder)
+    make_accounts(folder)
+    await welcome(folder)
+
+
+async def _run(folder: Path, ports: dict[str, int], stop: asyncio.Event) -> int:
+    """The server from its start to its end, which is by itself or as `stop` says."""
+    from fastmta.cli.demo_tour import introduce
+
+    server = await _serve(folder)
+    ended = asyncio.ensure_future(server.wait())
+    while not (ended.done() or await _answers(ports["admin"])):  # noqa: ASYNC110
+        await asyncio.sleep(0.05)
+    if not ended.done():
+        introduce(console, folder, ports)
+    stopped = asyncio.ensure_future(stop.wait())
+    await asyncio.wait([ended, stopped], return_when=asyncio.FIRST_COMPLETED)
+    if not ended.done():
+        console.print("\nending ...")
+        server.terminate()
+    return await ended
 
 
 def _free_port(preferred: int) -> int:
@@ -137,12 +171,14 @@ def _free_port(preferred: int) -> int:
     raise OSError("no port is free")
 
 
-async def _serve(configuration: Path) -> asyncio.subprocess.Process:
+async def _serve(folder: Path) -> asyncio.subprocess.Process:
     # A session of its own: Ctrl-C is for the demo, which then ends the server in good order.
-    return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "fastmta", "serve", "-c", str(configuration)),
-        start_new_session=True,
-    )
+    with (folder / "server.log").open("ab") as stderr:
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "fastmta", "serve", "-c", str(folder / "fastmta.toml")),
+            stderr=stderr,
+            start_new_session=True,
+        )
 
 
 async def _answers(port: int) -> bool:
@@ -153,61 +189,6 @@ async def _answers(port: int) -> bool:
         return False
     writer.close()
     return True
-
-
-def _introduce(folder: Path, ports: dict[str, int]) -> None:
-    command = _shown_command()
-    table = Table("service", "address", "what for", title="fastmta demo", title_justify="left")
-    table.add_row("smtp", f"127.0.0.1:{ports['smtp']}", "give it mail for any address")
-    submission = f"127.0.0.1:{ports['submission']}"
-    table.add_row("submission", submission, f"log in as {NAME} with {PASSWORD}")
-    table.add_row("sink", f"127.0.0.1:{ports['sink']}", "where all of it goes: it stays here")
-    table.add_row(
-        "admin", f"127.0.0.1:{ports['admin']}", f"http://127.0.0.1:{ports['admin']}/metrics"
-    )
-    console.print(table)
-    console.print(f"Everything is kept in [bold]{escape(str(folder))}[/]")
-    console.print(f"  arrived.mbox        what the sink took: less {_short(folder)}/arrived.mbox")
-    console.print("  fastmta.toml        the configuration, for the commands below")
-    console.print("  dispositions.jsonl  what is shown below, as JSON\n")
-    console.print("Send a message from another terminal:\n")
-    to = "friend@example.test"
-    console.print(
-        f"  [bold]printf 'Subject: hello\\n\\nIt moves.\\n' | curl -sS --crlf"
-        f" smtp://127.0.0.1:{ports['smtp']} --mail-from me@demo.test --mail-rcpt {to} -T -[/]",
-        soft_wrap=True,
-    )
-    console.print(
-        f"  [bold]swaks --server 127.0.0.1:{ports['smtp']} --from me@demo.test --to {to}[/]",
-        soft_wrap=True,
-    )
-    console.print("\nOr log in first, under TLS:\n")
-    console.print(
-        f"  [bold]printf 'From: {NAME}\\n\\nIt moves.\\n' | curl -sS --crlf --ssl-reqd --cacert"
-        f" {_short(folder)}/certificate.pem -u {NAME}:{PASSWORD} smtp://{submission}"
-        f" --mail-from {NAME} --mail-rcpt {to} -T -[/]\n",
-        soft_wrap=True,
-    )
-    console.print(
-        "Mail to tempfail@, permfail@, slow@, 421@ or drop@ any domain meets that fate. Then look"
-        " into the queue, and steer it:\n",
-        soft_wrap=True,
-    )
-    for words in ("top", "why example.test", "hold --domain example.test", "release --all"):
-        name, _, rest = words.partition(" ")
-        line = f"  [bold]{command} queue {name} -c {_short(folder)}/fastmta.toml {rest}".rstrip()
-        console.print(f"{line}[/]", soft_wrap=True)
-    console.print("\nCtrl-C ends the demo.\n")
-
-
-def _shown_command() -> str:
-    """How this program was called, as a person would type it from here."""
-    return _short(Path(sys.argv[0]).absolute())
-
-
-def _short(path: Path) -> str:
-    relative = os.path.relpath(path)
-    return relative if len(relative) < len(str(path)) else str(path)
 
 
 async def _watch(path: Path, flush: Any) -> None:
@@ -243,7 +224,8 @@ def _told(event: dict[str, Any]) -> str:
             return f"<{event['sender']}> to {to}, {size(event['size'])}: safe on disk, queued"
         case "delivered":
             took = (event["time"] - event["received"]) * 1000
-            return f"{event['recipient']} by {event['host']} in {took:.0f} ms: {_reply(event)}"
+            by = f" by {event['host']}" if event["host"] else ""  # none: a mailbox
+            return f"{event['recipient']}{by} in {took:.0f} ms: {_reply(event)}"
         case "deferred":
             wait = event["due"] - event["time"]
             return f"{event['recipient']}, again in {wait:.0f} s: {_reply(event)}"

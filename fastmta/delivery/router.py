@@ -1,4 +1,7 @@
-"""From a domain to its site: by a [[route]], or by its MX records (RFC 5321 section 5.1)."""
+"""From a domain to its site: our mailboxes, by a [[route]], or by its MX records.
+
+RFC 5321 section 5.1 has what MX records mean.
+"""
 
 import asyncio
 import re
@@ -14,7 +17,7 @@ from fastmta.config import Config, DomainPattern, HopProtocol, NextHop, Route, T
 from fastmta.config_reader import covers
 from fastmta.delivery import addresses
 from fastmta.delivery.dns import Answer, Exchange, Resolver, Status
-from fastmta.delivery.site import RoutingError, Site
+from fastmta.delivery.site import LOCAL, RoutingError, Site
 from fastmta.delivery.survey import Candidate, Survey, Target, judge, judge_exchanges, judge_hops
 from fastmta.mail.reply import Reply
 
@@ -35,6 +38,7 @@ class Router:
     def __init__(self, config: Config, resolver: Resolver) -> None:
         self._resolver = resolver
         self._clock = resolver.clock
+        self._domains = config.domains
         self._routes = config.route
         self._hostname = config.hostname
         self._port = config.delivery.port
@@ -77,7 +81,9 @@ class Router:
             self._close_if_done()
 
     def route(self, domain: str) -> str:
-        """The [[route]] that says where a domain's mail goes, for people; "" where DNS does."""
+        """The [[route]] that says where a domain's mail goes, for people; "" where none does."""
+        if domain in self._domains:
+            return ""
         route = self._route_of(domain)
         return _name(route) if route else ""
 
@@ -97,6 +103,8 @@ class Router:
     async def _survey_now(self, domain: str) -> Survey:
         if _is_hop(domain):
             return await self._by_order(domain)
+        if domain in self._domains:
+            return Survey(domain, f'[domains."{domain}"]', (), inf, LOCAL)
         if route := self._route_of(domain):
             tls = None if route.tls is UNSET else route.tls
             return await self._by_hops(domain, _name(route), route.protocol, route.next_hop, tls)

@@ -32,6 +32,10 @@ class Site(Struct, frozen=True):
         return tuple(host.name for tier in self.tiers for host in tier)
 
 
+# Mailboxes on this machine; what has no hosts is no other site.
+LOCAL = Site("local", ())
+
+
 class RoutingError(Exception):
     """No host to send to; the reply says why, and by its code whether to try again later."""
 

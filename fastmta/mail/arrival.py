@@ -28,4 +28,6 @@ class Arrival(Struct):
     campaign: str = ""
     pool: str = ""
     demand: TlsDemand = TlsDemand.NONE
+    sending_on: int = 0  # recipients whose accounts forward
+    forwarded_by: str = ""  # the account that sends it on
     body: IncomingBody | None = None  # has seen the body of what is to be signed (see mail.dkim)

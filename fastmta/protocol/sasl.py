@@ -83,6 +83,7 @@ class Context(Struct, frozen=True):
     # For names that nobody has too, so that they look the same; None: nothing can be known now.
     keys_of: Callable[[str], Keys | None]
     bindings: Mapping[str, bytes] = {}  # of this connection: type -> data (RFC 5056)
+    domain: str = ""  # of names that are written without one; "": none is added
     nonce: Callable[[], str] = secrets.token_urlsafe
 
 
@@ -117,19 +118,24 @@ class Exchange:
 def _plain(context: Context) -> _Steps:
     """RFC 4616 section 2."""
     authzid, name, password = (yield b"").split(b"\0")
-    return _password(authzid, name, password)
+    return _password(context, authzid, name, password)
 
 
 def _login(context: Context) -> _Steps:
     """draft-murchison-sasl-login; Outlook waits for these very words."""
     name = yield b"Username:"
     password = yield b"Password:"
-    return _password(b"", name, password)
+    return _password(context, b"", name, password)
 
 
-def _password(authzid: bytes, name: bytes, password: bytes) -> Outcome:
-    found = Password(prepare_name(authzid), prepare_name(name), prepare_password(password))
+def _password(context: Context, authzid: bytes, name: bytes, password: bytes) -> Outcome:
+    found = Password(_name(context, authzid), _name(context, name), prepare_password(password))
     return found if found.name and found.password else Failed(Kind.CREDENTIALS)
+
+
+def _name(context: Context, octets: bytes) -> str:
+    name = prepare_name(octets)
+    return f"{name}@{context.domain}" if name and context.domain and "@" not in name else name
 
 
 def _scram(context: Context, plus: bool = False) -> _Steps:
@@ -137,8 +143,8 @@ def _scram(context: Context, plus: bool = False) -> _Steps:
     name = ""
     try:
         client = Conversation((yield b""), plus, context.bindings)
-        authzid = prepare_name(client.authzid.encode())
-        name = prepare_name(client.name.encode())
+        authzid = _name(context, client.authzid.encode())
+        name = _name(context, client.name.encode())
         keys = context.keys_of(name)
         if keys is None:
             return Failed(Kind.UNAVAILABLE, name)

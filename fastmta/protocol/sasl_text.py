@@ -52,8 +52,9 @@ def _decode(octets: bytes, limit: int) -> str:
 
 def saslprep(text: str) -> str:
     """RFC 4013, without the ban of unassigned code points; ValueError for what is prohibited."""
-    if not text.isascii():
-        text = _mapped(text)
+    if text.isascii() and text.isprintable():  # mostly, and then nothing of it has to change
+        return text
+    text = _mapped(text)
     if any(test(char) for char in text for test in _PROHIBITED):
         raise ValueError("holds controls or other code points that are prohibited")
     if any(map(stringprep.in_table_d1, text)):

@@ -15,6 +15,9 @@ from fastmta.protocol.sasl import Exchange
 from fastmta.protocol.smtp_limits import MAX_LOGIN_LINE, Door, Load, Policy
 from fastmta.protocol.smtp_question import Question, Step
 
+_FOUR = ord("4")
+_NO_SUCH_USER = b"550 5.1.1"
+
 
 class Event(Enum):
     STARTTLS = "the output ends in 220: flush it, shake hands, call started_tls"
@@ -225,6 +228,16 @@ class SmtpMachine:
         if self._errors >= limit:
             return answer + self._close(reply.TOO_MANY_ERRORS)
         if self._errors > limit // 2:
+            self._pause(Event.DELAY)
+        return answer
+
+    def _unfit(self, answer: bytes) -> bytes:
+        """A recipient that is not taken; late where that tells a stranger who is not there."""
+        if answer[0] == _FOUR:
+            self._load.rejected.value += 1
+            return answer
+        answer = self._refused(answer)
+        if answer.startswith(_NO_SUCH_USER) and not (self.may_relay or self.state >= ASKING):
             self._pause(Event.DELAY)
         return answer
 

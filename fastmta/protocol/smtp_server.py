@@ -41,8 +41,9 @@ from fastmta.protocol.smtp_machine import (
 from fastmta.protocol.smtp_question import Question, Step
 from fastmta.protocol.smtp_xclient import NAMES, read_claims
 
-# An address, and whether the client may relay: why it is refused, or nothing.
-Vet = Callable[[str, bool], bytes]
+# An address, whether the client may relay, and what it has said so far of the message: why the
+# address is refused, or nothing.
+Vet = Callable[[str, bool, Arrival], bytes]
 
 # Why a reverse-path is not for the one who is logged in, or nothing.
 VetSender = Callable[[str], bytes]
@@ -62,7 +63,7 @@ _CLOSING = 421
 class SmtpServer(ContentReader, Authenticator):
     """One session: see the module."""
 
-    __slots__ = ("_refusal", "_vet", "asks", "trusts_xclient", "vet_sender")
+    __slots__ = ("_refusal", "asks", "trusts_xclient", "vet", "vet_sender")
 
     def __init__(
         self,
@@ -83,7 +84,7 @@ class SmtpServer(ContentReader, Authenticator):
         """
         super().__init__(policy, load, door, tls)
         self._refusal = refusal
-        self._vet = vet
+        self.vet = vet
         self.may_relay = may_relay
         self.trusts_xclient = False  # this client may speak for others
         self.vet_sender: VetSender | None = None
@@ -285,11 +286,11 @@ class SmtpServer(ContentReader, Authenticator):
             recipient = read_rcpt(argument, arrival, self._policy.hostname)
         except Refused as refused:
             return self._error(refused.answer)
-        if self._vet is None:
+        if self.vet is None:
             if not self.may_relay:
                 return self._error(reply.RELAY_DENIED)
-        elif refusal := self._vet(recipient.address, self.may_relay):
-            return self._refused(refusal)
+        elif refusal := self.vet(recipient.address, self.may_relay, arrival):
+            return self._unfit(refusal)
         if len(arrival.recipients) >= self._policy.max_recipients:
             return self._too_many_recipients()
         if self.asks and Step.RCPT in self.asks:

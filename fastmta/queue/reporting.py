@@ -21,7 +21,9 @@ REPORTS = metrics.counter("fastmta_reports_total", "Reports sent to senders or t
 
 # A longer message comes back as its header section, also where RET=FULL asks for all of it.
 MAX_RETURNED = 1 << 20  # octets
-Sign = Callable[[Arrival], Awaitable[None]]  # puts a signature in front, if there is a key
+# Signs a report if there is a key, and gives what is stored for it: where its recipient forwards
+# mail, there may be several.
+Finish = Callable[[Arrival], Awaitable[list[Arrival]]]
 
 AT_ONCE = 64  # envelopes whose reports are being made or written
 
@@ -29,8 +31,8 @@ AT_ONCE = 64  # envelopes whose reports are being made or written
 class Reporter:
     """Settles envelopes whose end somebody is told of."""
 
-    def __init__(self, spool: Spool, hostname: str, sign: Sign) -> None:
-        self._spool, self._hostname, self._sign = spool, hostname, sign
+    def __init__(self, spool: Spool, hostname: str, finish: Finish) -> None:
+        self._spool, self._hostname, self._finish = spool, hostname, finish
         self._room = asyncio.Semaphore(AT_ONCE)
 
     async def settle(
@@ -39,12 +41,10 @@ class Reporter:
         """Store the reports under these ids, in the transaction that ends the attempt."""
         async with self._room:
             original = await self._original(job, any(_is_whole(job.envelope, n) for n in told))
-            reports = [
-                self._make(job.envelope, notice, number, original)
-                for notice, number in zip(told, numbers, strict=True)
-            ]
-            for report in reports:
-                await self._sign(report)
+            reports: list[Arrival] = []
+            for notice, number in zip(told, numbers, strict=True):
+                report = self._make(job.envelope, notice, number, original)
+                reports += await self._finish(report)
             safe: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
             def done(_: Reply | None) -> None:
@@ -52,7 +52,7 @@ class Reporter:
                     safe.set_result(None)
 
             self._spool.settle(job.envelope, remaining, *reports, done=done)
-            REPORTS.value += len(reports)
+            REPORTS.value += len(told)
             await safe
 
     async def _original(self, job: Job, whole: bool) -> bytes:

@@ -53,9 +53,10 @@ class Scheduler(Generic[Site]):
     ) -> None:
         """`cached` answers at once or not at all; `resolve` gives the site or says why none,
         both of a domain or of the next hop that an operator chose;
-        `submit` takes the job and says "", or names the path that has no room for it."""
+        `submit`, which may be changed, takes the job and says "", or names the path that has no
+        room for it."""
         self._spool, self._settlement = spool, settlement
-        self._cached, self._resolve, self._submit = cached, resolve, submit
+        self._cached, self._resolve, self.submit = cached, resolve, submit
         self._expiry, self._orders = expiry, orders
         # Where an envelope goes, "" by its domain, or why it does not; None: nobody is asked.
         self.choose: Callable[[Envelope], Awaitable[str | Reply]] | None = None
@@ -118,7 +119,7 @@ class Scheduler(Generic[Site]):
         orders = self._orders
         if orders.any and (order := orders.find(job.envelope, site.name)):
             return self._settlement.obey(order, job, site.name)
-        if path := self._submit(site, job):
+        if path := self.submit(site, job):
             POSTPONED.value += 1
             self._spool.put_back(job.envelope, path)
         return None

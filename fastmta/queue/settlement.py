@@ -19,7 +19,7 @@ from fastmta.queue.orders import Order, Orders
 from fastmta.queue.outcome import Notice, Outcome, expired, notices, outcome
 from fastmta.queue.ready import Job
 from fastmta.queue.record import Dsns, Record
-from fastmta.queue.reporting import Reporter, Sign
+from fastmta.queue.reporting import Finish, Reporter
 from fastmta.queue.retry import PolicyFor
 from fastmta.store.spool import Spool
 
@@ -39,9 +39,9 @@ class Settlement:
         hostname: str,
         journal: DispositionLog,
         orders: Orders,
-        sign: Sign | None = None,
+        finish: Finish | None = None,
     ) -> None:
-        self._sign = sign or _leave_unsigned
+        self._finish = finish or _as_it_is
         self._spool, self._policy_for = spool, policy_for
         self._orders = orders
         self._journal, self._record = journal, Record(journal)
@@ -51,7 +51,7 @@ class Settlement:
     def configure(self, wishes: Reports, hostname: str) -> None:
         """What senders are told of all that is settled from now on, and by whom."""
         self._wishes = wishes
-        self._reporter = Reporter(self._spool, hostname, self._sign)
+        self._reporter = Reporter(self._spool, hostname, self._finish)
 
     def settle(self, job: Job, site: str, source: str, ends: list[Disposition]) -> None:
         """`ends` has one disposition for each of the job's recipients, in their order."""
@@ -126,7 +126,8 @@ class Settlement:
                     await asyncio.wait(self._reports)
 
 
-async def _leave_unsigned(_: Arrival) -> None: ...
+async def _as_it_is(report: Arrival) -> list[Arrival]:
+    return [report]
 
 
 def _dsns(told: list[Notice], numbers: list[int]) -> Dsns:

@@ -157,14 +157,19 @@ class Access:
             if name in self._settings.mechanisms and (bindings or not name.endswith("-PLUS"))
         )
 
-    def exchange(self, mechanism: str, bindings: Mapping[str, bytes]) -> Exchange | None:
-        """Begin to log in; None for a mechanism, in whatever case, that is not offered."""
+    def exchange(
+        self, mechanism: str, bindings: Mapping[str, bytes], domain: str = ""
+    ) -> Exchange | None:
+        """Begin to log in; None for a mechanism, in whatever case, that is not offered.
+
+        `domain` is that of names that are written without one.
+        """
         name, offered = mechanism.upper(), self.mechanisms(bindings)
         if name not in offered:
             return None
         # Where -PLUS is not offered, a client that could bind is right to think that we cannot.
         bound = bindings if "SCRAM-SHA-256-PLUS" in offered else {}
-        return Exchange(name, Context(self._scram_keys, bound))
+        return Exchange(name, Context(self._scram_keys, bound, domain))
 
     def _scram_keys(self, name: str) -> Keys | None:
         try:

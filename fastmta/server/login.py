@@ -32,10 +32,11 @@ REFUSALS = {
 class Login:
     """One connection's door (protocol.smtp_limits); `account` as it was when it was opened."""
 
-    __slots__ = ("_access", "_bindings", "account", "last")
+    __slots__ = ("_access", "_bindings", "_domain", "account", "last")
 
-    def __init__(self, access: Access) -> None:
-        self._access = access
+    def __init__(self, access: Access, domain: str = "") -> None:
+        """`domain`: of names that are written without one."""
+        self._access, self._domain = access, domain
         self._bindings: Mapping[str, bytes] = {}
         self.account: Account | None = None
         self.last = b""  # what is said before a refusal
@@ -48,7 +49,7 @@ class Login:
         return self._access.mechanisms(self._bindings)
 
     def exchange(self, mechanism: str) -> Exchange | None:
-        return self._access.exchange(mechanism, self._bindings)
+        return self._access.exchange(mechanism, self._bindings, self._domain)
 
     def named(self, name: str) -> Account | None:
         """The account of whom a trusted host has let in, if there is one."""

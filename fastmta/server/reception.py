@@ -19,6 +19,7 @@ from fastmta.mail.reply import Reply
 from fastmta.protocol import smtp_replies
 from fastmta.queue.suppressor import Suppressor
 from fastmta.server.backend import Backend
+from fastmta.server.residents import Residents
 from fastmta.store.suppression import Entry
 
 log = logging.getLogger(__name__)
@@ -87,13 +88,18 @@ class Reception:
         self._bounces = Addresses(bounces.addresses if bounces else ())
         self._complaints = Addresses(bounces.complaints if bounces else ())
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="report-reader")
+        self.residents: Residents | None = None  # where [domains] is set
         self.new_id = intake.new_id
         self.refusal = intake.refusal
 
-    def vet(self, address: str, may_relay: bool) -> bytes:
+    def vet(self, address: str, may_relay: bool, arrival: Arrival) -> bytes:
         """Why an address is refused at RCPT, or nothing."""
         if self._is_for_reports(address):
             return b""
+        if self.residents is not None:
+            verdict = self.residents.verdict(address, arrival)
+            if verdict is not None:
+                return verdict
         if not may_relay:  # before anything is told of the list
             return smtp_replies.RELAY_DENIED
         if self._suppressor is None or self._drops:
@@ -140,6 +146,9 @@ class Reception:
         return found
 
     def _find(self, address: str) -> Entry | None:
+        """Who has a mailbox here is never suppressed."""
+        if self.residents is not None and self.residents.is_local(address):
+            return None
         return self._suppressor.find(address) if self._suppressor else None
 
     def _note(self, arrival: Arrival, dropped: list[tuple[Recipient, Entry]]) -> None:

@@ -24,7 +24,7 @@ from fastmta.server.labels import Unfit
 from fastmta.server.login import Login
 from fastmta.server.session import HOLD_HANDSHAKE, HOLD_PENDING, Session, has_spoken
 from fastmta.server.submission import add_missing, check_from, tenant_of, why_not_from
-from fastmta.server.tls import FAILED, HANDSHAKE_SECONDS, UnderTls, agreed
+from fastmta.server.tls import agreed, upgrade
 from fastmta.server.tls_required import read_tls_required
 from fastmta.store.accounts import Account
 
@@ -94,7 +94,6 @@ class SmtpSession(Session):
             service.load,
             service.backend.refusal,
             tls=offer.implicit,
-            vet=service.vet,
             asks=service.judges.asks,
             door=self._login,
         )
@@ -129,7 +128,7 @@ class SmtpSession(Session):
         machine.may_relay = machine.authenticated or (
             self.service == "smtp" and service.may_relay(self.client)
         )
-        machine.asks = service.judges.asks
+        machine.vet, machine.asks = service.vet, service.judges.asks
         machine.watch = service.watch
         machine.trusts_xclient = service.trusts_xclient(self._peer)
         note = service.judges.note
@@ -408,25 +407,12 @@ class SmtpSession(Session):
     # TLS.
 
     async def _upgrade(self) -> None:
-        """STARTTLS. The 220 is in the transport's buffer and goes out before the handshake.
-
-        The loop resumes this before it delivers the first octets that came under TLS.
-        """
+        """STARTTLS: the 220 is in the transport's buffer."""
         tls = self._service.tls
         assert tls is not None
         transport: asyncio.Transport | None = None
-        try:
-            if not self.is_write_held:  # uvloop cannot, then (its issue 564)
-                transport = await asyncio.get_running_loop().start_tls(
-                    self.transport,
-                    UnderTls(self),
-                    tls.context(self.service),
-                    server_side=True,
-                    ssl_handshake_timeout=HANDSHAKE_SECONDS,
-                )
-        except OSError as error:  # ssl.SSLError and all timeouts among them
-            FAILED.value += 1
-            log.info("no TLS with %s: %s", self.client, error)
+        if not self.is_write_held:  # uvloop cannot, then (its issue 564)
+            transport = await upgrade(self, self.transport, tls.context(self.service))
         if transport is None or self._gone:
             self.transport.abort()
             self.connection_lost(None)  # which start_tls leaves out when it fails

@@ -5,6 +5,7 @@ which would need parameters. ALPN is not asked for: SMTP has no identifier there
 """
 
 import asyncio
+import logging
 import ssl
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,6 +14,8 @@ from fastmta import metrics
 from fastmta.config import Tls, TlsHost
 from fastmta.config_tls import names_of, pairs_of, read_leaf
 from fastmta.server import binding
+
+log = logging.getLogger(__name__)
 
 HANDSHAKES = metrics.counter("fastmta_tls_in_handshakes_total", "TLS handshakes with clients")
 RESUMED = metrics.counter(
@@ -130,6 +133,28 @@ class UnderTls(asyncio.BufferedProtocol):
         # uvloop keeps get_buffer, so that a session and its transport would hold each other until
         # the collector comes: 250 KB and more.
         del self._session
+
+
+async def upgrade(
+    session: asyncio.Protocol, transport: asyncio.Transport, context: ssl.SSLContext
+) -> asyncio.Transport | None:
+    """Shake hands on a connection that was in the clear; None where that fails.
+
+    What is in the transport's buffer goes out before. The loop resumes who awaits this before it
+    delivers the first octets that came under TLS.
+    """
+    try:
+        return await asyncio.get_running_loop().start_tls(
+            transport,
+            UnderTls(session),
+            context,
+            server_side=True,
+            ssl_handshake_timeout=HANDSHAKE_SECONDS,
+        )
+    except OSError as error:  # ssl.SSLError and all timeouts among them
+        FAILED.value += 1
+        log.info("no TLS with %s: %s", transport.get_extra_info("peername"), error)
+        return None
 
 
 def agreed(transport: asyncio.BaseTransport) -> str:

@@ -32,6 +32,7 @@ from fastmta.store.records import Unreadable
 
 DATABASES = ("accounts", "aliases", "meta")
 MAX_ALIASES = 1000
+MAX_FORWARD = 50  # addresses that an account forwards to
 BATCH = 1000  # rows that are read in one transaction
 _VERSION = b"\x01"
 _LONGEST_KEY = 511  # octets; LMDB's own limit
@@ -50,9 +51,16 @@ class Account(Struct, frozen=True, array_like=True):
     aliases: tuple[str, ...] = ()  # sorted
     quota: int = 0  # octets; 0: none
     disabled: bool = False
+    forward: tuple[str, ...] = ()  # where its mail goes; empty: into its mailbox
+    keep: bool = False  # where it forwards, a copy goes into its mailbox too
 
     def __repr__(self) -> str:  # no secret in a log
         return f"Account({self.name!r})"
+
+    @property
+    def keeps(self) -> bool:
+        """Whether its mail goes into its mailbox."""
+        return self.keep or not self.forward
 
     def owns(self, address: str) -> bool:
         """Whether an address, however it is written, is its name or an alias."""
@@ -81,6 +89,14 @@ def name_of(address: str) -> str:
     if not (is_mailbox(address) and is_normal) or len(name.encode()) > _LONGEST_KEY:
         raise ValueError(f"{address[:80]!r} is no address; write bob@example.test")
     return name
+
+
+def _is_named(name: str, address: str) -> bool:
+    """Whether an address is this name, however it is written."""
+    try:
+        return name_of(address) == name
+    except ValueError:
+        return False
 
 
 def _unpack(row: bytes) -> Account:
@@ -125,7 +141,12 @@ class Accounts:
             normal = name_of(address)
         except ValueError:
             return None
-        return self._look(lambda txn, db: _get(txn, db, _owner(txn, db, normal) or normal))
+        return self.owner_of_name(normal)
+
+    def owner_of_name(self, normal: str) -> Account | None:
+        """The same for an address in the form of `name_of`."""
+        with self._env.begin() as txn:
+            return _get(txn, self._db, normal) or _alias(txn, self._db, normal)
 
     def keys_of(self, name: str) -> Keys:
         """What SCRAM needs; of a name that nobody has, something that looks the same each time."""
@@ -164,6 +185,20 @@ class Accounts:
             account = structs.replace(_known(txn, self._db, name), **values, changed=self._clock())
             _put(txn, self._db, account)
         return account
+
+    def forward(self, name: str, targets: Iterable[str], *, keep: bool) -> Account:
+        """Send its mail on to these addresses and no others; to none: it stays here."""
+        known = tuple(dict.fromkeys(targets))
+        if len(known) > MAX_FORWARD:
+            raise Refused(f"an account forwards to at most {MAX_FORWARD} addresses")
+        for target in known:
+            if not is_mailbox(target) or len(target.encode()) > _LONGEST_KEY:
+                raise Refused(f"{target[:80]!r} is no address; write bob@example.test")
+            if _is_named(name, target):
+                raise Refused(
+                    f"{name} cannot forward to itself; its mailbox keeps a copy by --keep"
+                )
+        return self.change(name, forward=known, keep=keep and bool(known))
 
     def delete(self, name: str) -> None:
         """Take an account away with its aliases."""
@@ -212,6 +247,11 @@ def _get(txn: Transaction, db: Databases, name: str) -> Account | None:
     key = name.encode()
     row = txn.get(key, db=db["accounts"]) if 0 < len(key) <= _LONGEST_KEY else None
     return None if row is None else _unpack(row)
+
+
+def _alias(txn: Transaction, db: Databases, alias: str) -> Account | None:
+    owner = _owner(txn, db, alias)
+    return None if owner is None else _get(txn, db, owner)
 
 
 def _owner(txn: Transaction, db: Databases, alias: str) -> str | None:

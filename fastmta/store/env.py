@@ -18,7 +18,7 @@ from contextlib import suppress
 from itertools import repeat
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Protocol, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import lmdb
 
@@ -27,16 +27,25 @@ from fastmta.store import residence
 
 log = logging.getLogger(__name__)
 
-COMMITS = metrics.counter("fastmta_spool_commits_total", "Synced transactions")
-COMMIT_ERRORS = metrics.counter("fastmta_spool_commit_errors_total", "Transactions that failed")
-COMMIT_SECONDS = metrics.histogram(
-    "fastmta_spool_commit_seconds", "Time of one transaction, from its begin to its flush"
-)
-COMMIT_OPERATIONS = metrics.histogram(
-    "fastmta_spool_commit_operations",
-    "Operations in one transaction",
-    (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024),
-)
+
+class Meters:
+    """What is counted of the transactions of one kind of environment."""
+
+    def __init__(self, kind: str) -> None:
+        name = f"fastmta_{kind}_commit"
+        self.commits = metrics.counter(f"{name}s_total", "Synced transactions")
+        self.errors = metrics.counter(f"{name}_errors_total", "Transactions that failed")
+        self.seconds = metrics.histogram(
+            f"{name}_seconds", "Time of one transaction, from its begin to its flush"
+        )
+        self.operations = metrics.histogram(
+            f"{name}_operations",
+            "Operations in one transaction",
+            (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024),
+        )
+
+
+SPOOL = Meters("spool")
 
 # The map is sparse, and growing it later would invalidate what other processes see of it.
 MAP_SIZE = 1 << 40
@@ -58,17 +67,21 @@ class Locked(Exception):
     """Another process has it."""
 
 
-class Operation(Protocol):
-    """A change, and who wants to know that it is durable."""
-
-    def apply(self, txn: Transaction, db: Databases) -> None:
-        """Make the change; runs in the writer thread, and again if its batch failed."""
+class Waiter(Protocol):
+    """Who wants to know that a change is durable."""
 
     def finished(self, error: Exception | None) -> None:
         """Hear how it ended; runs on the loop."""
 
 
-Apply = Callable[[Sequence[Operation], Transaction, Databases], None]
+class Operation(Waiter, Protocol):
+    """A change that needs no other of its transaction."""
+
+    def apply(self, txn: Transaction, db: Databases) -> None:
+        """Make the change; runs in the writer thread, and again if its batch failed."""
+
+
+Apply = Callable[[Sequence[Any], Transaction, Databases], None]
 
 
 def open_environment(
@@ -94,10 +107,14 @@ def open_environment(
         readahead=False,
         lib_version=LIB_VERSION,
     )
-    handles = {name: env.open_db(name.encode(), create=not readonly) for name in databases}
-    for name in retired:
-        with suppress(lmdb.NotFoundError):
-            handles[name] = env.open_db(name.encode(), create=False)
+    try:
+        handles = {name: env.open_db(name.encode(), create=not readonly) for name in databases}
+        for name in retired:
+            with suppress(lmdb.NotFoundError):
+                handles[name] = env.open_db(name.encode(), create=False)
+    except BaseException:  # or this process could not open it again
+        env.close()
+        raise
     return env, handles
 
 
@@ -130,6 +147,7 @@ class Environment:
         retired: tuple[str, ...] = (),
         *,
         shared: bool = False,
+        meters: Meters = SPOOL,
     ) -> None:
         """Open `folder`, making it if need be; Locked if another process owns it.
 
@@ -140,23 +158,24 @@ class Environment:
         make_private(folder)
         self.folder = folder
         self._names, self._retired, self._apply = databases, retired, apply
+        self._meters = meters
         self._owner = None if shared else own(folder / OWNER_LOCK)
         self._env, self._db = open_environment(folder, databases, retired)
         self._use = threading.Lock()  # reading, and reopening after a panic, exclude each other
-        self._reader = ThreadPoolExecutor(1, thread_name_prefix="spool-reader")
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="store-reader")
         self._loop = asyncio.get_running_loop()
-        self._pending: deque[Operation] = deque()
+        self._pending: deque[Waiter] = deque()
         self._urgent = False  # somebody waits for what is pending
         self._idle = True  # the writer waits on `_wake`, or is about to
         self._wake_scheduled = False
         self._stopping = False
         self._wake: SimpleQueue[None] = SimpleQueue()
-        self._writer = threading.Thread(target=self._run, name="spool-writer", daemon=True)
+        self._writer = threading.Thread(target=self._run, name="store-writer", daemon=True)
         self._writer.start()
 
     # Writing: on the loop
 
-    def submit(self, operation: Operation) -> None:
+    def submit(self, operation: Waiter) -> None:
         """Put into the next transaction, and see that there is one soon."""
         self._pending.append(operation)
         self._urgent = True
@@ -165,7 +184,7 @@ class Environment:
             self._wake_scheduled = True
             self._loop.call_soon(self._wake_writer)
 
-    def submit_lazily(self, operation: Operation) -> None:
+    def submit_lazily(self, operation: Waiter) -> None:
         """Put into the next transaction, whoever causes it; `flush` causes one."""
         self._pending.append(operation)
 
@@ -198,7 +217,7 @@ class Environment:
                     return
                 self._idle = True
 
-    def _write(self, batch: list[Operation]) -> list[Exception | None] | None:
+    def _write(self, batch: list[Any]) -> list[Exception | None] | None:
         """Commit a batch; None, or for each operation the error that it met."""
         try:
             self._commit(batch)
@@ -213,16 +232,16 @@ class Environment:
         # One operation is broken: it alone may fail.
         return [errors[0] if (errors := self._write([one])) else None for one in batch]
 
-    def _commit(self, batch: list[Operation]) -> None:
+    def _commit(self, batch: list[Any]) -> None:
         began = time.perf_counter()
         with self._env.begin(write=True) as txn:
             self._apply(batch, txn, self._db)
-        COMMIT_SECONDS.observe(time.perf_counter() - began)
-        COMMIT_OPERATIONS.observe(len(batch))
-        COMMITS.value += 1
+        self._meters.seconds.observe(time.perf_counter() - began)
+        self._meters.operations.observe(len(batch))
+        self._meters.commits.value += 1
 
     def _recover(self, error: lmdb.Error) -> None:
-        COMMIT_ERRORS.value += 1
+        self._meters.errors.value += 1
         log.error("cannot write to %s: %s", self.folder, error)
         try:
             with self._env.begin():
@@ -241,7 +260,7 @@ class Environment:
             else:
                 log.warning("reopened %s", self.folder)
 
-    def _finish(self, batch: list[Operation], errors: list[Exception | None] | None) -> None:
+    def _finish(self, batch: list[Any], errors: list[Exception | None] | None) -> None:
         for operation, error in zip(batch, errors or repeat(None), strict=False):
             try:
                 operation.finished(error)
@@ -281,6 +300,11 @@ class Environment:
     def has(self, database: str) -> bool:
         """Whether a retired database is there."""
         return database in self._db
+
+    def last_change(self) -> int:
+        """The number of the last transaction of any process: one look at a page in memory."""
+        with self._use:
+            return int(self._env.info()["last_txnid"])
 
     def last_page(self) -> int:
         """The file's highest page in use, counted from 0; for use within `look`."""

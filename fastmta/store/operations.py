@@ -110,6 +110,22 @@ class Accept:
                     self.spool.note_waiting(envelope)
 
 
+class AcceptAll:
+    """Store several messages, all or none."""
+
+    __slots__ = ("accepts",)
+
+    def __init__(self, accepts: list[Accept]) -> None:
+        self.accepts = accepts
+
+    def apply(self, txn: Transaction, db: Databases) -> None:
+        apply(self.accepts, txn, db)
+
+    def finished(self, error: Exception | None) -> None:
+        for accept in self.accepts:
+            accept.finished(error)
+
+
 class Settle:
     """Record how an attempt ended: the envelope goes or waits anew, its reports come in."""
 

@@ -99,14 +99,16 @@ def delete_body(txn: Transaction, db: Databases, message: int) -> None:
             found = cursor.delete()
 
 
-def read_chunks(message: int, first: int, txn: Transaction, db: Databases) -> list[bytes]:
-    """Chunks of a message from number `first` on, about READ_OCTETS of them; [] at the end."""
+def read_chunks(
+    message: int, first: int, txn: Transaction, db: Databases, most: int = READ_OCTETS
+) -> list[bytes]:
+    """Chunks of a message from number `first` on, about `most` octets; [] at the end."""
     chunks: list[bytes] = []
     octets = 0
     key = records.message_key(message)
     with txn.cursor(db["chunks"]) as cursor:
         found = cursor.set_range(records.chunk_key(message, first))
-        while found and octets < READ_OCTETS and cursor.key().startswith(key):
+        while found and octets < most and cursor.key().startswith(key):
             chunks.append(cursor.value())
             octets += len(chunks[-1])
             found = cursor.next()

@@ -31,6 +31,7 @@ from fastmta.store.env import Databases, Environment, Operation, Transaction
 from fastmta.store.lanes import Lanes
 from fastmta.store.operations import (
     Accept,
+    AcceptAll,
     Barrier,
     Delivered,
     Done,
@@ -129,6 +130,12 @@ class Spool:
         self._env.submit(operation)
         return operation.envelopes
 
+    def accept_all(self, arrivals: Sequence[Arrival], done: Done) -> None:
+        """Store several messages in one transaction; `done` as for `accept`, once."""
+        *others, last = arrivals
+        accepts = [self._acceptance(arrival, lambda _: None) for arrival in others]
+        self._env.submit(AcceptAll([*accepts, self._acceptance(last, done)]))
+
     def _acceptance(self, arrival: Arrival, done: Done) -> Accept:
         envelopes = envelopes_of(arrival)
         has_room = self._has_room(envelopes)
@@ -221,6 +228,7 @@ class Spool:
 
     async def written(self) -> None:
         """Return when all that was settled by now is on the disk, however often it was tried."""
+        self._write_partial(all=True)
         self._env.submit(barrier := Barrier(self._loop.create_future()))
         await barrier.passed
         failed = set(self._failed)
@@ -368,6 +376,14 @@ class Spool:
         Begin with b""; the key is None at the end. What has never waited is not among them.
         """
         return await self._env.read(partial(rows.scan_envelopes, after, count))
+
+    async def holds(self, wanted: Sequence[Envelope]) -> list[bool]:
+        """Whether each is still stored, out or not; only message and index are looked at."""
+        stored = await self._env.read(partial(rows.get_envelopes, wanted))
+        return [
+            now is not None or each.message in self.fresh
+            for each, now in zip(wanted, stored, strict=True)
+        ]
 
     def is_out(self, envelope: Envelope) -> bool:
         return number_of(envelope) in self._out

@@ -211,6 +211,25 @@ def test_aliases(config: Path) -> None:
     assert listed(config) == []
 
 
+def test_forwarding_begins_and_ends(config: Path) -> None:
+    add(config, "bob@a.test")
+    account(config, "forward", "Bob@a.test", "x@c.test", "y@c.test", "--keep")
+    [facts] = listed(config)
+    assert (facts["forward"], facts["keep"]) == (["x@c.test", "y@c.test"], True)
+    table = " ".join(account(config, "list").stdout.split())
+    assert "open, forwards a copy to x@c.test y@c.test" in table
+    account(config, "forward", "bob@a.test", "z@c.test")
+    [facts] = listed(config)
+    assert (facts["forward"], facts["keep"]) == (["z@c.test"], False)
+    account(config, "forward", "bob@a.test", "--stop")
+    assert listed(config)[0]["forward"] == []
+    for words in ([], ["x@c.test", "--stop"], ["--keep", "--stop"]):
+        account(config, "forward", "bob@a.test", *words, code=2)
+    done = account(config, "forward", "bob@a.test", "bob@a.test", code=1)
+    assert "cannot forward to itself" in done.stderr
+    account(config, "forward", "nobody@a.test", "x@c.test", code=1)
+
+
 def test_what_is_listed(config: Path) -> None:
     assert account(config, "list").stdout == "there are no accounts\n"
     add(config, "bob@a.test", "eve@a.test")
@@ -221,7 +240,7 @@ def test_what_is_listed(config: Path) -> None:
     assert "disabled" in table[2]
     facts = listed(config, "Eve@a.test")
     assert [sorted(one) for one in facts] == [
-        ["aliases", "changed", "created", "disabled", "name", "quota"]
+        ["aliases", "changed", "created", "disabled", "forward", "keep", "name", "quota"]
     ]
     assert listed(config, "bob@a.test", "nobody@a.test", code=1)
 

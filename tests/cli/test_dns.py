@@ -36,6 +36,7 @@ def config_file(server: DnsServer, tmp_path: Path) -> str:
         bind = "127.0.0.1:2525"
         [dns]
         nameservers = ["{server.endpoint}"]
+        [domains."here.test"]
         [[route]]
         domain = "routed.test"
         next_hop = ["127.0.0.1:2700"]
@@ -46,6 +47,14 @@ def config_file(server: DnsServer, tmp_path: Path) -> str:
         """
     )
     return str(file)
+
+
+def test_a_domain_of_ours_is_told(config_file: str) -> None:
+    done = dns_command("Here.test", "-c", config_file)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == 'here.test: [domains."here.test"]\nsite: local\n'
+    facts = msgspec.json.decode(dns_command("here.test", "-c", config_file, "--json").stdout)
+    assert facts["site"]["name"] == "local"
 
 
 def test_the_command_shows_hosts_addresses_and_site(server: DnsServer, config_file: str) -> None:

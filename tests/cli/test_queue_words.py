@@ -159,6 +159,14 @@ def test_each_limit_says_what_when_and_whose(
     assert about(waits_for, **facts) == [sentence]
 
 
+def test_mailboxes_have_words_of_their_own() -> None:
+    local = PathNow(name="local", site="local", waiting=1, delivered=1.5, deferred=0.25)
+    assert said(replace(WAITING, site="local", paths=[local])).splitlines()[1:3] == [
+        "it goes into mailboxes here (the site local)",
+        "1 envelope on the way into mailboxes here, 1.5/s delivered, 0.2/s deferred",
+    ]
+
+
 def test_a_path_that_was_slowed_says_by_what_and_when_more_comes() -> None:
     assert about("ready", slowed=BUSY, rate=2.5, configured_rate=5.0, next_step=43.0) == [
         "slowed down: for now 4 of 32 connections and 2.5/s of 5/s, 3 open",

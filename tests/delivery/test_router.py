@@ -15,6 +15,7 @@ from fastmta.config import (
     Config,
     Delivery,
     Dns,
+    Domain,
     DomainName,
     DomainPattern,
     Duration,
@@ -26,7 +27,7 @@ from fastmta.config import (
 from fastmta.delivery import router as router_module
 from fastmta.delivery.dns import MAX_QUERIES, QUERIES, Resolver
 from fastmta.delivery.router import Router
-from fastmta.delivery.site import Host, RoutingError, Site
+from fastmta.delivery.site import LOCAL, Host, RoutingError, Site
 from fastmta.delivery.survey import MAX_ADDRESSES, MAX_NAME, Candidate, Target, judge, site_name
 from fastmta.mail.reply import Reply
 from tests.delivery.test_addresses import own_address
@@ -702,5 +703,20 @@ def test_a_router_that_another_follows_answers_what_it_was_asked() -> None:
                 "mx2.example.test",
             }
             # Its sockets are closed, or the test would end with a warning.
+
+    run(scenario())
+
+
+def test_a_domain_of_ours_stays_here_whatever_routes_and_records_say() -> None:
+    async def scenario() -> None:
+        domains = {DomainName("example.test"): Domain()}
+        with DnsServer(dict(ZONE)) as server:
+            async with routing(server, domains=domains, route=(route("*", "127.0.0.1:26"),)) as one:
+                assert await one.site("example.test") is LOCAL
+                assert one.cached("example.test") is LOCAL
+                assert one.route("example.test") == ""
+                assert await one.site("sub.example.test") is not LOCAL
+                assert await one.site("127.0.0.1:2700") is not LOCAL  # an operator's order
+            assert not server.queries
 
     run(scenario())

@@ -77,13 +77,22 @@ class Ledger:
 
     def take(self, mail: Mail) -> None:
         """What a sink calls for each message that it takes."""
-        match = _NUMBER.search(mail.content)
-        assert match, mail.content[:500]
+        number = self.check(mail.content)
+        self.arrived.update((number, recipient) for recipient in mail.recipients)
+
+    def check(self, content: bytes) -> int:
+        """The number of a message that has arrived, whole or not."""
+        match = _NUMBER.search(content)
+        assert match, content[:500]
         number = int(match[1])
-        _, _, body = mail.content.partition(b"\r\n\r\n")
+        _, _, body = content.partition(b"\r\n\r\n")
         if crc32(body) != self._sums[number]:
             self.corrupt.append(number)
-        self.arrived.update((number, recipient) for recipient in mail.recipients)
+        return number
+
+    def recipients(self, number: int, domain: str) -> list[str]:
+        """Of a message, those of one domain."""
+        return [one for one in self._recipients[number] if one.endswith(f"@{domain}")]
 
     def missing(self) -> list[tuple[int, str]]:
         """What was acknowledged and has not arrived."""

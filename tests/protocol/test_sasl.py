@@ -326,3 +326,14 @@ def test_the_examples_of_rfc_4013(given: str, prepared: str) -> None:
 def test_what_rfc_4013_prohibits(given: str) -> None:
     with pytest.raises(ValueError):
         prepare_password(given.encode("utf-8", "surrogatepass"))
+
+
+def test_a_name_without_a_domain_is_of_the_usual_one() -> None:
+    context = Context(lambda _: FEW, domain="a.test")
+    for written, name in (("bob", "bob@a.test"), ("Bob@b.test", "bob@b.test"), ("", "")):
+        outcome = Exchange("PLAIN", context).begin(f"\0{written}\0x".encode())
+        assert getattr(outcome, "name", "") == name
+    asked: list[str] = []
+    exchange = Exchange("SCRAM-SHA-256", Context(lambda name: asked.append(name), domain="a.test"))
+    exchange.begin(b"n,,n=bob,r=abc")
+    assert asked == ["bob@a.test"]

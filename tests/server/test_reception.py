@@ -26,6 +26,7 @@ BOUNCES = Bounces(
     addresses=("Bounces@relay.example.test", "*@b.example.test"),
     complaints=("fbl@relay.example.test", "both@b.example.test"),
 )
+OPEN = Arrival(0, "", [], [], 0, 0.0)  # after MAIL
 BOUNCE = REPORT % (BOB % (b"failed", b"5.1.1"))
 SPAM = COMPLAINT % (FIELDS % b"abuse" + b"Original-Rcpt-To: eve@x.test\r\n", b"text/plain", b"")
 
@@ -142,9 +143,9 @@ def test_the_list_is_not_told_to_who_may_not_relay() -> None:
         (False, b"Relaying denied"),
         (True, b"suppressed: manual on 2027-01-15"),
     ):
-        assert text in scene.reception.vet("bob@x.test", may_relay)
+        assert text in scene.reception.vet("bob@x.test", may_relay, OPEN)
     scene.shelf.rows["eve@x.test"] = manual("@x.test")
-    assert scene.reception.vet("eve@x.test", True).endswith(b", the whole domain\r\n")
+    assert scene.reception.vet("eve@x.test", True, OPEN).endswith(b", the whole domain\r\n")
 
 
 def test_refused_recipients_are_no_errors_of_a_client_that_may_relay() -> None:
@@ -278,7 +279,39 @@ def test_reports_may_be_told_only(options: dict[str, bool]) -> None:
         assert await scene.accept(BOUNCE, "x@b.example.test") is None
         assert scene.lines.names == ["bounce-received"]
         assert not scene.shelf.rows
-        assert scene.reception.vet("bob@example.test", True) == b""
+        assert scene.reception.vet("bob@example.test", True, OPEN) == b""
+
+    run(scenario())
+
+
+class Residents:
+    """Of the domain local.test; bob is one of them."""
+
+    def is_local(self, address: str) -> bool:
+        return address.endswith("@local.test")
+
+    def verdict(self, address: str, arrival: Arrival) -> bytes | None:
+        if not self.is_local(address):
+            return None
+        return b"" if address == "bob@local.test" else b"550 5.1.1 No\r\n"
+
+
+@pytest.mark.parametrize("drops", [False, True])
+def test_who_has_a_mailbox_here_is_never_suppressed(drops: bool) -> None:
+    async def scenario() -> None:
+        scene = Scene(drops=drops)
+        scene.reception.residents = Residents()  # type: ignore[assignment]
+        for address in ("bob@local.test", "bob@x.test"):
+            scene.shelf.rows[address] = manual(address)
+        vet = scene.reception.vet
+        for may_relay in (False, True):
+            assert vet("bob@local.test", may_relay, OPEN) == b""
+            assert vet("eve@local.test", may_relay, OPEN) == b"550 5.1.1 No\r\n"
+            assert vet("x@b.example.test", may_relay, OPEN) == b""
+        assert vet("eve@x.test", False, OPEN).startswith(b"550 5.7.1")
+        assert bool(vet("bob@x.test", True, OPEN)) is not drops
+        assert await scene.accept(b"x", "bob@local.test", "eve@x.test") is None
+        assert scene.memory.arrivals == [["bob@local.test", "eve@x.test"]]
 
     run(scenario())
 
@@ -287,7 +320,7 @@ def test_dropped_recipients_are_told_once_the_rest_is_safe() -> None:
     async def scenario() -> None:
         scene = Scene(drops=True)
         scene.shelf.rows["bob@x.test"] = manual("bob@x.test")
-        assert scene.reception.vet("bob@x.test", True) == b""
+        assert scene.reception.vet("bob@x.test", True, OPEN) == b""
         assert await scene.accept(b"x", "bob@x.test", "eve@x.test") is None
         assert scene.memory.arrivals == [["eve@x.test"]]
         assert scene.lines.names == ["suppressed"]

@@ -190,3 +190,21 @@ def test_who_waits_in_the_queue_of_a_port_that_closes_is_served() -> None:
                 await client.close()
 
     run(scenario())
+
+
+def test_whose_mail_is_taken_counts_at_once_also_in_sessions_under_way() -> None:
+    async def scenario() -> None:
+        config = structs.replace(configuration(a="none"), smtp=Smtp(relay_networks=()))
+        async with serving(config) as service:
+            client = await greeted(config)
+            assert await client.say("MAIL FROM:<>") == "250 2.1.0"
+            assert await client.say("RCPT TO:<bob@a.test>") == "550 5.7.1"
+            service.vet = lambda address, may_relay, arrival: b""
+            await service.reload(config, None)
+            assert await client.say("RCPT TO:<bob@a.test>") == "250 2.1.5"
+            service.vet = None
+            await service.reload(config, None)
+            assert await client.say("RCPT TO:<bob@a.test>") == "550 5.7.1"
+            await client.close()
+
+    run(scenario())

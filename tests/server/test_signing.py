@@ -305,7 +305,7 @@ def test_a_long_body_that_nobody_saw_is_hashed_off_the_loop(
 def test_the_body_is_seen_as_it_comes_and_only_of_who_may_relay(
     may_relay: bool, chunked: bool
 ) -> None:
-    dialogue = greeted(may_relay=may_relay, vet=lambda address, may: b"")
+    dialogue = greeted(may_relay=may_relay, vet=lambda address, may, arrival: b"")
     dialogue.machine.watch = Signers([signer()]).incoming
     dialogue.say("MAIL FROM:<a@example.test>", "RCPT TO:<b@example.test>")
     content = b"From: a@example.test\r\n\r\n.dot\r\n"

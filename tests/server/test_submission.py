@@ -49,7 +49,9 @@ class OneAccount:
     def mechanisms(self, bindings: Mapping[str, bytes]) -> tuple[str, ...]:
         return ("SCRAM-SHA-256-PLUS",) * bool(bindings) + ("PLAIN", "LOGIN")
 
-    def exchange(self, mechanism: str, bindings: Mapping[str, bytes]) -> Exchange | None:
+    def exchange(
+        self, mechanism: str, bindings: Mapping[str, bytes], domain: str = ""
+    ) -> Exchange | None:
         name = mechanism.upper()
         return Exchange(name, Context(self._keys, bindings)) if name in MECHANISMS else None
 

@@ -269,3 +269,38 @@ def test_threat_11_passwords_are_argon2id() -> None:
 def test_threat_20_no_secret_is_shown(accounts: Accounts) -> None:
     account = add(accounts, "bob@a.test")
     assert HASH not in f"{account!r} {account}"
+
+
+# Forwarding
+
+
+def test_an_account_forwards_to_what_was_said_last(accounts: Accounts) -> None:
+    add(accounts, "bob@a.test")
+    accounts.forward("bob@a.test", ["x@c.test", "y@c.test", "x@c.test"], keep=True)
+    found = accounts.get("bob@a.test")
+    assert found is not None
+    assert (found.forward, found.keep, found.keeps) == (("x@c.test", "y@c.test"), True, True)
+    found = accounts.forward("bob@a.test", ["z@c.test"], keep=False)
+    assert (found.forward, found.keep, found.keeps) == (("z@c.test",), False, False)
+    found = accounts.forward("bob@a.test", [], keep=True)
+    assert (found.forward, found.keep, found.keeps) == ((), False, True)
+
+
+@pytest.mark.parametrize(
+    ("targets", "why"),
+    [
+        (["nobody"], "is no address"),
+        (["a\r\nb@c.test"], "is no address"),
+        (["x@c.test", "BOB@a.test"], "cannot forward to itself"),
+        ([f"n{i}@c.test" for i in range(module.MAX_FORWARD + 1)], "at most 50"),
+        (["x" * 600 + "@c.test"], "is no address"),
+    ],
+)
+def test_where_nothing_can_be_forwarded_to(
+    accounts: Accounts, targets: list[str], why: str
+) -> None:
+    add(accounts, "bob@a.test")
+    with pytest.raises(Refused, match=why):
+        accounts.forward("bob@a.test", targets, keep=False)
+    found = accounts.get("bob@a.test")
+    assert found is not None and not found.forward

@@ -279,7 +279,7 @@ def test_a_lane_whose_path_is_full_waits_for_room_without_a_write(tmp_path: Path
 
     async def scenario() -> None:
         async with opened(tmp_path) as (one, box):
-            commits = store_env.COMMITS.value
+            commits = store_env.SPOOL.commits.value
             await one.lease()
             assert order(box) == "full*100"
             for envelope, _ in box.handed[10:]:
@@ -298,7 +298,7 @@ def test_a_lane_whose_path_is_full_waits_for_room_without_a_write(tmp_path: Path
             await waking
             await one.lease()
             assert [e.message >> 20 for e, _ in box.handed] == list(range(1, 101))
-            assert store_env.COMMITS.value == commits
+            assert store_env.SPOOL.commits.value == commits
 
     run(scenario())
 

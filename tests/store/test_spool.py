@@ -503,10 +503,10 @@ def test_a_settlement_that_cannot_be_written_is_tried_again(
             [envelope] = await box.wait(1)
             soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
             resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
-            errors = store_env.COMMIT_ERRORS.value
+            errors = store_env.SPOOL.errors.value
             try:
                 one.settle(envelope, None)
-                await until(lambda: store_env.COMMIT_ERRORS.value >= errors + 2)
+                await until(lambda: store_env.SPOOL.errors.value >= errors + 2)
             finally:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
             await until(lambda: rows_in(tmp_path)["fresh"] == 0)
@@ -752,5 +752,71 @@ def test_written_waits_for_what_could_not_be_written_at_first(
             await one.written()
             assert len(failures) == 2
             assert not one.is_out(envelope)
+
+    run(scenario())
+
+
+def test_written_waits_for_what_was_delivered_of_a_segment(tmp_path: Path) -> None:
+    """A crash behind it hands nothing over again, though others of the segment are still out."""
+
+    async def scenario() -> None:
+        async with opened(tmp_path) as (one, box):
+            what = [arrival(one, f"u{n}@to.test") for n in range(3)]
+            await asyncio.gather(*(accept(one, each) for each in what))
+            envelopes = await box.wait(3)
+            one.settle(envelopes[1], None)
+            await one.written()
+            assert rows_in(tmp_path) == NOTHING | {"fresh": 1, "settled": 1}
+            one.settle(envelopes[0], None)
+            one.settle(envelopes[2], None)
+            await one.written()
+            assert rows_in(tmp_path) == NOTHING
+
+    run(scenario())
+
+
+def test_several_messages_are_stored_together_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = store_env.Environment._commit
+
+    def fail(env: store_env.Environment, batch: list[store_env.Operation]) -> None:
+        raise lmdb.DiskError("full")
+
+    async def scenario() -> None:
+        async with opened(tmp_path) as (one, box):
+            answers: list[Reply | None] = []
+            what = [arrival(one, "a@a.test"), arrival(one, "b@b.test", content=b"x" * 100_000)]
+            monkeypatch.setattr(store_env.Environment, "_commit", fail)
+            one.accept_all(what, answers.append)
+            await until(lambda: answers)
+            monkeypatch.setattr(store_env.Environment, "_commit", commit)
+            assert answers == [spool.STORAGE_FAILED]
+            assert rows_in(tmp_path) == NOTHING
+            what = [arrival(one, "a@a.test", "c@c.test"), arrival(one, "b@b.test")]
+            one.accept_all(what, answers.append)
+            envelopes = await box.wait(3)
+            assert answers == [spool.STORAGE_FAILED, None]
+            assert sorted(each.domain for each in envelopes) == ["a.test", "b.test", "c.test"]
+            for envelope in envelopes:
+                one.settle(envelope, None)
+        assert rows_in(tmp_path) == NOTHING
+
+    run(scenario())
+
+
+def test_whether_an_envelope_is_still_there(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with opened(tmp_path) as (one, box):
+            for address in ("fresh@to.test", "waits@to.test", "gone@to.test"):
+                await accept(one, arrival(one, address))
+            fresh, waits, gone = await box.wait(3)
+            one.settle(waits, msgspec.structs.replace(waits, due=4e9))
+            one.settle(gone, None)
+            await one.written()
+            assert await one.holds([fresh, waits, gone]) == [True, True, False]
+            named = Envelope(waits.message, waits.index, "", "", [], 0.0, 0)
+            other = Envelope(waits.message, waits.index + 1, "", "", [], 0.0, 0)
+            assert await one.holds([named, other]) == [True, False]
 
     run(scenario())

@@ -7,6 +7,7 @@ from msgspec.structs import replace
 from fastmta.cli.client import ControlClient
 from fastmta.cli.queue.orders import answers
 from fastmta.cli.words import many, moment, pace, span
+from fastmta.delivery.site import LOCAL
 from fastmta.queue.requests import Allowance, Allowances, PathNow
 from fastmta.queue.shared_path import Cause, PathReport
 
@@ -72,6 +73,12 @@ def _sum(parts: list[PathNow]) -> PathNow:
 
 def about_path(path: PathNow, now: float) -> Iterator[str]:
     """What it does, what keeps it from doing more, and who has slowed it down."""
+    if path.name == LOCAL.name:
+        yield (
+            f"{many(path.waiting, 'envelope')} on the way into mailboxes here, "
+            f"{path.delivered:.1f}/s delivered, {path.deferred:.1f}/s deferred"
+        )
+        return
     used = path.waiting or path.busy or path.idle or path.opening
     idle = f"path {path.name}: nothing is ready to leave, no connection is open"
     yield _activity(path) if used else idle

@@ -15,6 +15,7 @@ from fastmta.cli.queue.paths import about_path, with_allowances
 from fastmta.cli.queue.suppressed import about_suppressed, look_up
 from fastmta.cli.words import is_are, many, moment, span
 from fastmta.config_reader import Duration
+from fastmta.delivery.site import LOCAL
 from fastmta.mail.address import normal_domain
 from fastmta.queue.orders import Order
 from fastmta.queue.requests import Holds, Kept, Waiting, Why
@@ -134,7 +135,9 @@ def _about_holds(waiting: Waiting, holds: list[Order]) -> Iterator[str]:
 
 def _about_site(domain: str, waiting: Waiting) -> Iterator[str]:
     by = f" by [[route]] {waiting.route.removeprefix('route ')}" if waiting.route else ""
-    if waiting.site:
+    if waiting.site == LOCAL.name:
+        yield f"it goes into mailboxes here (the site {waiting.site})"
+    elif waiting.site:
         yield f"it goes to the site {waiting.site}{by}"
     elif waiting.problem.startswith("5"):
         yield f"it cannot be delivered and goes back when it is tried{by}: {waiting.problem}"

@@ -1,0 +1,193 @@
+"""`fastmta mailbox list`, `show` and `verify`."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import lmdb
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from fastmta.cli.common import config_option, json_option, load_as_user, print_json, refuse, say
+from fastmta.cli.mailbox.common import (
+    account_argument,
+    address,
+    bar,
+    known,
+    mailbox_option,
+    opened,
+    with_loop,
+)
+from fastmta.cli.words import many, moment, size, visible
+from fastmta.mail.message import parse
+from fastmta.store.mail_reading import Snapshot
+from fastmta.store.mail_records import Entry, Flags, Mailbox
+from fastmta.store.mail_verify import Report
+from fastmta.store.mail_verify import verify as verify_files
+from fastmta.store.mailboxes import Mailboxes, folder_of
+from fastmta.store.records import Unreadable
+
+
+@click.command("list")
+@config_option
+@click.argument("account", type=address, required=False, metavar="[ADDRESS]")
+@json_option
+@with_loop
+async def list_(path: Path, account: str | None, as_json: bool) -> None:
+    """Show mailboxes, all or those of one account.
+
+    With --json one object a line. Exit code 1 if one of them is damaged.
+    """
+    config = load_as_user(path)
+    owner = known(config, account).name if account else ""
+    async with opened(config) as boxes:
+        found = await boxes.names(owner)
+    if as_json:
+        for each in found:
+            print_json(_facts(*each))
+    else:
+        _print_mailboxes(found)
+    damaged = [f"{name} of {owner} is damaged" for owner, name, row in found if row is None]
+    if damaged:
+        refuse(*map(visible, damaged))
+
+
+def _facts(account: str, name: str, mailbox: Mailbox | None) -> dict[str, Any]:
+    facts: dict[str, Any] = {"account": account, "mailbox": name, "damaged": mailbox is None}
+    if mailbox is not None:
+        for field in ("messages", "octets", "uidvalidity", "uidnext", "modseq"):
+            facts[field] = getattr(mailbox, field)
+    return facts
+
+
+def _print_mailboxes(found: list[tuple[str, str, Mailbox | None]]) -> None:
+    if not found:
+        click.echo("there are no mailboxes")
+        return
+    table = Table(box=None, pad_edge=False, header_style="")
+    for column in ("account", "mailbox", "messages", "size"):
+        right = column in ("messages", "size")
+        table.add_column(column, overflow="fold", justify="right" if right else "left")
+    for account, name, mailbox in found:
+        count = f"{mailbox.messages:,}" if mailbox else "damaged"
+        octets = size(mailbox.octets) if mailbox else ""
+        table.add_row(visible(account), visible(name), count, octets)
+    Console(highlight=False, markup=False).print(table)
+
+
+@click.command()
+@config_option
+@account_argument
+@click.argument("uid", type=click.IntRange(1), required=False)
+@mailbox_option
+@json_option
+@with_loop
+async def show(path: Path, account: str, uid: int | None, name: str, as_json: bool) -> None:
+    """Show the messages of a mailbox, or one message as it is stored.
+
+    With --json one object a line for each message; one message is always shown as it is.
+    """
+    config = load_as_user(path)
+    owner = known(config, account).name
+    async with opened(config) as boxes:
+        try:
+            mailbox = await boxes.open(owner, name)
+        except KeyError:
+            refuse(f"{visible(owner)} has no mailbox {visible(name)}")
+        if uid is None:
+            await _show_all(boxes, mailbox, as_json)
+        else:
+            await _show_one(boxes, mailbox, uid)
+
+
+async def _show_one(boxes: Mailboxes, mailbox: Snapshot, uid: int) -> None:
+    number = 0
+    try:
+        while pieces := await boxes.read(mailbox.mailbox, uid, number):
+            sys.stdout.buffer.writelines(pieces)
+            number += len(pieces)
+    except KeyError:
+        refuse(f"there is no message {uid}")
+    sys.stdout.buffer.flush()
+
+
+async def _show_all(boxes: Mailboxes, mailbox: Snapshot, as_json: bool) -> None:
+    after = 0
+    while page := await boxes.entries(mailbox.mailbox, after):
+        for uid, entry in page:
+            try:
+                facts = await _message_facts(boxes, mailbox.mailbox, uid, entry)
+            except KeyError:  # it is gone
+                continue
+            if as_json:
+                print_json(facts)
+            else:
+                say(_line(facts))
+        after = page[-1][0]
+
+
+def _line(facts: dict[str, Any]) -> str:
+    words = (f"{facts['uid']:>6}", moment(facts["date"]), f"{size(facts['size']):>7}")
+    flags = " ".join([*facts["flags"], *facts["keywords"]])
+    return f"{'  '.join(words)}  {facts['from'][:30]:<30}  {facts['subject'][:50]}  {flags}"
+
+
+async def _message_facts(boxes: Mailboxes, mailbox: int, uid: int, entry: Entry) -> dict[str, Any]:
+    try:
+        text = b"".join(await boxes.read(mailbox, uid))
+    except Unreadable:
+        text = b"Subject: (damaged)\r\n\r\n"
+    end = text.find(b"\r\n\r\n")
+    headers = parse(text[: end if end >= 0 else len(text)]).headers
+    return {
+        "uid": uid,
+        "date": entry.date,
+        "size": entry.size,
+        "flags": [flag.name.lower() for flag in Flags if entry.flags & flag and flag.name],
+        "keywords": entry.keywords,
+        "from": headers.text("From"),
+        "subject": headers.text("Subject"),
+    }
+
+
+@click.command()
+@config_option
+@json_option
+def verify(path: Path, as_json: bool) -> None:
+    """Look at every row of the mailboxes, and whether they agree.
+
+    Exit code 1 if something is wrong. Nothing is changed.
+    """
+    folder = folder_of(load_as_user(path).data_dir)
+    if not (folder / "data.mdb").exists():
+        report = Report()
+    else:
+        try:
+            with bar("verifying", 100, counts=False) as told:
+                report = verify_files(folder, lambda done, total: told(100 * done // total))
+        except lmdb.Error as error:
+            refuse(f"{folder}: {error}")
+    if as_json:
+        print_json(msgspec.structs.asdict(report))
+    else:
+        _print_report(report)
+    if report.problems:
+        raise SystemExit(1)
+
+
+def _print_report(report: Report) -> None:
+    for problem in report.problems:
+        say(problem)
+    if report.more:
+        click.echo(f"and {report.more:,} more")
+    words = (
+        many(report.mailboxes, "mailbox").replace("xs", "xes"),
+        many(report.messages, "message"),
+    )
+    click.echo(f"{', '.join(words)}, {size(report.octets)}: ", nl=False)
+    found = len(report.problems) + report.more
+    click.echo(many(found, "problem") if found else "all is well")
+    if report.aside:
+        click.echo(f"{many(report.aside, 'row')} that could not be read were moved aside before")

@@ -1,0 +1,74 @@
+"""One spool of a worker with what empties it, and what is counted of all of them."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from fastmta import metrics
+from fastmta.config import Config
+from fastmta.delivery.site import Site
+from fastmta.queue.expiry import Expiry
+from fastmta.queue.scheduler import Scheduler
+from fastmta.queue.settlement import Settlement
+from fastmta.store.spool import Spool
+
+QUEUE = metrics.gauge("fastmta_queue_envelopes", "Envelopes in the queue")
+HELD = metrics.gauge("fastmta_queue_held_envelopes", "Envelopes that an operator keeps back")
+OLDEST = metrics.gauge(
+    "fastmta_queue_oldest_seconds", "Age of the oldest message in the queue", combine="max"
+)
+FILE = metrics.gauge("fastmta_spool_file_bytes", "Size of the spool's files in use")
+FREE = metrics.gauge("fastmta_spool_free_bytes", "Space inside the spool's files for new rows")
+
+
+class Shard:
+    """One spool with what empties it."""
+
+    def __init__(
+        self, spool: Spool, settlement: Settlement, expiry: Expiry, scheduler: Scheduler[Site]
+    ) -> None:
+        self.spool, self.settlement = spool, settlement
+        self.expiry, self.scheduler = expiry, scheduler
+        self._runners: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        await self.spool.start(self.scheduler.admit)
+        for run in (self.scheduler.run(), self.expiry.run()):
+            self._runners.append(asyncio.ensure_future(run))
+
+    def reload(self, config: Config) -> None:
+        self.spool.keep_free(config.spool.min_free_space)
+        self.spool.reconsider()
+        self.settlement.configure(config.reports, config.hostname)
+
+    async def stop_scheduling(self) -> None:
+        for runner in self._runners:
+            runner.cancel()
+        await self.scheduler.stop()
+
+    async def close(self) -> None:
+        await self.settlement.finish()
+        await self.spool.close()
+
+
+def shards_of(folder: Path, index: int, workers: int) -> list[int]:
+    """The worker's own shard, then those that are left from more workers and fall to it."""
+    found = [int(path.name) for path in folder.glob("[0-9]*") if path.name.isdigit()]
+    return [index, *sorted(n for n in found if n >= workers and n % workers == index)]
+
+
+def show(shards: list[Shard]) -> None:
+    """Let the gauges read the spools when somebody asks."""
+
+    def total(field: str) -> Callable[[], float]:
+        return lambda: sum(getattr(shard.spool.statistics(), field) for shard in shards)
+
+    def age() -> float:
+        times = [shard.spool.statistics().oldest for shard in shards]
+        oldest = min(filter(None, times), default=0.0)
+        return max(0.0, time.time() - oldest) if oldest else 0.0
+
+    QUEUE.read, HELD.read = total("envelopes"), total("held")
+    FILE.read, FREE.read = total("file_octets"), total("free_octets")
+    OLDEST.read = age
