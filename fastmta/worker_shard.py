@@ -11,15 +11,27 @@ from fastmta.delivery.site import Site
 from fastmta.queue.expiry import Expiry
 from fastmta.queue.scheduler import Scheduler
 from fastmta.queue.settlement import Settlement
+from fastmta.store.env import MAP_SIZE
 from fastmta.store.spool import Spool
 
 QUEUE = metrics.gauge("fastmta_queue_envelopes", "Envelopes in the queue")
 HELD = metrics.gauge("fastmta_queue_held_envelopes", "Envelopes that an operator keeps back")
+BLOCKED = metrics.gauge(
+    "fastmta_queue_blocked_lanes", "Destinations whose mail waits because their path has no room"
+)
 OLDEST = metrics.gauge(
     "fastmta_queue_oldest_seconds", "Age of the oldest message in the queue", combine="max"
 )
 FILE = metrics.gauge("fastmta_spool_file_bytes", "Size of the spool's files in use")
 FREE = metrics.gauge("fastmta_spool_free_bytes", "Space inside the spool's files for new rows")
+MAP = metrics.gauge("fastmta_spool_map_bytes", "Size that the spool's files may grow to")
+DISK = metrics.gauge(
+    "fastmta_spool_disk_free_bytes", "What can be written on the spool's disk", combine="min"
+)
+FLOOR = metrics.gauge(
+    "fastmta_spool_disk_floor_bytes", "Free space below which no mail is taken", combine="max"
+)
+FULL = metrics.gauge("fastmta_spool_full", "Spools that take no mail: their disk is at its floor")
 
 
 class Shard:
@@ -71,4 +83,8 @@ def show(shards: list[Shard]) -> None:
 
     QUEUE.read, HELD.read = total("envelopes"), total("held")
     FILE.read, FREE.read = total("file_octets"), total("free_octets")
-    OLDEST.read = age
+    BLOCKED.read, OLDEST.read = total("blocked"), age
+    MAP.read = lambda: float(MAP_SIZE * len(shards))
+    DISK.read = lambda: min(shard.spool.statistics().disk_octets for shard in shards)
+    FLOOR.read = lambda: max(shard.spool.floor for shard in shards)
+    FULL.read = lambda: sum(shard.spool.is_full for shard in shards)

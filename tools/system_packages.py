@@ -38,6 +38,7 @@ NEEDS = {
         "haproxy": "haproxy",
         "opendkim": "opendkim",
         "opendkim-testkey": "opendkim-tools",
+        "promtool": "prometheus",
     },
 }
 SEARCH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin", "/usr/lib/dovecot"])

@@ -64,7 +64,12 @@ def test_certificates_by_name_and_another_after_sighup(tmp_path: Path) -> None:
     host = '[[tls.host]]\ncertificate = "two/certificate.pem"\nkey = "two/key.pem"\n'
     with relay(tmp_path, TLS.format(*one), host, workers=2) as running:
         with connect(running, one, "one.test") as first, connect(running, two, "two.test") as other:
-            assert running.get("/metrics")[1].count("fastmta_tls_certificate_expiry_seconds{") == 2
+            assert (
+                running.get("/metrics")[1].count(
+                    "fastmta_tls_certificate_expiry_timestamp_seconds{"
+                )
+                == 2
+            )
             running.reload(str(tmp_path / "one"), str(tmp_path / "three"))
             for name, certificate in (("one.test", three), ("two.test", two)):
                 with connect(running, certificate, name) as later:
