@@ -375,6 +375,16 @@ cdef class Stuffer:
         return extra
 
 
+def stuff_whole(bytes head not None, bytes content not None):
+    """`head` as it is, then the content for the wire, with what ends it."""
+    cdef Stuffer stuffer = Stuffer()
+    cdef Py_ssize_t extra = stuffer._walk(content, len(content), NULL)
+    cdef bytes end = stuffer.finish()
+    if not extra:
+        return b"".join((head, content, end))
+    return b"".join((head, Stuffer().feed(content), end))
+
+
 cdef inline const char* text_end(const char* at, const char* end) noexcept nogil:
     """The first CR or LF, or `end`."""
     cdef const char* feed = <const char*>memchr(at, c"\n", end - at)

@@ -54,6 +54,21 @@ class Maildrop:
     def size(self, number: int) -> int:
         return self._sizes[number - 1]
 
+    def run(self, number: int, octets: int, most: int) -> "tuple[array[int], array[int]]":
+        """The numbers of a message and of those behind it that fit, and their uids."""
+        sizes, deleted = self._sizes, self._deleted
+        numbers, uids = array("I", [number]), array("I", [self._uids[number - 1]])
+        left = octets - sizes[number - 1]
+        for i in range(number, min(number + most, len(sizes))):
+            if deleted[i]:
+                continue
+            left -= sizes[i]
+            if left < 0:
+                break
+            numbers.append(i + 1)
+            uids.append(self._uids[i])
+        return numbers, uids
+
     def sizes(self, first: int, count: int) -> bytes:
         """Scan listings of up to `count` messages behind the `first`."""
         return list_sizes(self._sizes, self._deleted, first, count)

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from functools import lru_cache
 
 from fastmta._core import pop3 as keyword
-from fastmta._core.data import Stuffer
+from fastmta._core.data import Stuffer, stuff_whole
 from fastmta._core.lines import BareLineFeed, LineTooLong
 from fastmta._core.pop3 import Top, parse_command, parse_numbers
 from fastmta.mail.reply import Reply
@@ -42,7 +42,6 @@ from fastmta.protocol.smtp_limits import Door, Load
 from fastmta.protocol.smtp_question import Question, Step
 
 _STEPS_AT_ONCE = 2000  # before other sessions have their turn: some milliseconds
-_ALL_LINES = -1
 
 
 class Pop3Server(Authenticator):
@@ -285,7 +284,13 @@ class Pop3Server(Authenticator):
 
     def _retr(self, argument: bytes) -> bytes:
         number, why_not = self._number(argument)
-        return why_not or self._retrieve(number, _ALL_LINES)
+        if why_not:
+            return why_not
+        message = self.at_hand(number)
+        if message is None:
+            return self._read(number, None)
+        self._note_retrieved(number)
+        return stuff_whole(b"+OK %d octets\r\n" % self._drop.size(number), message)
 
     def _top_of(self, argument: bytes) -> bytes:
         try:
@@ -294,19 +299,20 @@ class Pop3Server(Authenticator):
             return self._error(reply.NEEDS_NUMBERS)
         if not self._drop.has(number):
             return reply.NO_SUCH_MESSAGE
-        return self._retrieve(number, lines)
+        self._read(number, Top(lines))
+        message = self.at_hand(number)
+        if message is not None:
+            self._event = None
+            self._say(self._begin_message())
+            self._content([message], True)
+            self._end_message()
+        return b""
 
-    def _retrieve(self, number: int, lines: int) -> bytes:
-        self._reading = number
-        self._top = None if lines == _ALL_LINES else Top(lines)
-        pieces = self.at_hand(number)
-        if pieces is None:
-            self._event = Retrieve(number, is_top=self._top is not None)
-            self.state = READING
-            return b""
-        self._say(self._begin_message())
-        self._content(pieces, True)
-        self._end_message()
+    def _read(self, number: int, top: Top | None) -> bytes:
+        """Wait for `send` with its octets."""
+        self._reading, self._top = number, top
+        self._event = Retrieve(number, is_top=top is not None)
+        self.state = READING
         return b""
 
     def _begin_message(self) -> bytes:
@@ -332,8 +338,12 @@ class Pop3Server(Authenticator):
     def _end_message(self) -> None:
         self._stuffer = None
         self.state = TRANSACTION
-        if self._top is None and self._policy.deletes_retrieved:
-            self.retrieved.add(self._reading)
+        if self._top is None:
+            self._note_retrieved(self._reading)
+
+    def _note_retrieved(self, number: int) -> None:
+        if self._policy.deletes_retrieved:
+            self.retrieved.add(number)
 
     # What is not legal now.
 

@@ -6,7 +6,6 @@ and not a thousand.
 """
 
 from collections.abc import Callable, Sequence
-from itertools import takewhile
 
 from fastmta.protocol import pop3_replies as reply
 from fastmta.protocol.pop3_maildrop import Maildrop
@@ -37,7 +36,7 @@ class LockedMaildrop:
         self._mailboxes, self._account, self._load = mailboxes, account, load
         self._mailbox = snapshot.mailbox
         self.drop = Maildrop(snapshot.uidvalidity, snapshot.uids, snapshot.sizes)
-        self._ahead: dict[int, list[bytes]] = {}  # number -> pieces
+        self._ahead: dict[int, bytes] = {}  # number -> message
         self._held = 0  # octets of them, as they are counted in `load`
         self._last = 0  # the number that was asked for last
 
@@ -68,43 +67,32 @@ class LockedMaildrop:
 
     # Messages: KeyError where one is gone, Unreadable where it is damaged.
 
-    def at_hand(self, number: int) -> list[bytes] | None:
-        """A message whole, where it was read ahead."""
-        pieces = self._ahead.get(number)
-        if pieces is not None:
+    def at_hand(self, number: int) -> bytes | None:
+        """A message, where it was read ahead."""
+        message = self._ahead.get(number)
+        if message is not None:
             self._last = number
-        return pieces
+        return message
 
     def is_small(self, number: int) -> bool:
         return self.drop.size(number) <= AHEAD
 
-    async def read_small(self, number: int) -> list[bytes]:
+    async def read_small(self, number: int) -> bytes:
         """A message whole; where the client goes through them in order, the next ones too."""
-        numbers = self._next(number) if number in (1, self._last + 1) else [number]
+        in_order = number in (1, self._last + 1)
+        room = min(AHEAD, self._load.max_held - self._load.held) if in_order else 0
+        numbers, uids = self.drop.run(number, room, MOST_AHEAD)
         self._last = number
-        uids = [self.drop.uid(each) for each in numbers]
         found = await self._mailboxes.read_several(self._mailbox, uids)
         self.forget()
-        for each, pieces in zip(numbers, found, strict=True):
-            if not isinstance(pieces, Exception):
-                self._ahead[each] = pieces
-                self._held += sum(map(len, pieces))
+        for each, message in zip(numbers, found, strict=True):
+            if not isinstance(message, Exception):
+                self._ahead[each] = message
+        self._held = sum(map(self.drop.size, self._ahead))
         self._load.held += self._held
         if isinstance(found[0], Exception):
             raise found[0]
         return found[0]
-
-    def _next(self, number: int) -> list[int]:
-        """This one and those behind it that are read together with it."""
-        room = min(AHEAD, self._load.max_held - self._load.held)
-
-        def fits(each: int) -> bool:
-            nonlocal room
-            room -= self.drop.size(each)
-            return room >= 0 or each == number
-
-        end = min(number + MOST_AHEAD, len(self.drop) + 1)
-        return list(takewhile(fits, filter(self.drop.has, range(number, end))))
 
     async def read_large(self, number: int, first: int) -> list[bytes]:
         """A message in order, from piece `first` on, about a mebibyte; [] at the end."""

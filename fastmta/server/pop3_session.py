@@ -277,7 +277,7 @@ class Pop3Session(Session):
         assert maildrop is not None
         try:
             if maildrop.is_small(number):
-                self._machine.send(await maildrop.read_small(number), is_last=True)
+                self._machine.send([await maildrop.read_small(number)], is_last=True)
             else:
                 await self._stream(maildrop, number)
         except KeyError:

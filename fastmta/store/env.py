@@ -50,6 +50,7 @@ SPOOL = Meters("spool")
 # The map is sparse, and growing it later would invalidate what other processes see of it.
 MAP_SIZE = 1 << 40
 MAX_DATABASES = 16
+MAX_READERS = 1024  # at a time, of all processes: three for each worker
 # LMDB 0.9's file format: the other engine of py-lmdb cannot read it, so it is never left open.
 LIB_VERSION = 0
 
@@ -101,6 +102,7 @@ def open_environment(
         str(folder),
         map_size=MAP_SIZE,
         max_dbs=MAX_DATABASES,
+        max_readers=MAX_READERS,
         mode=0o600,
         readonly=readonly,
         sync=sync,
@@ -161,7 +163,9 @@ class Environment:
         self._meters = meters
         self._owner = None if shared else own(folder / OWNER_LOCK)
         self._env, self._db = open_environment(folder, databases, retired)
-        self._use = threading.Lock()  # reading, and reopening after a panic, exclude each other
+        # Reading and reopening after a panic exclude each other; reads here and now do not wait
+        # for those of the reader's thread, which may take long.
+        self._reading, self._looking = threading.Lock(), threading.Lock()
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="store-reader")
         self._loop = asyncio.get_running_loop()
         self._pending: deque[Waiter] = deque()
@@ -251,7 +255,7 @@ class Environment:
 
     def _reopen(self) -> None:
         """After the meta page could not be written, the old handle refuses everything."""
-        with self._use:
+        with self._reading, self._looking:
             self._env.close()
             try:
                 self._env, self._db = open_environment(self.folder, self._names, self._retired)
@@ -276,26 +280,30 @@ class Environment:
     def _read(self, look: Callable[[Transaction, Databases], T]) -> T:
         for pause in READ_AGAIN:
             try:
-                return self.read_now(look)
+                return self._read_once(look)
             except lmdb.Error as error:
                 log.warning("cannot read %s: %s", self.folder, error)
             time.sleep(pause)
-        return self.read_now(look)
+        return self._read_once(look)
+
+    def _read_once(self, look: Callable[[Transaction, Databases], T]) -> T:
+        with self._reading, self._env.begin() as txn:
+            return look(txn, self._db)
 
     def read_now(self, look: Callable[[Transaction, Databases], T]) -> T:
         """Run `look` in a short read transaction, here and now; lmdb.Error if that fails."""
-        with self._use, self._env.begin() as txn:
+        with self._looking, self._env.begin() as txn:
             return look(txn, self._db)
 
     def glance(self, look: Callable[[Transaction, Databases], T]) -> T | None:
-        """As `read_now`, but None where that would have to wait for another reader."""
-        if not self._use.acquire(blocking=False):
+        """As `read_now`, but None where that would have to wait: the files are opened anew."""
+        if not self._looking.acquire(blocking=False):
             return None
         try:
             with self._env.begin() as txn:
                 return look(txn, self._db)
         finally:
-            self._use.release()
+            self._looking.release()
 
     def has(self, database: str) -> bool:
         """Whether a retired database is there."""
@@ -303,7 +311,7 @@ class Environment:
 
     def last_change(self) -> int:
         """The number of the last transaction of any process: one look at a page in memory."""
-        with self._use:
+        with self._looking:
             return int(self._env.info()["last_txnid"])
 
     def last_page(self) -> int:
@@ -312,12 +320,12 @@ class Environment:
 
     def forget_dead_readers(self) -> None:
         """Who is killed while looking into the files would keep all pages that he saw from use."""
-        if self._use.acquire(blocking=False):
+        if self._looking.acquire(blocking=False):
             try:
                 with suppress(lmdb.Error):
                     self._env.reader_check()
             finally:
-                self._use.release()
+                self._looking.release()
 
     async def give_back_pages(self) -> None:
         """What was read of the files is not to count as our memory for longer than it is used."""

@@ -1,7 +1,7 @@
 """A mailbox goes into an mbox file or a Maildir; one that was cut short goes on where it was."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -16,6 +16,7 @@ from fastmta.store.mail_records import Entry
 from fastmta.store.mail_sources import maildir_letters
 from fastmta.store.mailboxes import Mailboxes
 from fastmta.store.records import Unreadable
+from fastmta.store.rows import READ_OCTETS
 
 SAVE = 1000  # messages after which an mbox file notes how far it is
 
@@ -166,38 +167,54 @@ async def export(
     result, after = Result(), 0
     try:
         while page := await boxes.entries(mailbox.mailbox, after):
-            for uid, entry in page:
-                if is_there(uid):
-                    result.before += 1
-                else:
-                    await _export_one(boxes, mailbox.mailbox, uid, entry, target, result)
-                    told(result.before + result.exported)
+            wanted = [each for each in page if not is_there(each[0])]
+            result.before += len(page) - len(wanted)
+            for some in _together(wanted):
+                await _export_some(boxes, mailbox.mailbox, some, target, result)
+                told(result.before + result.exported)
             after = page[-1][0]
+            await boxes.give_back_pages()
         target.end()
     finally:
         target.close()
     return result
 
 
-async def _export_one(
-    boxes: Mailboxes, mailbox: int, uid: int, entry: Entry, target: Target, result: Result
+def _together(wanted: list[tuple[int, Entry]]) -> Iterator[list[tuple[int, Entry]]]:
+    """Messages that are read in one look, a large one by itself."""
+    some: list[tuple[int, Entry]] = []
+    octets = 0
+    for uid, entry in wanted:
+        if some and octets + entry.size > READ_OCTETS:
+            yield some
+            some, octets = [], 0
+        some.append((uid, entry))
+        octets += entry.size
+    if some:
+        yield some
+
+
+async def _export_some(
+    boxes: Mailboxes,
+    mailbox: int,
+    some: list[tuple[int, Entry]],
+    target: Target,
+    result: Result,
 ) -> None:
-    try:
-        mail = await read_mail(boxes, mailbox, uid, entry)
-    except Unreadable:
-        result.damaged.append(uid)
-    except KeyError:  # it is gone
-        pass
-    else:
-        target.add(uid, mail)
-        result.exported += 1
+    found = await boxes.read_several(mailbox, [uid for uid, _ in some])
+    for (uid, entry), octets in zip(some, found, strict=True):
+        if isinstance(octets, Unreadable):
+            result.damaged.append(uid)
+        elif not isinstance(octets, Exception):  # else it is gone
+            if len(octets) < entry.size:
+                octets = await _read_whole(boxes, mailbox, uid)
+            target.add(uid, Mail(octets, entry.date, entry.flags, tuple(entry.keywords)))
+            result.exported += 1
 
 
-async def read_mail(boxes: Mailboxes, mailbox: int, uid: int, entry: Entry) -> Mail:
-    """A message, whole; KeyError if it is gone, Unreadable if it is damaged."""
+async def _read_whole(boxes: Mailboxes, mailbox: int, uid: int) -> bytes:
+    """A message that is longer than what one look gives."""
     pieces: list[bytes] = []
     while more := await boxes.read(mailbox, uid, len(pieces)):
         pieces += more
-        if sum(map(len, pieces)) >= entry.size:
-            break
-    return Mail(b"".join(pieces), entry.date, entry.flags, tuple(entry.keywords))
+    return b"".join(pieces)

@@ -13,6 +13,7 @@ from fastmta.store import mail_records as records
 from fastmta.store import rows
 from fastmta.store.env import Databases, Transaction
 from fastmta.store.mail_changes import Change, Expunged, note_changes
+from fastmta.store.mail_rebuild import count_entries, find_number, sum_mailboxes
 from fastmta.store.mail_records import Entry, Gone, Mailbox, Next
 from fastmta.store.post import Step
 from fastmta.store.records import Unreadable
@@ -41,35 +42,59 @@ class Ledger:
     # Mailboxes
 
     def find(self, key: bytes) -> Mailbox | None:
-        """The row at a key of `name_key`."""
+        """The row at a key of `name_key`; one that cannot be read is made anew."""
         mailbox = self._mailboxes.get(key)
         if mailbox is None:
             row = self.txn.get(key, db=self.db["mailboxes"])
             if row is None:
                 return None
-            mailbox = self._mailboxes[key] = records.unpack_mailbox(row)
+            try:
+                mailbox = records.unpack_mailbox(row)
+            except Unreadable:
+                return self._rebuild(key)
+            self._mailboxes[key] = mailbox
         return mailbox
 
     def make(self, key: bytes) -> Mailbox:
         """The row at a key, a new one where there is none; NoRoom if there are too many."""
         if mailbox := self.find(key):
             return mailbox
-        if not key.endswith(b"\0INBOX"):
+        if not records.is_inbox(key):
             self.make(records.inbox_key(key))  # it always exists, and counts for all
             self._check_number(key)
-        row = self.txn.get(b"next", db=self.db["meta"])
-        numbers = records.unpack_next(row) if row else Next()
-        # Greater than that of any mailbox that had this name before (RFC 9051 section 2.3.1.1).
-        uidvalidity = max(numbers.uidvalidity, int(time.time()))
-        mailbox = self._mailboxes[key] = Mailbox(numbers.mailbox, uidvalidity)
-        after = records.pack_next(Next(numbers.mailbox + 1, uidvalidity + 1))
-        self.txn.put(b"next", after, db=self.db["meta"])
+        mailbox = self._mailboxes[key] = self._new_mailbox()
         self.txn.put(records.mailbox_key(mailbox.id), key, db=self.db["names"])
         self._counted.add(key)
         return mailbox
 
+    def _new_mailbox(self) -> Mailbox:
+        row = self.txn.get(b"next", db=self.db["meta"])
+        numbers = records.unpack_next(row) if row else Next()
+        # Greater than that of any mailbox that had this name before (RFC 9051 section 2.3.1.1).
+        uidvalidity = max(numbers.uidvalidity, int(time.time()))
+        after = records.pack_next(Next(numbers.mailbox + 1, uidvalidity + 1))
+        self.txn.put(b"next", after, db=self.db["meta"])
+        return Mailbox(numbers.mailbox, uidvalidity)
+
+    def _rebuild(self, key: bytes) -> Mailbox | None:
+        """A row as its entries tell it, and a new UIDVALIDITY: who knows what was deleted?
+
+        None where nobody knows which entries they are.
+        """
+        self.move_aside("mailboxes", key)
+        number = find_number(self.txn, self.db, key)
+        if number is None:
+            return None
+        mailbox = self._mailboxes[key] = self._new_mailbox()
+        mailbox.id = number
+        count_entries(self.txn, self.db, mailbox)
+        if records.is_inbox(key):
+            sum_mailboxes(self.txn, self.db, key, mailbox)
+        self._counted.add(key)
+        return mailbox
+
     def _check_number(self, key: bytes) -> None:
-        start = key[: key.index(0) + 1]
+        start = records.account_key(key)
         number = 0
         with self.txn.cursor(self.db["mailboxes"]) as cursor:
             more = cursor.set_range(start)

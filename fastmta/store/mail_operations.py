@@ -18,9 +18,8 @@ from fastmta.store.env import Databases, Transaction
 from fastmta.store.mail_changes import Expunged, Flagged, ranges_of
 from fastmta.store.mail_ledger import Ledger, NoRoom
 from fastmta.store.mail_receipts import Drops, Receipts
-from fastmta.store.mail_records import Entry, Gone, Mailbox
+from fastmta.store.mail_records import Entry, Gone
 from fastmta.store.post import Done, Drop, Flagging, Outcome, OutOfStep, Post, Refused, Step, Stored
-from fastmta.store.records import Unreadable
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +73,7 @@ class Deliver:
         self._outcomes: list[Outcome] = []
         self._gone: list[Gone] = []  # what is stored in this transaction
         self._row = b""  # the key of the row with its receipt
-        self._failure: Unreadable | OutOfStep | None = None
+        self._failure: OutOfStep | None = None
 
     def work(self, ledger: Ledger) -> None:
         self._outcomes, self._gone, self._row, self._failure = [], [], b"", None
@@ -83,16 +82,9 @@ class Deliver:
             self._failure = OutOfStep()
             return
         before = self._receipts.before(post.receipt, ledger) if post.receipt else {}
-        try:  # before anything is changed
-            mailboxes = [_make(ledger, key) for key in self._keys]
-        except Unreadable as error:
-            self._failure = error
-            return
         body = ledger.new_body()
-        for drop, mailbox, key, quota in zip(
-            post.to, mailboxes, self._keys, self._quotas, strict=True
-        ):
-            self._outcomes.append(self._place(ledger, drop, mailbox, key, quota, body, before))
+        for drop, key, quota in zip(post.to, self._keys, self._quotas, strict=True):
+            self._outcomes.append(self._place(ledger, drop, key, quota, body, before))
         if self._gone:
             shares = len(self._gone)
             ledger.put_body(body, post.size, self.structure, post.parts, shares)
@@ -105,7 +97,6 @@ class Deliver:
         self,
         ledger: Ledger,
         drop: Drop,
-        mailbox: Mailbox | None,
         key: bytes,
         quota: int,
         body: int,
@@ -114,15 +105,16 @@ class Deliver:
         name = records.drop_hash(key, drop.front)
         if stored := before.get(name):
             return Stored(stored.uid, stored.uidvalidity)
-        if mailbox is None or mailbox.uidnext > records.LAST_UID:
+        post, size = self._post, self._post.size + len(drop.front)
+        try:
+            mailbox = ledger.make(key)
+            if quota and ledger.total(key).all_octets + size > quota:
+                return Refused.OVER_QUOTA
+            keywords = list(drop.keywords)
+            entry = Entry(body, size, post.received, 0, 0, drop.flags, drop.front, keywords)
+            uid = ledger.add(key, mailbox, entry)
+        except NoRoom:
             return Refused.NO_ROOM
-        size = self._post.size + len(drop.front)
-        if quota and ledger.total(key).all_octets + size > quota:
-            return Refused.OVER_QUOTA
-        entry = Entry(
-            body, size, self._post.received, 0, 0, drop.flags, drop.front, list(drop.keywords)
-        )
-        uid = ledger.add(key, mailbox, entry)
         self._gone.append(Gone(name, mailbox.uidvalidity, uid))
         return Stored(uid, mailbox.uidvalidity)
 
@@ -134,16 +126,6 @@ class Deliver:
         if self._row:
             self._receipts.stored(self._post.receipt, self._row, self._gone)
         return self._done(self._failure or self._outcomes)
-
-
-def _make(ledger: Ledger, key: bytes) -> Mailbox | None:
-    """The row of a mailbox, once that of its account is good too; None where there is no room."""
-    try:
-        mailbox = ledger.make(key)
-    except NoRoom:
-        return None
-    ledger.total(key)
-    return mailbox
 
 
 class Waited:
@@ -165,7 +147,7 @@ class Waited:
 
 
 class Make(Waited):
-    """See that a mailbox is there."""
+    """See that a mailbox is there, and that its row can be read."""
 
     __slots__ = ("_key",)
 
@@ -176,7 +158,7 @@ class Make(Waited):
     def work(self, ledger: Ledger) -> None:
         try:
             ledger.make(self._key)
-        except (NoRoom, Unreadable) as error:
+        except NoRoom as error:
             self._failure = error
 
 
@@ -192,8 +174,7 @@ class Expunge(Waited):
     def work(self, ledger: Ledger) -> None:
         try:
             key, mailbox = ledger.open(self._mailbox)
-            ledger.total(key)
-        except (KeyError, Unreadable) as error:
+        except KeyError as error:
             self._failure = error
             return
         gone: list[int] = []
@@ -224,7 +205,7 @@ class Flag(Waited):
         self.modified = []
         try:
             key, mailbox = ledger.open(self._mailbox)
-        except (KeyError, Unreadable) as error:
+        except KeyError as error:
             self._failure = error
             return
         changed: list[int] = []
@@ -265,7 +246,7 @@ class MoveAside:
         self._mailbox, self._uid = mailbox, uid
 
     def work(self, ledger: Ledger) -> None:
-        with suppress(KeyError, Unreadable):
+        with suppress(KeyError):
             key, mailbox = ledger.open(self._mailbox)
             entry = ledger.entry(key, mailbox, self._uid)
             if entry and not ledger.has_good_body(entry):

@@ -135,26 +135,28 @@ def read_message(
     row = txn.get(records.entry_key(mailbox, uid), db=db["entries"])
     if row is None:
         raise KeyError(uid)
-    entry = records.unpack_entry(row)
+    body, front = records.unpack_place(row)
     if first > 1:
-        return rows.read_chunks(entry.body, first - 1, txn, db, octets)
-    row = txn.get(records.body_key(entry.body), db=db["bodies"])
+        return rows.read_chunks(body, first - 1, txn, db, octets)
+    row = txn.get(records.body_key(body), db=db["bodies"])
     if row is None:
-        raise Unreadable(f"body {entry.body} is not there")
-    body = records.unpack_body(row)
-    if body.octets is not None:
-        return [entry.front, body.octets][first:]
-    return [entry.front, *rows.read_chunks(entry.body, 0, txn, db, octets)][first:]
+        raise Unreadable(f"body {body} is not there")
+    inline = records.unpack_octets(row)
+    if inline is not None:
+        return [front, inline][first:] if first else [front, inline]
+    return [front, *rows.read_chunks(body, 0, txn, db, octets)][first:]
 
 
 def read_messages(
     mailbox: int, uids: Sequence[int], txn: Transaction, db: Databases
-) -> list[list[bytes] | Exception]:
-    """The pieces of each, all of them, or the KeyError or Unreadable of `read_message`."""
-    found: list[list[bytes] | Exception] = []
+) -> list[bytes | Exception]:
+    """Each message whole, or the KeyError or Unreadable of `read_message`."""
+    found: list[bytes | Exception] = []
     for uid in uids:
         try:
-            found.append(read_message(mailbox, uid, 0, rows.READ_OCTETS, txn, db))
+            pieces = read_message(mailbox, uid, 0, rows.READ_OCTETS, txn, db)
         except (KeyError, Unreadable) as error:
             found.append(error)
+        else:
+            found.append(b"".join(pieces))
     return found

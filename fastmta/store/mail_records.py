@@ -142,9 +142,18 @@ def name_key(account: str, mailbox: str) -> bytes:
     return key
 
 
+def account_key(key: bytes) -> bytes:
+    """What the keys of all mailboxes of an account begin with, of one of them."""
+    return key[: key.index(0) + 1]
+
+
 def inbox_key(key: bytes) -> bytes:
     """The key of the INBOX beside a mailbox."""
-    return key[: key.index(0) + 1] + b"INBOX"
+    return account_key(key) + b"INBOX"
+
+
+def is_inbox(key: bytes) -> bool:
+    return key.endswith(b"\0INBOX")
 
 
 def split_name(key: bytes) -> tuple[str, str]:
@@ -202,6 +211,16 @@ def unpack_entry(row: bytes) -> Entry:
     return Entry(body, size, date, added, modseq, flags, row[start : start + front], keywords)
 
 
+def unpack_place(row: bytes) -> tuple[int, bytes]:
+    """Of an entry what reading takes: the body's id, and what stands in front."""
+    check_version(row)
+    try:
+        _, _, body, _, _, _, _, length = _ENTRY.unpack_from(row)
+    except LayoutError as error:
+        raise Unreadable(str(error)) from error
+    return body, row[_ENTRY.size : _ENTRY.size + length]
+
+
 def is_entry(row: bytes) -> bool:
     """Whether `size_of` and `added_of` can be asked."""
     return row[:1] == _VERSION and len(row) >= _ENTRY.size
@@ -233,17 +252,23 @@ def may_have_chunks(entry: Entry) -> bool:
 
 
 def unpack_body(row: bytes) -> Body:
+    octets = unpack_octets(row)
+    _, size, length = _BODY.unpack_from(row)
+    return Body(size, row[_BODY.size : _BODY.size + length], octets)
+
+
+def unpack_octets(row: bytes) -> bytes | None:
+    """The octets in a row of `bodies`; None where they are in chunks."""
     check_version(row)
     if len(row) < _BODY.size:
         raise Unreadable(f"{len(row)} octets are no body")
     _, size, length = _BODY.unpack_from(row)
+    if size + length > MOST_INLINE:
+        return None
     start = _BODY.size + length
-    structure = row[_BODY.size : start]
-    if not is_inline(size, structure):
-        return Body(size, structure, None)
     if len(row) != start + size:
         raise Unreadable(f"{len(row) - start} octets of {size}")
-    return Body(size, structure, row[start:])
+    return row[start:]
 
 
 def pack_count(count: int) -> bytes:

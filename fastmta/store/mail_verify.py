@@ -12,14 +12,15 @@ from pathlib import Path
 from msgspec import Struct
 
 from fastmta.store import mail_records as records
-from fastmta.store import rows
+from fastmta.store import residence, rows
 from fastmta.store.env import Databases, Transaction, open_environment
 from fastmta.store.mail_records import Mailbox
 from fastmta.store.records import Unreadable
 
 WINDOW = 4_000_000  # bodies of which owners are counted at a time
 MOST_PROBLEMS = 1000  # that are told
-OFTEN = 1000  # messages after which progress is told
+OFTEN = 1000  # rows after which progress is told
+GIVE_BACK = 2000  # rows after which the pages that were read are given back
 
 
 class Report(Struct):
@@ -45,16 +46,18 @@ def verify(folder: Path, told: Callable[[int, int], None]) -> Report:
     """
     env, db = open_environment(folder, records.DATABASES, readonly=True)
     with env, env.begin() as txn:
-        return Verification(txn, db, told).run()
+        return Verification(txn, db, told, folder / "data.mdb").run()
 
 
 class Verification:
     """One look at everything."""
 
-    def __init__(self, txn: Transaction, db: Databases, told: Callable[[int, int], None]) -> None:
-        self._txn, self._db, self._told = txn, db, told
+    def __init__(
+        self, txn: Transaction, db: Databases, told: Callable[[int, int], None], file: Path
+    ) -> None:
+        self._txn, self._db, self._told, self._file = txn, db, told, file
         self._report = Report()
-        self._done = 0
+        self._done = self._read = 0
         self._all = self._entries("entries") + self._entries("bodies")
 
     def _entries(self, database: str) -> int:
@@ -82,6 +85,9 @@ class Verification:
             while more:
                 yield cursor.item()
                 more = cursor.next()
+                self._read += 1
+                if self._read % GIVE_BACK == 0:
+                    residence.give_back(self._file)
 
     # Mailboxes and their entries
 

@@ -10,7 +10,7 @@ What is always true:
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -49,7 +49,7 @@ MAP = metrics.gauge(
     "fastmta_mail_map_bytes", "Size that the mailboxes' file may grow to", combine="max"
 )
 PARSE_NOW = 1 << 16  # octets of a message that is parsed on the loop, within 0.1 ms
-KEEP_INTERVAL = 10.0  # seconds after which pages are given back, and dead readers forgotten
+KEEP_INTERVAL = 2.0  # seconds after which pages are given back, and dead readers forgotten
 
 
 class Mailboxes:
@@ -94,9 +94,9 @@ class Mailboxes:
 
         `done` is called on the loop after the commit with an outcome for each of `post.to`, in
         their order; drops that are refused do not keep others from being stored. It is called
-        with an Exception where nothing of this is known to be stored: the disk failed, or the row
-        of a mailbox cannot be read. Then the same post, with its receipt, may be delivered again:
-        what was stored after all is not stored twice.
+        with an Exception where nothing of this is known to be stored: the disk failed. Then the
+        same post, with its receipt, may be delivered again: what was stored after all is not
+        stored twice.
 
         ValueError, at once, for what can never be stored: an account or mailbox whose name is too
         long, or a `front` above 65,535 octets.
@@ -177,7 +177,14 @@ class Mailboxes:
 
     def usage(self, account: str) -> Usage:
         """What an account has, for its quota; a short read, now."""
-        mailbox = self._env.read_now(partial(mail_reading.get_mailbox, name_key(account, INBOX)))
+        key = name_key(account, INBOX)
+        try:
+            mailbox = self._env.read_now(partial(mail_reading.get_mailbox, key))
+        except Unreadable:
+            make = Make(key)
+            make.done.add_done_callback(lambda done: done.cancelled() or done.exception())
+            self._env.submit(make)
+            return Usage(0, 0)  # `deliver` looks once more
         return Usage(mailbox.all_messages, mailbox.all_octets) if mailbox else Usage(0, 0)
 
     # Mail is read
@@ -203,7 +210,12 @@ class Mailboxes:
         return Snapshot(first.id, first.uidvalidity, first.uidnext, first.modseq, uids, sizes)
 
     async def _page(self, key: bytes, after: int) -> Page | None:
-        page = await self._gather.look(partial(mail_reading.read_page, key, after))
+        look = partial(mail_reading.read_page, key, after)
+        try:
+            page = await self._gather.look(look)
+        except Unreadable:
+            await self._do(Make(key))
+            page = await self._gather.look(look)
         if page is not None:
             for uid in page.unreadable:
                 log.error("message %d of mailbox %d cannot be read", uid, page.mailbox.id)
@@ -228,10 +240,8 @@ class Mailboxes:
             self._move_aside(mailbox, uid, error)
             raise
 
-    async def read_several(
-        self, mailbox: int, uids: Sequence[int]
-    ) -> list[list[bytes] | Exception]:
-        """Messages of up to a mebibyte each, in one look: what `read` gives of each, or raises."""
+    async def read_several(self, mailbox: int, uids: Sequence[int]) -> list[bytes | Exception]:
+        """Messages of up to a mebibyte, each whole, in one look; or what `read` raises."""
         found = await self._gather.look(partial(mail_reading.read_messages, mailbox, uids))
         for uid, one in zip(uids, found, strict=True):
             if isinstance(one, Unreadable):
@@ -276,17 +286,15 @@ class Mailboxes:
         self._env.submit(operation)
         await operation.done
 
-    async def names(self, account: str = "") -> list[tuple[str, str, Mailbox | None]]:
+    async def names(self, account: str = "") -> AsyncIterator[tuple[str, str, Mailbox | None]]:
         """Account, name and row of each mailbox, of one account or all; None if it is damaged."""
-        start = f"{account}\0".encode() if account else b""
-        found: list[tuple[bytes, Mailbox | None]] = []
-        after = start
+        start = after = f"{account}\0".encode() if account else b""
         while page := await self._gather.look(partial(mail_reading.read_mailboxes, after)):
-            found += [each for each in page if each[0].startswith(start)]
-            if not page[-1][0].startswith(start):
-                break
+            for key, mailbox in page:
+                if not key.startswith(start):
+                    return
+                yield (*records.split_name(key), mailbox)
             after = page[-1][0] + b"\0"
-        return [(*records.split_name(key), mailbox) for key, mailbox in found]
 
     # What others do
 
@@ -308,7 +316,11 @@ class Mailboxes:
         while True:
             await asyncio.sleep(KEEP_INTERVAL)
             self._env.forget_dead_readers()
-            await self._env.give_back_pages()
+            await self.give_back_pages()
+
+    async def give_back_pages(self) -> None:
+        """What was read is not to count as our memory; for who reads much in little time."""
+        await self._env.give_back_pages()
 
     async def close(self) -> None:
         """Write what is pending, tell its owners, and let go of all locks."""

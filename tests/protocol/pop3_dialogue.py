@@ -126,8 +126,8 @@ class Dialogue:
     def message(self, number: int) -> bytes:
         return list(self.messages.values())[number - 1]
 
-    def at_hand(self, number: int) -> list[bytes] | None:
-        return [self.message(number)] if self.ahead else None
+    def at_hand(self, number: int) -> bytes | None:
+        return self.message(number) if self.ahead else None
 
     def retrieve(self, event: Retrieve) -> None:
         message = self.message(event.number)

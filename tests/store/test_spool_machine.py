@@ -85,12 +85,12 @@ class WatchedEnvironment(store_env.Environment):
         if fault == "late":  # it is durable, and nobody hears so
             raise lmdb.DiskError("planted")
 
-    def read_now(self, look: Callable[[Transaction, Databases], T]) -> T:
+    def _read_once(self, look: Callable[[Transaction, Databases], T]) -> T:
         def look_late(txn: Transaction, db: Databases) -> T:
             time.sleep(self.machine.reader_delay)  # meanwhile what it sees grows old
             return look(txn, db)
 
-        return super().read_now(look_late)
+        return super()._read_once(look_late)
 
     def _finish(self, batch: list[Operation], errors: list[Exception | None] | None) -> None:
         for operation, error in zip(batch, errors or [None] * len(batch), strict=True):

@@ -42,16 +42,31 @@ async def list_(path: Path, account: str | None, as_json: bool) -> None:
     """
     config = load_as_user(path)
     owner = known(config, account).name if account else ""
+    damaged: list[str] = []
+    table = _table("account", "mailbox", "messages", "size")
     async with opened(config) as boxes:
-        found = await boxes.names(owner)
-    if as_json:
-        for each in found:
-            print_json(_facts(*each))
-    else:
-        _print_mailboxes(found)
-    damaged = [f"{name} of {owner} is damaged" for owner, name, row in found if row is None]
+        async for account_name, name, mailbox in boxes.names(owner):
+            if mailbox is None:
+                damaged.append(visible(f"{name} of {account_name} is damaged"))
+            if as_json:
+                print_json(_facts(account_name, name, mailbox))
+            elif mailbox is not None:
+                words = (visible(account_name), visible(name), f"{mailbox.messages:,}")
+                table.add_row(*words, size(mailbox.octets))
+    if not as_json and table.row_count:
+        Console(highlight=False, markup=False).print(table)
+    elif not as_json and not damaged:
+        click.echo("there are no mailboxes")
     if damaged:
-        refuse(*map(visible, damaged))
+        refuse(*damaged)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="")
+    for column in columns:
+        right = column in ("messages", "size")
+        table.add_column(column, overflow="fold", justify="right" if right else "left")
+    return table
 
 
 def _facts(account: str, name: str, mailbox: Mailbox | None) -> dict[str, Any]:
@@ -60,21 +75,6 @@ def _facts(account: str, name: str, mailbox: Mailbox | None) -> dict[str, Any]:
         for field in ("messages", "octets", "uidvalidity", "uidnext", "modseq"):
             facts[field] = getattr(mailbox, field)
     return facts
-
-
-def _print_mailboxes(found: list[tuple[str, str, Mailbox | None]]) -> None:
-    if not found:
-        click.echo("there are no mailboxes")
-        return
-    table = Table(box=None, pad_edge=False, header_style="")
-    for column in ("account", "mailbox", "messages", "size"):
-        right = column in ("messages", "size")
-        table.add_column(column, overflow="fold", justify="right" if right else "left")
-    for account, name, mailbox in found:
-        count = f"{mailbox.messages:,}" if mailbox else "damaged"
-        octets = size(mailbox.octets) if mailbox else ""
-        table.add_row(visible(account), visible(name), count, octets)
-    Console(highlight=False, markup=False).print(table)
 
 
 @click.command()
@@ -106,11 +106,20 @@ async def _show_one(boxes: Mailboxes, mailbox: Snapshot, uid: int) -> None:
     number = 0
     try:
         while pieces := await boxes.read(mailbox.mailbox, uid, number):
-            sys.stdout.buffer.writelines(pieces)
+            _show_octets(b"".join(pieces))
             number += len(pieces)
     except KeyError:
         refuse(f"there is no message {uid}")
-    sys.stdout.buffer.flush()
+    sys.stdout.flush()
+
+
+def _show_octets(octets: bytes) -> None:
+    """As they are, but not to a terminal: what it would not print could move its cursor."""
+    if sys.stdout.isatty():
+        text = octets.replace(b"\r\n", b"\n").decode("utf-8", "replace")
+        click.echo(visible(text), nl=False)
+    else:
+        sys.stdout.buffer.write(octets)
 
 
 async def _show_all(boxes: Mailboxes, mailbox: Snapshot, as_json: bool) -> None:

@@ -34,7 +34,7 @@ from fastmta.store.post import OutOfStep
     default="mboxrd",
     help='How an mbox file has lines that begin with "From "; mboxrd if left out.',
 )
-@click.option("--again", is_flag=True, help="Begin anew, also with what is imported already.")
+@click.option("--again", is_flag=True, help="Begin anew, with all that is imported already.")
 @json_option
 @with_loop
 async def import_(
