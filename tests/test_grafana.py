@@ -31,15 +31,7 @@ def panels(board: Board) -> list[dict[str, Any]]:
 def names(expression: str) -> set[str]:
     """The metrics that a PromQL expression reads; a histogram's series by the histogram's name."""
     found = re.findall(r"fastmta_\w+", expression)
-    found += [f"fastmta_{kind}_{rest}" for rest in _alternatives(expression) for kind in KINDS]
-    return {re.sub("_(bucket|sum|count)$", "", name) for name in found if name != "fastmta_"}
-
-
-KINDS = ("spool", "mail")
-
-
-def _alternatives(expression: str) -> list[str]:
-    return re.findall(r"fastmta_\(spool\|mail\)_(\w+)", expression)
+    return {re.sub("_(bucket|sum|count)$", "", name) for name in found}
 
 
 @pytest.mark.parametrize("board", BOARDS, ids=lambda board: board.uid)
