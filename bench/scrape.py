@@ -20,7 +20,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
@@ -40,6 +40,8 @@ from bench.peers.fastmta import missing, version
 from fastmta.sink.tally import parse_ranges
 
 QUIET_SCRAPES = 20
+COUNTED = 10.0  # seconds until what has arrived must be counted; it is within a second
+SITES = "fastmta_site_transactions_total{"
 A, MX = 1, 15  # RFC 1035 section 3.2.2
 Text = dict[str, float]  # a line of /metrics -> its number
 
@@ -97,17 +99,25 @@ class Names(asyncio.DatagramProtocol):
 @contextmanager
 def names(port: int) -> Iterator[None]:
     """Serve them in a thread."""
-    loop = uvloop.new_event_loop()
-    endpoint = loop.create_datagram_endpoint(Names, local_addr=("127.0.0.1", port))
-    loop.run_until_complete(endpoint)
-    thread = threading.Thread(target=loop.run_forever)
+    started = threading.Event()
+    end: list[Callable[[], object]] = []
+
+    async def serve() -> None:
+        loop, ending = asyncio.get_running_loop(), asyncio.Event()
+        transport, _ = await loop.create_datagram_endpoint(Names, ("127.0.0.1", port))
+        end.append(lambda: loop.call_soon_threadsafe(ending.set))
+        started.set()
+        await ending.wait()
+        transport.close()
+
+    thread = threading.Thread(target=lambda: uvloop.run(serve()))
     thread.start()
     try:
+        started.wait()
         yield
     finally:
-        loop.call_soon_threadsafe(loop.stop)
+        end[0]()
         thread.join()
-        loop.close()
 
 
 class Reader:
@@ -141,6 +151,12 @@ class Reader:
         began = time.perf_counter()
         self._last = self._read()
         self._times.append(time.perf_counter() - began)
+
+    def delivered(self) -> float:
+        """Transactions, as they are counted by site."""
+        self.scrape()
+        counts = self._last.items()
+        return sum(n for name, n in counts if name.startswith(SITES) and 'end="delivered"' in name)
 
     def told(self, when: str) -> Scrapes:
         """Since it began, or told last."""
@@ -216,7 +232,9 @@ def _send(load: list[str], reader: Reader, sink: "subprocess.Popen[bytes]", log:
         sent = msgspec.json.decode(sending.stdout.read(), type=Result)
     acknowledged = parse_ranges(sent.acknowledged)
     relay.arrived(sink, log, acknowledged, relay.STALL)
-    reader.scrape()
+    deadline = time.monotonic() + COUNTED
+    while reader.delivered() < len(acknowledged) and time.monotonic() < deadline:
+        time.sleep(0.2)
     return acknowledged
 
 

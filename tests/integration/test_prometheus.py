@@ -1,26 +1,20 @@
 """Prometheus itself reads a relay under load, and every panel and alert has something to show."""
 
-import json
-import math
 import os
-import random
 import re
 import signal
-import smtplib
 import subprocess
-import threading
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
-from urllib.error import URLError
-from urllib.parse import quote
-from urllib.request import urlopen
+from typing import Any
 
 import pytest
 
 from bench.processes import free_port, tree
 from grafana.__main__ import BOARDS
+from grafana.watching import Load, Prometheus, concrete, prometheus
 from tests.certificates import make_certificate
 from tests.integration.mailboxes import add_account
 from tests.integration.servers import (
@@ -34,7 +28,7 @@ from tests.integration.servers import (
     rude_host,
     wait_until,
 )
-from tests.test_grafana import ALERTS, RULES, panels
+from tests.test_grafana import RULES, panels
 
 ROOT = Path(__file__).parent.parent.parent
 SCRAPES = int(os.environ.get("FASTMTA_SCRAPES", "25"))  # one a second
@@ -64,86 +58,6 @@ RECIPIENTS = [
 ]
 
 
-class Prometheus(NamedTuple):
-    port: int
-
-    def get(self, path: str, **query: str) -> Any:
-        words = "&".join(f"{name}={quote(value)}" for name, value in query.items())
-        with urlopen(f"http://127.0.0.1:{self.port}/{path}?{words}", timeout=LIMIT) as answer:
-            return json.load(answer)["data"]
-
-    def values(self, expression: str) -> list[float]:
-        """What a query gives; URLError if it is not well formed."""
-        result = self.get("api/v1/query", query=expression)["result"]
-        return [float(one["value"][1]) for one in result]
-
-    def is_ready(self) -> bool:
-        with suppress(URLError), urlopen(f"http://127.0.0.1:{self.port}/-/ready"):
-            return True
-        return False
-
-
-@contextmanager
-def prometheus(folder: Path, admin: int) -> Iterator[Prometheus]:
-    text = (ROOT / "grafana" / "prometheus.yml").read_text()
-    for old, new in {
-        "10s": "1s",
-        "alerts.yml": str(ALERTS),
-        "127.0.0.1:2580": f"127.0.0.1:{admin}",
-    }.items():
-        assert old in text
-        text = text.replace(old, new)
-    (folder / "prometheus.yml").write_text(text)
-    port = free_port()
-    command = [
-        program("prometheus"),
-        f"--config.file={folder / 'prometheus.yml'}",
-        f"--storage.tsdb.path={folder / 'prometheus'}",
-        f"--web.listen-address=127.0.0.1:{port}",
-    ]
-    with (folder / "prometheus.log").open("wb") as log:
-        process = subprocess.Popen(command, stderr=log, stdout=log)
-    try:
-        running = Prometheus(port)
-        wait_until(running.is_ready, lambda: process.poll() is None)
-        yield running
-    finally:
-        process.terminate()
-        process.wait()
-
-
-class Load:
-    """Mail with all fates, a little of it, until it is told to end."""
-
-    def __init__(self, port: int) -> None:
-        self._port = port
-        self._end = threading.Event()
-        self.acknowledged = 0
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def _run(self) -> None:
-        draw = random.Random(1)
-        while not self._end.is_set():
-            # A worker is killed meanwhile, and its sessions with it.
-            with (
-                suppress(OSError, smtplib.SMTPException),
-                smtplib.SMTP("127.0.0.1", self._port, timeout=LIMIT) as client,
-            ):
-                for _ in range(10):
-                    sender, to = "a@signed.test", draw.choice(RECIPIENTS)
-                    client.sendmail(sender, [to], f"From: {sender}\r\n\r\nHello\r\n")
-                    self.acknowledged += 1
-                    self._end.wait(0.02)
-
-    def __enter__(self) -> "Load":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._end.set()
-        self._thread.join(LIMIT)
-
-
 @contextmanager
 def loaded(folder: Path) -> Iterator[tuple[Relay, Load]]:
     command = [str(PROGRAM), "dkim", "generate", "signed.test", "--out", str(folder / "dkim.pem")]
@@ -160,15 +74,11 @@ def loaded(folder: Path) -> Iterator[tuple[Relay, Load]]:
             *(route(slow, "slow.test"), route(listed, "listed.test")),
             *(route(one.port, "one.test"), route(two.port)),
         ]
-        with relay(folder, TABLES, *routes, workers=2) as running, Load(running.smtp) as load:
+        with (
+            relay(folder, TABLES, *routes, workers=2) as running,
+            Load(running.smtp, "a@signed.test", RECIPIENTS) as load,
+        ):
             yield running, load
-
-
-def shortened(expression: str) -> str:
-    """As Grafana asks it, for as long as the test has data."""
-    expression = expression.replace("$__rate_interval", WINDOW).replace("$instance", ".*")
-    assert "$" not in expression
-    return re.sub(r"\[\d+[mh]\]", f"[{WINDOW}]", expression)
 
 
 def operands(expression: str) -> list[str]:
@@ -184,7 +94,11 @@ def test_operands_of_an_alert() -> None:
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Relay, Prometheus, Load]]:
     folder = tmp_path_factory.mktemp("prometheus")
     make_certificate(folder, "DNS:relay.example.test")
-    with loaded(folder) as (running, load), prometheus(folder, running.admin) as server:
+    port, installed = free_port(), program("prometheus")
+    with (
+        loaded(folder) as (running, load),
+        prometheus(folder / "prometheus", installed, port, running.admin) as server,
+    ):
         scraped = "sum(count_over_time(fastmta_workers[5m]))"
         wait_until(lambda: sum(server.values(scraped)) >= SCRAPES / 2)
         os.kill(tree(running.process.pid)[1], signal.SIGKILL)
@@ -202,7 +116,7 @@ def test_every_panel_has_data(watched: Watched, board: Any) -> None:
         f"{panel['title']}: {target['expr']}"
         for panel in panels(board)
         for target in panel["targets"]
-        if all(map(math.isnan, server.values(shortened(target["expr"]))))
+        if not server.has_data(concrete(target["expr"], WINDOW))
     ]
     assert empty == []
 
@@ -215,8 +129,8 @@ def test_every_alert_has_data_and_can_be_evaluated(watched: Watched) -> None:
     empty = [
         part
         for rule in rules
-        for part in operands(shortened(rule["query"]))
-        if all(map(math.isnan, server.values(part)))
+        for part in operands(concrete(rule["query"], WINDOW))
+        if not server.has_data(part)
     ]
     assert empty == []
 
@@ -252,3 +166,15 @@ def test_promtool_has_nothing_to_say_of_the_metrics(watched: Watched) -> None:
     command = [program("promtool"), "check", "metrics"]
     done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_the_trial_shows_the_demo(tmp_path: Path) -> None:
+    """As `grafana/try`, which only builds first."""
+    command = [sys.executable, "-m", "grafana.trial", "--dir", str(tmp_path), "--seconds", "6"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = re.search(r"(\d+) of (\d+) panels have data now", done.stdout)
+    assert found
+    assert int(found[1]) > 10
+    page = (tmp_path / "panels.html").read_text() if "panels.html" in done.stdout else ""
+    assert page.count("<a href=") == (int(found[2]) if page else 0)
