@@ -287,8 +287,9 @@ def test_handshakes_and_idle_sessions_are_measured(
         found = tls_sessions.handshakes(tmp_path, 16, 2, resumed, "p256")
         assert found.rate > 0
     for tls in tls_sessions.MODES:
-        took = tls_sessions.memories(tmp_path, 5, tls, "rsa2048")
-        assert took.idle != took.after  # of so few sessions neither has to be more than nothing
+        took = tls_sessions.memories(tmp_path, 100, tls, "rsa2048")
+        # In the clear a hundred may fit into what the process has already.
+        assert took.idle > 0 < took.after or tls == "none"
     assert not list(tmp_path.iterdir())
 
 

@@ -1,6 +1,7 @@
 """What `fastmta demo` shows first: what runs where, and a command to try each."""
 
 import os
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -29,7 +30,8 @@ class Service(NamedTuple):
 def services(folder: Path, ports: dict[str, int]) -> list[Service]:
     """Each command can be pasted as it is, in the folder where the demo was started."""
     at = {name: f"127.0.0.1:{port}" for name, port in ports.items()}
-    data, trusted = short(folder), f"{short(folder)}/certificate.pem"
+    data = shlex.quote(short(folder))
+    trusted = f"{data}/certificate.pem"
     alice = f"-au {ALICE} -ap {PEOPLE[ALICE]} -f {ALICE}"
     typed = f"openssl s_client -quiet -verify_quiet -noservername -crlf -CAfile {trusted}"
     return [
@@ -103,7 +105,7 @@ def _row(widths: list[int], *cells: str) -> str:
 
 def _program() -> str:
     """How this program was called, as a person would type it from here."""
-    return short(Path(sys.argv[0]).absolute())
+    return shlex.quote(short(Path(sys.argv[0]).absolute()))
 
 
 def short(path: Path) -> str:

@@ -12,6 +12,7 @@ from fastmta.protocol.pop3_maildrop import Maildrop
 from fastmta.protocol.smtp_limits import Load
 from fastmta.store.mail_reading import Snapshot
 from fastmta.store.mailboxes import Mailboxes
+from fastmta.store.records import Unreadable
 
 AHEAD = 1 << 19  # octets that are read at a time, of messages that are no larger
 MOST_AHEAD = 1000  # messages
@@ -38,6 +39,7 @@ class LockedMaildrop:
         self.drop = Maildrop(snapshot.uidvalidity, snapshot.uids, snapshot.sizes)
         self._ahead: dict[int, bytes] = {}  # number -> message
         self._held = 0  # octets of them, as they are counted in `load`
+        self._damaged: dict[int, Unreadable] = {}  # that the store has moved aside
         self._last = 0  # the number that was asked for last
 
     @classmethod
@@ -79,6 +81,8 @@ class LockedMaildrop:
 
     async def read_small(self, number: int) -> bytes:
         """A message whole; where the client goes through them in order, the next ones too."""
+        if number in self._damaged:
+            raise self._damaged[number]
         in_order = number in (1, self._last + 1)
         room = min(AHEAD, self._load.max_held - self._load.held) if in_order else 0
         numbers, uids = self.drop.run(number, room, MOST_AHEAD)
@@ -86,7 +90,9 @@ class LockedMaildrop:
         found = await self._mailboxes.read_several(self._mailbox, uids)
         self.forget()
         for each, message in zip(numbers, found, strict=True):
-            if not isinstance(message, Exception):
+            if isinstance(message, Unreadable):
+                self._damaged[each] = message
+            elif not isinstance(message, Exception):
                 self._ahead[each] = message
         self._held = sum(map(self.drop.size, self._ahead))
         self._load.held += self._held

@@ -11,7 +11,7 @@ import lmdb
 
 from fastmta import metrics
 from fastmta.protocol import pop3_replies as reply
-from fastmta.protocol.pop3_machine import Event, Policy, Retrieve, Update
+from fastmta.protocol.pop3_machine import Event, Policy, Retrieve, Task, Update
 from fastmta.protocol.pop3_server import Pop3Server
 from fastmta.protocol.smtp_question import Question, Step
 from fastmta.server.judges import Verdict
@@ -147,35 +147,37 @@ class Pop3Session(Session):
 
     def _flush(self) -> None:
         """Write what the machine has to say, and begin what it asks for."""
-        machine = self._machine
         if self._delayed_until:
             return
-        while True:
-            event = machine.take_event()
-            if event is Event.DELAY:
-                self._delayed_until = asyncio.get_running_loop().time() + _DELAY
-                return
-            if event is Event.STLS:
-                self.hold(HOLD_HANDSHAKE)  # before the +OK: nothing more is read in the clear
-            self._write()
-            if type(event) is Question and event.step is Step.CONNECT and self._admits(event):
-                continue
-            break
-        if event is Event.CLOSE:
-            self.transport.close()
-        elif event is Event.YIELD:
-            self._when_there_is_room(self._resume)
-        elif event is Event.STLS:
-            self._service.run(self._upgrade())
-        elif event is Event.OPEN:
-            self._wait_for(self._open(), self._machine_opens)
-        elif type(event) is Retrieve:
-            self._wait_for(self._retrieve(event), self._retrieved)
-        elif type(event) is Update:
-            self._wait_for(self._update(event.uids), self._updated)
-        elif type(event) is Question and event.step is Step.AUTH:
-            check = self._login.check(event, self, self._service.judges)
-            self._wait_for(check, self._answer_login)
+        event = self._machine.take_event()
+        if event is Event.DELAY:
+            self._delayed_until = asyncio.get_running_loop().time() + _DELAY
+            return
+        if event is Event.STLS:
+            self.hold(HOLD_HANDSHAKE)  # before the +OK: nothing more is read in the clear
+        self._write()
+        if event is not None:
+            self._begin(event)
+
+    def _begin(self, event: Task) -> None:
+        match event:
+            case Event.CLOSE:
+                self.transport.close()
+            case Event.YIELD:
+                self._when_there_is_room(self._resume)
+            case Event.STLS:
+                self._service.run(self._upgrade())
+            case Event.OPEN:
+                self._wait_for(self._open(), self._opened)
+            case Retrieve():
+                self._wait_for(self._retrieve(event), self._retrieved)
+            case Update():
+                self._wait_for(self._update(event.uids), self._updated)
+            case Question(step=Step.AUTH):
+                check = self._login.check(event, self, self._service.judges)
+                self._wait_for(check, self._answer_login)
+            case Question():
+                self._ask(event)
 
     def _write(self) -> None:
         if output := self._machine.take_output():
@@ -229,14 +231,13 @@ class Pop3Session(Session):
 
     # Who comes in.
 
-    def _admits(self, question: Question) -> bool:
-        """Ask the judges; whether the machine has its answer, or gets it later."""
+    def _ask(self, question: Question) -> None:
+        """Whether the client hears a greeting; the judges may think about it."""
         verdict = self._service.judges.ask(question, self)
         if isawaitable(verdict):
             self._wait_for(verdict, self._answer)
-            return False
-        self._machine.answer(verdict)
-        return True
+        else:
+            self._answer(verdict)
 
     def _answer(self, verdict: Verdict) -> None:
         self._machine.answer(verdict)
@@ -260,7 +261,7 @@ class Pop3Session(Session):
             return reply.CANNOT_OPEN
         return b""
 
-    def _machine_opens(self, why_not: bytes) -> None:
+    def _opened(self, why_not: bytes) -> None:
         machine, maildrop = self._machine, self._maildrop
         if maildrop is None:
             machine.not_opened(why_not)

@@ -84,6 +84,8 @@ class Directory:
             local = local[:at]
         if local.lower() == "postmaster" and self.settings.postmaster:
             return self._owner(self.settings.postmaster)
+        if not self.is_local(address):  # nor may its domain have a normal form
+            return None
         catch_all = self._catch_all.get(domain_of(address), "")
         return self._owner(catch_all) if catch_all else None
 

@@ -9,9 +9,10 @@ from random import Random
 
 import pytest
 
-from tests.integration import pop3_clients
+from tests.integration import clients, pop3_clients
 from tests.integration.pop3_clients import Fetcher
 from tests.integration.pop3_servers import Server, contents, pop3_server
+from tests.integration.servers import assert_same
 from tests.integration.test_clients import HEADER, _large
 
 
@@ -41,9 +42,9 @@ MESSAGES = [
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    users = [f"{client.__name__}-{kind}" for client in pop3_clients.ALL for kind in ("m", "l")]
-    clear = '[pop3]\nplaintext_networks = ["127.0.0.0/8"]\n'
-    with pop3_server(tmp_path_factory.mktemp("pop3"), users, clear, workers=2) as running:
+    users = [f"{client.__name__}-{kind}" for client in pop3_clients.ALL for kind in "mls"]
+    tables = '[pop3]\nplaintext_networks = ["127.0.0.0/8"]\n[domains."example.test"]\n'
+    with pop3_server(tmp_path_factory.mktemp("pop3"), users, tables, workers=2) as running:
         yield running
 
 
@@ -72,3 +73,17 @@ def test_a_message_of_25_MB(server: Server, client: Fetcher, tmp_path: Path) -> 
     assert len(fetched) == len(large)
     assert sha256(fetched).digest() == sha256(large).digest()
     assert contents(server.relay.data, user) == []
+
+
+@pytest.mark.parametrize("client", pop3_clients.ALL, ids=by_name)
+def test_what_swaks_sent(server: Server, client: Fetcher, tmp_path: Path) -> None:
+    """Over SMTP into the spool, from there into the mailbox, and out again."""
+    drop = server.maildrop(f"{client.__name__}-s", tmp_path)
+    sent = _with_attachments() + DOTS
+    where = clients.Server(server.relay.smtp, 0, server.certificate)
+    clients.swaks(where, clients.Post("alice@sender.test", drop.name, sent, tmp_path))
+    server.relay.wait_for(1, event="delivered", recipient=drop.name)
+    (fetched,) = client(drop, keep=False)
+    front = f"Return-Path: <alice@sender.test>\r\nDelivered-To: {drop.name}\r\n".encode()
+    assert fetched.startswith(front)
+    assert_same(fetched.removeprefix(front), sent)

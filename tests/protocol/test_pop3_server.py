@@ -2,7 +2,7 @@
 
 import re
 import tracemalloc
-from base64 import b64encode
+from base64 import b64decode, b64encode
 
 import pytest
 from scramp import ScramClient
@@ -14,7 +14,7 @@ from fastmta.protocol import pop3_server
 from fastmta.protocol.pop3_machine import MAX_OUTPUT, Event, Retrieve, Update
 from fastmta.protocol.smtp_limits import MAX_LOGIN_LINE
 from fastmta.protocol.smtp_question import Question, Step
-from tests.protocol.pop3_dialogue import Dialogue
+from tests.protocol.pop3_dialogue import WRONG, Dialogue
 from tests.protocol.pop3_oracle import NAME, PASSWORD
 
 ONE = b"Subject: one\r\n\r\nhello\r\n"
@@ -144,9 +144,28 @@ def test_a_login_with_scram_says_the_proof_of_the_server_first() -> None:
 
 
 def decoded(challenge: str) -> str:
-    from base64 import b64decode
-
     return b64decode(challenge[2:]).decode()
+
+
+def test_a_bad_token_is_told_of_in_a_challenge_first() -> None:
+    """RFC 7628 section 3.2.3."""
+    dialogue = Dialogue(offered=("XOAUTH2",))
+    dialogue.answers = False
+    token = b64encode(b"user=bob@example.test\x01auth=Bearer abc\x01\x01").decode()
+    assert dialogue.say(f"AUTH XOAUTH2 {token}") == [""]
+    dialogue.machine.answer(WRONG, b'{"status":"401"}')
+    assert decoded(dialogue.answer().decode()) == '{"status":"401"}'
+    dialogue.answers = True
+    assert dialogue.say("") == ["-ERR [AUTH] Name or password wrong"]
+    assert dialogue.say("STAT") == ["-ERR Log in first"]
+
+
+def test_a_login_may_be_left() -> None:
+    dialogue = Dialogue()
+    assert dialogue.say("AUTH PLAIN", "*") == ["+ ", "-ERR Authentication cancelled"]
+    assert dialogue.say("AUTH PLAIN", "!") == ["+ ", "-ERR No base64"]
+    assert dialogue.say("AUTH PLAIN =", "AUTH CRAM-MD5")[1][:4] == "-ERR"
+    dialogue.logged_in()
 
 
 def test_a_maildrop_that_is_in_use_leaves_the_client_where_it_was() -> None:

@@ -6,6 +6,7 @@ import ssl
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from hashlib import sha256
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, cast
@@ -24,6 +25,12 @@ from tests.server.test_submission import NAME, PASSWORD, OneAccount
 
 LOGIN = (f"USER {NAME}", f"PASS {PASSWORD}")
 EVERYBODY = (ip_network("127.0.0.0/8"),)
+
+
+ONE = b"Subject: one\r\n\r\nhello\r\n"
+DOTS = b"Subject: dots\r\n\r\n.\r\n..\r\n.a\r\n\r\n.\r\n"
+TWO = b"Subject: two\r\n\r\n" + b"x" * 70 + b"\r\n"
+MiB = 1 << 20
 
 
 class Client:
@@ -181,3 +188,44 @@ async def serving(
             await client.close()
         await service.drain(5)
         await mailboxes.close()
+
+
+def lines_of(octets: int) -> bytes:
+    """A message of about so many octets, some of whose lines begin with dots."""
+    block = b"".join(b"." * (i % 3) + b"%d" % i * 12 + b"\r\n" for i in range(1000))
+    return b"Subject: large\r\n\r\n" + block * (octets // len(block) + 1)
+
+
+def digest(message: bytes) -> bytes:
+    """Of what RETR says of it."""
+    hashed = sha256(b"+OK %d octets\r\n" % len(message))
+    hashed.update(message.replace(b"\r\n.", b"\r\n.."))
+    hashed.update(b".\r\n")
+    return hashed.digest()
+
+
+async def stalled(server: Server, account: str) -> Client:
+    """A client that has asked for the message and reads nothing."""
+    server.service.access.name = account  # type: ignore[attr-defined]
+    client = await server.logged_in()
+    client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+    client.writer.write(b"RETR 1\r\n")
+    return client
+
+
+def held_back(server: Server) -> list[bool]:
+    found: list[bool] = []
+    server.service.sessions.each(lambda session: found.append(session.is_write_held))
+    return found
+
+
+async def received(client: Client) -> bytes:
+    """The hash of a reply of many lines."""
+    client.writer.transport.resume_reading()  # type: ignore[attr-defined]
+    hashed, end = sha256(), b""
+    while not end.endswith(b"\r\n.\r\n"):
+        data = await client.reader.read(1 << 18)
+        assert data
+        hashed.update(data)
+        end = (end + data)[-5:]
+    return hashed.digest()
