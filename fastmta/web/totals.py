@@ -67,6 +67,8 @@ class Totals:
         """By which name this counts: its own, or `other` where there are too many."""
         name, now = values[0], self._clock()
         names = self._changed.setdefault(sample.name, {})
+        if name == OTHER:
+            return values
         if name not in names and len(names) >= NAMES:
             oldest, when = next(iter(names.items()))
             if now - when < REMEMBERED:

@@ -58,7 +58,7 @@ def test_names_are_bounded_and_those_that_rest_make_room() -> None:
     now = 0.0
     totals = Totals(lambda: now)
     rows: list[Row] = [((f"mx{n}.test", "delivered"), (1,)) for n in range(NAMES + 10)]
-    totals.take(0, counted(*rows))
+    totals.take(0, counted(((OTHER, "delivered"), (0,)), *rows))
     known = numbers(totals)
     assert len(known) == NAMES + 1
     assert known[OTHER, "delivered"] == 10
@@ -68,6 +68,7 @@ def test_names_are_bounded_and_those_that_rest_make_room() -> None:
     totals.take(0, counted(*rows[1:NAMES], later))  # the others have not changed
     assert numbers(totals)["late.test", "delivered"] == 3
     assert ("mx0.test", "delivered") not in numbers(totals)
+    assert numbers(totals)[OTHER, "delivered"] == 10
 
 
 def ranked(counts: dict[str, int]) -> dict[str, float]:
