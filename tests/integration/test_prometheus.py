@@ -150,6 +150,23 @@ def test_what_a_panel_shows_is_so(watched: Watched) -> None:
     assert server.values("fastmta_workers_ready") == [2]
 
 
+@pytest.mark.parametrize(
+    "series",
+    [
+        'fastmta_source_blocked_total{source="system",end="failed"}',
+        'fastmta_source_transactions_total{source="system",end="deferred"}',
+        'fastmta_provider_transactions_total{provider="other",end="failed"}',
+        'fastmta_slowed_path_connections{rule=~".*frequency limited.*"}',
+        "fastmta_paths_slowed",
+        'fastmta_mailbox_deliveries_total{end="stored"}',
+        "fastmta_spool_disk_free_bytes - fastmta_spool_disk_floor_bytes",
+    ],
+)
+def test_what_happened_is_told(watched: Watched, series: str) -> None:
+    _, server, _ = watched
+    assert max(server.values(series), default=0) > 0
+
+
 def test_no_counter_falls_when_a_worker_dies(watched: Watched) -> None:
     _, server, _ = watched
     names: list[str] = server.get("api/v1/label/__name__/values")
