@@ -47,7 +47,8 @@ class Totals:
         self._last.pop(process, None)
 
     def samples(self) -> Iterator[Sample]:
-        for name, kind in self._kinds.items():
+        """One for each name; others may be taken while somebody reads these."""
+        for name, kind in list(self._kinds.items()):
             if kind.kind == "gauge":
                 rows = self._living(name, _MERGE[kind.combine])
             else:

@@ -37,6 +37,16 @@ def test_who_does_not_answer_has_what_it_had() -> None:
     assert numbers(totals, "b") == {(): 3}
 
 
+def test_more_may_come_while_somebody_reads() -> None:
+    totals = Totals()
+    totals.take(0, counted(((), (10,))) + gauge(3))
+    reading = totals.samples()
+    assert next(reading).name == "a_total"
+    totals.take(0, counted(((), (11,))) + counted(((), (1,)), name="late_total"))
+    assert [sample.name for sample in reading] == ["b"]
+    assert numbers(totals, "late_total") == {(): 1}
+
+
 def test_gauges_are_of_those_that_live() -> None:
     totals = Totals()
     totals.take(0, gauge(3))
