@@ -300,7 +300,12 @@ class Reader:
             return None
         fields = {field.name: field for field in structs.fields(kind)}
         for key in [key for key in raw if key not in fields]:
-            self._add(_join(path, key), self._unknown(key, kind, path))
+            if isinstance(raw[key], dict) and "." in path:  # [domains.example.test]
+                home = path.partition(".")[0]
+                why = f'unknown key; a name with dots wants quotes: [{home}."example.test"]'
+            else:
+                why = self._unknown(key, kind, path)
+            self._add(_join(path, key), why)
         values = {}
         for name, field in fields.items():
             if name in raw:

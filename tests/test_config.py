@@ -148,6 +148,11 @@ BROKEN = {
     ),
     "an unknown key of a list": (edit("bind", "tsl = 1\nbind"), "listener[0].tsl", "mean tls"),
     "an unknown key, nearly one elsewhere": ("max_hop = 3" + GOOD, "max_hop", "max_hops in [smtp]"),
+    "a name without its quotes": (
+        GOOD + "[domains.example.test]\n",
+        "domains.example.test",
+        'quotes: [domains."example.test"]',
+    ),
     "an unknown table": (GOOD + "[retries]\n", "retries", "mean retry"),
     "a key that wants quotes": ('"a\\nb" = 1' + GOOD, '"a\\nb"', "unknown key"),
     "a missing key": (edit('hostname = "relay.example.test"', ""), "hostname", "write a domain"),

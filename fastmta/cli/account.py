@@ -114,9 +114,13 @@ def set_(path: Path, name: str, quota: int | None, disabled: bool | None) -> Non
 @config_option
 @name_argument
 def delete(path: Path, name: str) -> None:
-    """Take an account away with its aliases."""
+    """Take an account away with its aliases; its mail stays.
+
+    Who gets its name later has that mail, unless `fastmta mailbox empty` takes it away.
+    """
     with _open(path) as accounts:
         accounts.delete(name)
+    click.echo(f"its mail stays, if it has any: see fastmta mailbox empty {visible(name)}")
 
 
 @account.command()

@@ -167,9 +167,7 @@ def parse(piece: Piece, dialect: str) -> Mail:
     """
     text = piece.text.replace(b"\r\n", b"\n") if b"\r" in piece.text else piece.text
     header, body = _cut(text)
-    own = {found[1].lower(): found[2] for found in _OWN.finditer(header)}
-    if own:
-        header = _OWN.sub(b"", header)
+    header, own = _without_own(header)
     if dialect in _QUOTED and b"\n>" in body:
         body = _QUOTED[dialect].sub(b"", body)
     states = own.get(b"x-status", b"")
@@ -177,6 +175,14 @@ def parse(piece: Piece, dialect: str) -> Mail:
     flags |= _SEEN if b"R" in own.get(b"status", b"") else 0
     keywords = own.get(b"x-keywords", b"").decode("utf-8", "replace").split()
     return Mail(with_crlf(header + body), time_of(piece.line), flags, tuple(keywords))
+
+
+def _without_own(header: bytes) -> tuple[bytes, dict[bytes, bytes]]:
+    """The last of each: programs add theirs behind those that the author has written."""
+    last = {found[1].lower(): found for found in _OWN.finditer(header)}
+    for found in sorted(last.values(), key=re.Match.start, reverse=True):
+        header = header[: found.start()] + header[found.end() :]
+    return header, {name: found[2] for name, found in last.items()}
 
 
 def with_crlf(text: bytes) -> bytes:
@@ -193,13 +199,19 @@ def _cut(text: bytes) -> tuple[bytes, bytes]:
 
 
 def time_of(line: bytes) -> float | None:
-    """The time of a "From " line, in seconds since the epoch; UTC where it names no zone."""
+    """The time of a "From " line, in seconds since the epoch; UTC where it names no zone.
+
+    None where it tells none.
+    """
     found = _TIME.search(line)
     if found is None:
         return None
     month, day, hour, minute, second, year, sign, hours, minutes = found.groups()
     date = (int(year), _MONTHS.index(month.decode()) + 1, int(day))
-    when = timegm((*date, int(hour), int(minute), int(second or 0)))
+    try:
+        when = timegm((*date, int(hour), int(minute), int(second or 0)))
+    except ValueError:  # there is no such year
+        return None
     offset = (int(hours) * 60 + int(minutes)) * 60 if sign else 0
     return float(when + offset if sign == b"-" else when - offset)
 
@@ -207,17 +219,24 @@ def time_of(line: bytes) -> float | None:
 def write(mail: Mail, sender: str) -> bytes:
     """A message as mboxrd has it, with its "From " line and the empty line behind it."""
     stamp = asctime(gmtime(mail.date or 0.0))  # its names are English in any locale
-    header, body = _cut(_own_fields(mail) + mail.octets.replace(b"\r\n", b"\n"))
-    text = header + _TO_QUOTE.sub(b">", body)
+    header, body = _cut(mail.octets.replace(b"\r\n", b"\n"))
+    if header and not header.endswith(b"\n"):
+        header += b"\n"
+    body = _TO_QUOTE.sub(b">", body)
+    text = header + _own_fields(mail, header, len(body)) + body
     ending = b"\n" if text.endswith(b"\n") else b"\n\n"
     return f"From {sender or 'MAILER-DAEMON'} {stamp}\n".encode() + text + ending
 
 
-def _own_fields(mail: Mail) -> bytes:
-    """What mail readers keep of its state."""
+def _own_fields(mail: Mail, header: bytes, octets: int) -> bytes:
+    """What mail readers keep of its state, and what `parse` would take for it otherwise."""
+    theirs = {found[1].lower() for found in _OWN.finditer(header)}
     fields = b"Status: %sO\n" % (b"R" if mail.flags & _SEEN else b"")
-    if letters := b"".join(letter for letter, bit in _LETTERS.items() if mail.flags & bit):
+    letters = b"".join(letter for letter, bit in _LETTERS.items() if mail.flags & bit)
+    if letters or b"x-status" in theirs:
         fields += b"X-Status: %s\n" % letters
-    if mail.keywords:
+    if mail.keywords or b"x-keywords" in theirs:
         fields += b"X-Keywords: %s\n" % " ".join(mail.keywords).encode()
+    if b"content-length" in theirs:
+        fields += b"Content-Length: %d\n" % max(0, octets - 1)
     return fields

@@ -33,6 +33,8 @@ def prepare_name(octets: bytes) -> str:
     if not text.isprintable():  # also what changes the order of letters since Unicode 6.3
         raise ValueError("holds code points that cannot be shown")
     local, at, domain = text.rpartition("@")
+    if not at:  # it has no domain, or will have the default one
+        return text
     try:
         return f"{local}{at}{normal_domain(domain)}"
     except ValueError:

@@ -114,16 +114,17 @@ class Directory:
     def expand(self, address: str) -> Expansion | None:
         """Where mail for an address of a local domain goes; None: into its mailbox.
 
-        An account that forwarding comes back to is not forwarded again.
+        An account that forwarding comes back to is not forwarded again: who would send it there
+        has it.
         """
         first = self.owner(address)
         if first is None or not first.forward or first.disabled:
             return None
         found = Expansion([], [])
-        seen, waiting = {first.name}, deque([(first, address)])
+        seen, waiting = {first.name}, deque([(first, address, {first.name})])
         while waiting:
-            account, address = waiting.popleft()
-            if account.keeps:
+            account, address, way = waiting.popleft()
+            if account.keeps or any(self._leads_to(target, way) for target in account.forward):
                 found.kept.append(address)
             for target in account.forward:
                 if len(seen) >= MAX_EXPANDED:
@@ -138,8 +139,13 @@ class Directory:
                 elif owner is None or not owner.forward or owner.disabled:
                     found.kept.append(target)  # who cannot have it is told of at the delivery
                 else:
-                    waiting.append((owner, target))
+                    waiting.append((owner, target, way | {owner.name}))
         return found
+
+    def _leads_to(self, target: str, accounts: set[str]) -> bool:
+        """Whether it is an address of one of them."""
+        owner = self.owner(target) if self.is_local(target) else None
+        return owner is not None and owner.name in accounts
 
     def _owner(self, address: str) -> Account | None:
         try:

@@ -126,7 +126,7 @@ class MaildirTarget:
 
     def add(self, uid: int, mail: Mail) -> None:
         when = mail.date or 0.0
-        name = f"{int(when)}{self._infix}{uid}.fastmta"
+        name = f"{int(when)}{self._infix}{uid:010}.fastmta"  # sorts as it came
         beside = self._path / "tmp" / name
         with open(beside, "wb", opener=_private) as file:
             file.write(mail.octets.replace(b"\r\n", b"\n"))

@@ -19,6 +19,7 @@ its mailbox's row, which all messages of a transaction share. What was added nee
 `changes`: an entry says when it came, and lies behind all that came before.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from enum import IntFlag
 from hashlib import blake2b
@@ -36,6 +37,7 @@ DATABASES = (
     *("changes", "receipts", "touched", "imports", "meta", "aside"),
 )
 INBOX = "INBOX"
+_CONTROLS = re.compile(r"[\0-\x1f\x7f-\x9f\u2028\u2029]")  # RFC 9051 section 5.1
 LONGEST_KEY = 511  # octets; LMDB's own limit
 MOST_FRONT = (1 << 16) - 1  # octets
 MOST_STRUCTURE = 8192  # octets; of a message with more than some hundred parts it is not kept
@@ -137,7 +139,7 @@ def name_key(account: str, mailbox: str) -> bytes:
     """
     name = INBOX if mailbox.upper() == INBOX else mailbox
     key = f"{account}\0{name}".encode()
-    if not name or "\0" in name or "\0" in account or len(key) > LONGEST_KEY:
+    if not name or _CONTROLS.search(name) or "\0" in account or len(key) > LONGEST_KEY:
         raise ValueError(f"{mailbox[:80]!r} cannot be a mailbox of {account[:80]}")
     return key
 

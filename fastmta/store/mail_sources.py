@@ -4,10 +4,12 @@ A source gives its messages in an order that stays the same, each with a mark by
 behind it, also in another process. Memory is that of some messages, however many there are.
 """
 
+import errno
 import heapq
 import os
+import stat
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -118,10 +120,19 @@ class MaildirSource:
 
     def _names(self) -> Iterator[_Name]:
         for folder in ("new", "cur"):
-            with suppress(FileNotFoundError), os.scandir(self.path / folder) as found:
+            with suppress(FileNotFoundError), self._opened(folder) as at, os.scandir(at) as found:
                 for each in found:
                     if not each.name.startswith("."):
                         yield _Name(each.name.partition(":2,")[0], folder, each.name)
+
+    @contextmanager
+    def _opened(self, folder: str) -> Iterator[int]:
+        """A descriptor of one of its folders."""
+        descriptor = _open(self.path / folder, os.O_DIRECTORY)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
 
     def _read(self, name: _Name) -> Mail | None:
         """None where it is gone."""
@@ -134,15 +145,36 @@ class MaildirSource:
         return None
 
     def _read_file(self, name: _Name) -> Mail:
-        with (self.path / name.folder / name.name).open("rb") as file:
+        path = self.path / name.folder / name.name
+        with self._opened(name.folder) as folder, open(_open(path, 0, folder), "rb") as file:
             status = os.fstat(file.fileno())
             if status.st_size > mbox.LONGEST:
-                raise Broken(f"{file.name} is longer than {mbox.LONGEST} octets")
+                raise Broken(f"{path} is longer than {mbox.LONGEST} octets")
             octets = mbox.with_crlf(file.read())
         letters = name.name.partition(":2,")[2]
         flags = sum(bit for letter, bit in _LETTERS.items() if letter in letters)
         keywords = (_FORWARDED,) if "P" in letters else ()
         return Mail(octets, status.st_mtime, flags, keywords)
+
+
+def _open(path: Path, flags: int, folder: int | None = None) -> int:
+    """Open what its folder has under this name itself, and wait for nobody who writes into it.
+
+    Who owns a Maildir is not who imports it: a link in it would bring in files that only the
+    latter may read, other people's passwords among them.
+    """
+    flags |= os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        opened = os.open(path if folder is None else path.name, flags, dir_fd=folder)
+    except OSError as error:
+        if error.errno == errno.ELOOP or (flags & os.O_DIRECTORY and path.is_symlink()):
+            raise Broken(f"{path} is a symbolic link, which is not followed") from None
+        error.filename = str(path)
+        raise
+    if not (flags & os.O_DIRECTORY or stat.S_ISREG(os.fstat(opened).st_mode)):
+        os.close(opened)
+        raise Broken(f"{path} is no file")
+    return opened
 
 
 def maildir_letters(flags: int, keywords: list[str]) -> str:

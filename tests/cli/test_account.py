@@ -207,7 +207,7 @@ def test_aliases(config: Path) -> None:
     assert [one["aliases"] for one in listed(config)] == [["info@a.test"]]
     done = account(config, "alias", "bob@a.test", "sales@a.test", "--delete", code=1)
     assert done.stderr == "fastmta: sales@a.test is no alias of bob@a.test\n"
-    account(config, "delete", "bob@a.test")
+    assert "fastmta mailbox empty bob@a.test" in account(config, "delete", "bob@a.test").stdout
     assert listed(config) == []
 
 

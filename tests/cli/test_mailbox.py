@@ -132,6 +132,18 @@ def test_a_maildir_comes_in_and_goes_out_as_it_was(config: Path, tmp_path: Path)
     assert again.stdout == "exported 0 messages, 40 were exported before\n"
 
 
+@pytest.mark.parametrize("options", [[], ["--maildir"]])
+def test_what_is_exported_comes_in_again_in_its_order(
+    config: Path, tmp_path: Path, options: list[str]
+) -> None:
+    """All of one second."""
+    found = [Mail(b"Subject: %d\r\n\r\n" % n, WHEN, 0, ()) for n in range(12)]
+    mailbox(config, "import", BOB, write_mbox(tmp_path / "in", found))
+    mailbox(config, "export", BOB, tmp_path / "out", *options)
+    mailbox(config, "import", BOB, tmp_path / "out", "--mailbox", "Copy")
+    assert stored(config, "Copy") == found
+
+
 @pytest.mark.parametrize("write", [write_mbox, write_maildir])
 def test_what_is_imported_already_is_not_imported_again(
     config: Path, tmp_path: Path, write: object, monkeypatch: pytest.MonkeyPatch
@@ -172,6 +184,37 @@ def test_what_is_no_mail_is_refused(config: Path, tmp_path: Path, what: str) -> 
         source.mkdir()
     mailbox(config, "import", BOB, source, code=1)
     mailbox(config, "import", "nobody@example.test", source, code=1)
+
+
+@pytest.mark.parametrize("what", ["link", "fifo", "folder", "linked folder"])
+def test_what_is_no_file_of_a_maildir_is_not_followed(
+    config: Path, tmp_path: Path, what: str
+) -> None:
+    """A link would bring in what the one who imports may read, and the owner may not."""
+    source, secret = write_maildir(tmp_path / "in", mails(1)), tmp_path / "secret"
+    odd = source / "cur" / "999999999.odd"
+    secret.mkdir()
+    (secret / "file").write_bytes(b"Subject: secret\n\n")
+    if what == "link":
+        odd.symlink_to(secret / "file")
+    elif what == "fifo":
+        os.mkfifo(odd)
+    elif what == "folder":
+        odd.mkdir()
+    else:
+        (source / "new").rmdir()
+        (source / "new").symlink_to(secret)
+    done = mailbox(config, "import", BOB, source, code=1)
+    assert str(source / "new" if what == "linked folder" else odd) in done.stderr
+    assert stored(config) == ([] if what == "linked folder" else mails(1))
+
+
+@pytest.mark.parametrize("name", ["", "a\nb", "a\x1b[2J", "x" * 600])
+def test_what_is_no_name_of_a_mailbox_is_told(config: Path, tmp_path: Path, name: str) -> None:
+    source = write_mbox(tmp_path / "in", mails(1))
+    done = mailbox(config, "import", BOB, source, "--mailbox", name, code=1)
+    assert f"cannot be a mailbox of {BOB}" in done.stderr
+    assert "there are no mailboxes" in mailbox(config, "list").stdout
 
 
 def test_what_comes_before_a_broken_place_stays_once(config: Path, tmp_path: Path) -> None:
@@ -374,3 +417,21 @@ def test_verify_finds_what_is_wrong(
     (report,) = shown(config, "verify", "--json", code=1)
     assert problem in str(report["problems"])
     assert problem in mailbox(config, "verify", code=1).stdout
+
+
+def test_mail_of_an_account_that_is_gone_is_deleted(config: Path, tmp_path: Path) -> None:
+    """Or who gets its name next would have it."""
+    source = write_mbox(tmp_path / "in", mails(3))
+    mailbox(config, "import", BOB, source)
+    mailbox(config, "import", BOB, source, "--mailbox", "Sent")
+    mailbox(config, "empty", "robert@example.test", "--mailbox", "Sent", "--yes")
+    assert (stored(config, "Sent"), len(stored(config))) == ([], 3)
+    accounts = Accounts(config.parent / "data" / "accounts")
+    accounts.delete(BOB)
+    accounts.close()
+    mailbox(config, "empty", BOB, code=1)  # nobody says yes
+    assert len(stored(config)) == 3
+    assert mailbox(config, "empty", BOB, "--yes").stdout == f"deleted 3 messages of {BOB}\n"
+    assert stored(config) == []
+    mailbox(config, "verify")
+    mailbox(config, "empty", "nobody@example.test", "--yes", code=1)

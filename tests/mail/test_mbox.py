@@ -85,6 +85,7 @@ def test_what_readers_kept_becomes_flags_and_goes() -> None:
         (b"From a Sat Jan  3 01:05:34 1996 -0100", WHEN + 3600),
         (b"From a Sat Jan 03 01:05 1996", WHEN - 34),
         (b"From a at 11:30", None),
+        (b"From a Sat Jan  3 01:05:34 0000", None),
     ],
 )
 def test_the_time_of_a_line(line: bytes, when: float | None) -> None:
@@ -120,10 +121,20 @@ LINES = st.sampled_from(
         b">",
     ]
 )
+FIELDS = st.sampled_from(
+    [
+        b"Subject: x",
+        b"status: RO",
+        b"X-Status: FD",  # of its author, who has no say in what the reader thinks of it
+        b"X-Keywords: theirs",
+        b"Content-Length: 7",
+        b" goes on",
+    ]
+)
 MAILS = st.builds(
     Mail,
-    octets=st.lists(LINES, min_size=1, max_size=8).map(
-        lambda lines: b"Subject: x\r\n" + b"".join(line + b"\r\n" for line in [b"", *lines])
+    octets=st.tuples(st.lists(FIELDS, min_size=1, max_size=4), st.lists(LINES, max_size=8)).map(
+        lambda both: b"".join(line + b"\r\n" for line in [*both[0], b"", *both[1]])
     ),
     date=st.integers(0, 2**31).map(float),
     flags=st.integers(0, 31),

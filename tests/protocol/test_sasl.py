@@ -147,6 +147,11 @@ def test_a_client_of_another_hand_proves_its_password(name: str) -> None:
     assert outcome.name == prepare_name(name.encode())
 
 
+def test_a_name_without_a_domain_is_not_taken_for_one() -> None:
+    """The default domain comes behind it."""
+    assert prepare_name("Jürgen".encode()) == "jürgen"
+
+
 def test_a_wrong_password_proves_nothing() -> None:
     outcome = scram(ScramClient(["SCRAM-SHA-256"], "tim@a.test", "pencils"), "SCRAM-SHA-256")
     assert outcome == Failed(Kind.CREDENTIALS, "tim@a.test")

@@ -3,9 +3,9 @@
 import click
 
 from fastmta.cli.mailbox.looking import list_, show, verify
-from fastmta.cli.mailbox.moving import export, import_
+from fastmta.cli.mailbox.moving import empty, export, import_
 
-COMMANDS = (list_, show, import_, export, verify)
+COMMANDS = (list_, show, import_, export, empty, verify)
 
 
 class InOrder(click.Group):

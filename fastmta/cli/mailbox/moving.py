@@ -1,4 +1,4 @@
-"""`fastmta mailbox import` and `export`."""
+"""`fastmta mailbox import`, `export` and `empty`."""
 
 from pathlib import Path
 
@@ -7,6 +7,7 @@ import click
 from fastmta.cli.common import config_option, json_option, load_as_user, print_json, refuse
 from fastmta.cli.mailbox.common import (
     account_argument,
+    address,
     bar,
     known,
     mailbox_option,
@@ -14,8 +15,10 @@ from fastmta.cli.mailbox.common import (
     with_loop,
 )
 from fastmta.cli.words import many, visible
+from fastmta.config import Config
 from fastmta.mail.mbox import DIALECTS, Broken
 from fastmta.store import mail_export, mail_import
+from fastmta.store.accounts import Accounts
 from fastmta.store.mail_export import Exists, MaildirTarget, MboxTarget, Target
 from fastmta.store.mail_import import Failed, Import, source_key
 from fastmta.store.mail_sources import Changed, Source, source_of
@@ -104,6 +107,50 @@ async def export(
         _say("exported", result.exported, result.before)
     if result.damaged:
         refuse(*(f"message {uid} cannot be read and is left out" for uid in result.damaged))
+
+
+@click.command()
+@config_option
+@click.argument("account", type=address, metavar="ADDRESS")
+@click.option("--mailbox", "name", metavar="NAME", help="This one only; all if left out.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@with_loop
+async def empty(path: Path, account: str, name: str | None, yes: bool) -> None:
+    """Delete all messages of an account.
+
+    Of one that was deleted, too, so that who gets its name next does not have them.
+    """
+    config = load_as_user(path)
+    owner = _owner(config, account)
+    async with opened(config) as boxes:
+        found = [one async for one in boxes.names(owner) if name in (None, one[1])]
+        if not found:
+            refuse(f"{visible(owner)} has no {'mail' if name is None else visible(name)}")
+        count = sum(mailbox.messages for _, _, mailbox in found if mailbox is not None)
+        what = f"{many(count, 'message')} of {visible(owner)}"
+        if not yes:
+            click.confirm(f"Delete {what}?", abort=True)
+        for _, each, _ in found:
+            await _empty(boxes, owner, each)
+    click.echo(f"deleted {what}")
+
+
+def _owner(config: Config, address: str) -> str:
+    """The account that has an address, or the address as the name of one that was deleted."""
+    accounts = Accounts(config.data_dir / "accounts")
+    try:
+        found = accounts.owner_of(address)
+    finally:
+        accounts.close()
+    return found.name if found is not None else address
+
+
+async def _empty(boxes: Mailboxes, owner: str, name: str) -> None:
+    mailbox = (await boxes.open(owner, name)).mailbox
+    after = 0
+    while page := await boxes.entries(mailbox, after):
+        await boxes.expunge(mailbox, [uid for uid, _ in page])
+        after = page[-1][0]
 
 
 def _say(done: str, now: int, before: int) -> None:

@@ -22,6 +22,14 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 
+COLUMNS = (
+    "site", "source", "waiting", "busy", "idle", "deliv/s", "defer/s", "limit", "slowed by",
+    "last reply",
+)  # fmt: skip
+TEXTS = (0, 1, 8, 9)
+MAY_BE_EMPTY = (1, 7, 8)
+
+
 class Line(Struct, frozen=True):
     """One path, of all workers."""
 
@@ -173,7 +181,7 @@ def _watch(client: ControlClient, sort: str, interval: float) -> None:
         pass
 
 
-def _drawn(now: Picture, rows: int) -> "RenderableType":
+def _drawn(now: Picture, most: int) -> "RenderableType":
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
@@ -183,22 +191,36 @@ def _drawn(now: Picture, rows: int) -> "RenderableType":
         f"{now.out:,} on the way; {now.delivered:,.1f}/s delivered, {now.deferred:,.1f}/s deferred"
     )
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("site", "source", "waiting", "busy", "idle", "deliv/s", "defer/s", "limit"):
-        right = name not in ("site", "source")
-        table.add_column(name, justify="right" if right else "left", no_wrap=True)
-    table.add_column("slowed by", no_wrap=True)
-    table.add_column("last reply", no_wrap=True, overflow="ellipsis", ratio=1)
-    for line in now.paths[:rows]:
-        numbers = f"{line.waiting:,}", str(line.busy), str(line.idle)
-        rates = f"{line.delivered:,.1f}", f"{line.deferred:,.1f}"
-        cells = (
-            line.path.removeprefix(f"{line.source}>"),
-            line.source,
-            *numbers,
-            *rates,
-            line.limit,
-            line.slowed_by,
-            line.last,
+    rows_of = [_cells(line) for line in now.paths[:most]]
+    # What nobody has a word in would only take room, which a narrow terminal has none to spare.
+    shown = [i for i in range(len(COLUMNS)) if i not in MAY_BE_EMPTY or any(r[i] for r in rows_of)]
+    for i in shown:
+        widest = max(len(COLUMNS[i]), *(len(row[i]) for row in rows_of), 0)
+        is_text = i in TEXTS
+        table.add_column(
+            COLUMNS[i],
+            justify="left" if is_text else "right",
+            no_wrap=True,
+            overflow="ellipsis",
+            min_width=min(widest, 16) if is_text else widest,
+            ratio=1 if i == len(COLUMNS) - 1 else None,
         )
-        table.add_row(*(Text(cell) for cell in cells))
+    for row in rows_of:
+        table.add_row(*(Text(row[i]) for i in shown))
     return Group(head, Text(), table)
+
+
+def _cells(line: Line) -> tuple[str, ...]:
+    """In the order of COLUMNS."""
+    return (
+        line.path.removeprefix(f"{line.source}>"),
+        line.source,
+        f"{line.waiting:,}",
+        str(line.busy),
+        str(line.idle),
+        f"{line.delivered:,.1f}",
+        f"{line.deferred:,.1f}",
+        line.limit,
+        line.slowed_by,
+        line.last,
+    )
