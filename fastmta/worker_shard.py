@@ -34,7 +34,7 @@ FLOOR = metrics.gauge(
 )
 FULL = metrics.gauge("fastmta_spool_full", "Spools that take no mail: their disk is at its floor")
 
-LOOK_LIFE = 0.5  # seconds
+LOOK_LIFE = 0.005  # seconds: for one scrape, the next sees what has changed
 
 
 class Shard:
