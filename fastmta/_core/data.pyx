@@ -318,8 +318,6 @@ cdef class Stuffer:
     Whatever comes in, no CR or LF alone goes out, and CRLF "." CRLF only from `finish`.
     """
 
-    cdef bint line_start, cr
-
     def __init__(self):
         self.line_start = True
         self.cr = False
@@ -337,7 +335,7 @@ cdef class Stuffer:
         self._walk(data, len(data), PyBytes_AS_STRING(stuffed))
         return stuffed
 
-    def finish(self):
+    cpdef bytes finish(self):
         """What ends the data, with a CRLF before it where the content ended without."""
         if self.cr:
             return b"\n.\r\n"
@@ -346,43 +344,42 @@ cdef class Stuffer:
     cdef Py_ssize_t _walk(self, const char* at, Py_ssize_t count, char* out) noexcept:
         """How many octets have to be put in; they and `at` are written to `out` unless NULL."""
         cdef const char* end = at + count
-        cdef const char* stop
+        cdef const char* kept = at  # from here on all goes out as it came
         cdef Py_ssize_t extra = 0
         while at < end:
             if self.cr:
                 self.cr = False
                 self.line_start = True
-                extra += at[0] != c"\n"
-                out = put(out, c"\n")
-                at += at[0] == c"\n"
+                if at[0] != c"\n":
+                    extra += 1
+                    out = put(put_all(out, kept, at - kept), c"\n")
+                    kept = at
+                else:
+                    at += 1
                 continue
             if self.line_start and at[0] == c".":
                 extra += 1
-                out = put(out, c".")
+                out = put(put_all(out, kept, at - kept), c".")
+                kept = at
             stop = text_end(at, end)
             self.line_start = self.line_start and stop == at
-            out = put_all(out, at, stop - at)
             at = stop
-            if at < end and at[0] == c"\n":
+            if at == end:
+                break
+            if at[0] == c"\n":
                 extra += 1
-                out = put(put(out, c"\r"), c"\n")
+                out = put(put_all(out, kept, at - kept), c"\r")
+                kept = at
                 self.line_start = True
                 at += 1
-            elif at < end:
-                out = put(out, c"\r")
+            elif at + 1 < end and at[1] == c"\n":
+                self.line_start = True
+                at += 2
+            else:
                 self.cr = True
                 at += 1
+        put_all(out, kept, end - kept)
         return extra
-
-
-def stuff_whole(bytes head not None, bytes content not None):
-    """`head` as it is, then the content for the wire, with what ends it."""
-    cdef Stuffer stuffer = Stuffer()
-    cdef Py_ssize_t extra = stuffer._walk(content, len(content), NULL)
-    cdef bytes end = stuffer.finish()
-    if not extra:
-        return b"".join((head, content, end))
-    return b"".join((head, Stuffer().feed(content), end))
 
 
 cdef inline const char* text_end(const char* at, const char* end) noexcept nogil:

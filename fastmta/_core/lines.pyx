@@ -26,10 +26,6 @@ cdef class LineBuffer:
     not yet taken: whoever feeds decides how much that may be.
     """
 
-    cdef bytes data
-    cdef Py_ssize_t at, limit
-    cdef bint skipping
-
     def __init__(self, Py_ssize_t limit):
         self.data = b""
         self.at = 0

@@ -101,8 +101,7 @@ class Pop3Machine:
         self.tls = tls
         self.may_log_in_clear = False
         self.on_error: Callable[[], None] | None = None  # called for each error
-        # Gives a message that is in memory already, whole, or None.
-        self.at_hand: Callable[[int], bytes | None] = lambda number: None
+        self.at_hand: dict[int, bytes] = {}  # messages in memory, whole, by their numbers
         self.state = AUTHORIZATION
         self.drop: Maildrop | None = None  # from the login to the end
         self.retrieved: set[int] = set()  # numbers, where QUIT deletes them

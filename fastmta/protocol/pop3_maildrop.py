@@ -6,7 +6,9 @@ the session ends (RFC 1939 section 4).
 
 from array import array
 
+from fastmta._core.lines import LineBuffer
 from fastmta._core.pop3 import list_ids, list_sizes
+from fastmta._core.pop3_runs import delete_run, retrieve_run
 
 LISTED_AT_ONCE = 4096  # messages; about a hundred kilobytes of listings
 
@@ -40,6 +42,19 @@ class Maildrop:
         self._deleted[number - 1] = 1
         self.count -= 1
         self.octets -= self._sizes[number - 1]
+
+    def delete_run(self, lines: LineBuffer) -> int:
+        """Mark what the DELEs say that come next; how many they are."""
+        count, octets = delete_run(lines, self._sizes, self._deleted)
+        self.count -= count
+        self.octets -= octets
+        return count
+
+    def retrieve_run(
+        self, number: int, lines: LineBuffer, at_hand: dict[int, bytes], room: int
+    ) -> bytes:
+        """The replies to RETR of a message at hand, and to RETRs that come next: see `_core`."""
+        return retrieve_run(number, lines, at_hand, self._sizes, self._deleted, room)
 
     @property
     def deleted(self) -> list[int]:

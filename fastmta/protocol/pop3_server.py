@@ -15,7 +15,7 @@ from collections.abc import Callable
 from functools import lru_cache
 
 from fastmta._core import pop3 as keyword
-from fastmta._core.data import Stuffer, stuff_whole
+from fastmta._core.data import Stuffer
 from fastmta._core.lines import BareLineFeed, LineTooLong
 from fastmta._core.pop3 import Top, parse_command, parse_numbers
 from fastmta.mail.reply import Reply
@@ -243,9 +243,10 @@ class Pop3Server(Authenticator):
 
     def _dele(self, argument: bytes) -> bytes:
         number, why_not = self._number(argument)
-        if not why_not:
-            self._drop.delete(number)
-        return why_not or reply.DELETED
+        if why_not:
+            return why_not
+        self._drop.delete(number)
+        return reply.DELETED * (1 + self._drop.delete_run(self._lines))
 
     def _rset(self, argument: bytes) -> bytes:
         if argument:
@@ -286,11 +287,12 @@ class Pop3Server(Authenticator):
         number, why_not = self._number(argument)
         if why_not:
             return why_not
-        message = self.at_hand(number)
-        if message is None:
+        if number not in self.at_hand:
             return self._read(number, None)
         self._note_retrieved(number)
-        return stuff_whole(b"+OK %d octets\r\n" % self._drop.size(number), message)
+        # Each that is deleted for it has to be noted, so it is not one of a run.
+        room = 0 if self._policy.deletes_retrieved else MAX_OUTPUT - self._held_back
+        return self._drop.retrieve_run(number, self._lines, self.at_hand, room)
 
     def _top_of(self, argument: bytes) -> bytes:
         try:
@@ -300,7 +302,7 @@ class Pop3Server(Authenticator):
         if not self._drop.has(number):
             return reply.NO_SUCH_MESSAGE
         self._read(number, Top(lines))
-        message = self.at_hand(number)
+        message = self.at_hand.get(number)
         if message is not None:
             self._event = None
             self._say(self._begin_message())

@@ -37,10 +37,10 @@ class LockedMaildrop:
         self._mailboxes, self._account, self._load = mailboxes, account, load
         self._mailbox = snapshot.mailbox
         self.drop = Maildrop(snapshot.uidvalidity, snapshot.uids, snapshot.sizes)
-        self._ahead: dict[int, bytes] = {}  # number -> message
+        self.ahead: dict[int, bytes] = {}  # number -> message, the same dictionary all the time
         self._held = 0  # octets of them, as they are counted in `load`
         self._damaged: dict[int, Unreadable] = {}  # that the store has moved aside
-        self._last = 0  # the number that was asked for last
+        self._next = range(1, 2)  # numbers of which one is asked for by who goes on in order
 
     @classmethod
     async def open(
@@ -69,13 +69,6 @@ class LockedMaildrop:
 
     # Messages: KeyError where one is gone, Unreadable where it is damaged.
 
-    def at_hand(self, number: int) -> bytes | None:
-        """A message, where it was read ahead."""
-        message = self._ahead.get(number)
-        if message is not None:
-            self._last = number
-        return message
-
     def is_small(self, number: int) -> bool:
         return self.drop.size(number) <= AHEAD
 
@@ -83,18 +76,18 @@ class LockedMaildrop:
         """A message whole; where the client goes through them in order, the next ones too."""
         if number in self._damaged:
             raise self._damaged[number]
-        in_order = number in (1, self._last + 1)
+        in_order = number == 1 or number in self._next
         room = min(AHEAD, self._load.max_held - self._load.held) if in_order else 0
         numbers, uids = self.drop.run(number, room, MOST_AHEAD)
-        self._last = number
+        self._next = range(number + 1, numbers[-1] + 2)
         found = await self._mailboxes.read_several(self._mailbox, uids)
         self.forget()
         for each, message in zip(numbers, found, strict=True):
             if isinstance(message, Unreadable):
                 self._damaged[each] = message
             elif not isinstance(message, Exception):
-                self._ahead[each] = message
-        self._held = sum(map(self.drop.size, self._ahead))
+                self.ahead[each] = message
+        self._held = sum(map(self.drop.size, self.ahead))
         self._load.held += self._held
         if isinstance(found[0], Exception):
             raise found[0]
@@ -102,7 +95,7 @@ class LockedMaildrop:
 
     async def read_large(self, number: int, first: int) -> list[bytes]:
         """A message in order, from piece `first` on, about a mebibyte; [] at the end."""
-        self._last = number
+        self._next = range(number + 1, number + 2)
         octets = PIECE if self._load.held < self._load.max_held else SMALL_PIECE
         self._load.held += octets
         try:
@@ -112,6 +105,6 @@ class LockedMaildrop:
 
     def forget(self) -> None:
         """Let go of what was read ahead."""
-        self._ahead = {}
+        self.ahead.clear()
         self._load.held -= self._held
         self._held = 0

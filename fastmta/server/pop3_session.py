@@ -266,7 +266,7 @@ class Pop3Session(Session):
         if maildrop is None:
             machine.not_opened(why_not)
         else:
-            machine.at_hand = maildrop.at_hand
+            machine.at_hand = maildrop.ahead
             machine.opened(maildrop.drop)
         self._go_on()
 

@@ -7,8 +7,9 @@ What is always true at the end of a transaction:
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+from fastmta._core.mail_rows import body_keys, entry_keys, place_of
 from fastmta.store import mail_records as records
 from fastmta.store import rows
 from fastmta.store.env import Databases, Transaction
@@ -180,10 +181,33 @@ class Ledger:
         self.note(mailbox.id, Expunged(((uid, uid),)))
         self.count(name, mailbox, -1, -octets)
 
-    def delete_entry(self, mailbox: int, uid: int, entry: Entry) -> None:
-        """Take an entry away, and its body where no other has it."""
-        self.txn.delete(records.entry_key(mailbox, uid), db=self.db["entries"])
-        self.release(entry)
+    def delete_entries(
+        self, name: bytes, mailbox: Mailbox, uids: Sequence[int]
+    ) -> tuple[list[int], int]:
+        """Take entries away, and bodies that no other has; the uids that were there, and octets.
+
+        What cannot be read is moved aside.
+        """
+        keys = entry_keys(mailbox.id, uids)
+        with self.txn.cursor(self.db["entries"]) as cursor:
+            entries = dict(cursor.getmulti(keys))
+        with self.txn.cursor(self.db["shares"]) as cursor:
+            shared = set(cursor.getmulti(body_keys(list(entries.items())), values=False))
+        gone: list[int] = []
+        octets = 0
+        for uid, key in zip(uids, keys, strict=True):
+            if (row := entries.pop(key, None)) is None:
+                continue
+            if (place := place_of(row)) is None:
+                self.lose(name, mailbox, uid, 0)  # `verify` counts its octets anew
+                continue
+            body, size, front = place
+            self.txn.delete(key, db=self.db["entries"])
+            if not (body in shared and self._has_others(body)):
+                self._delete_body(body, size - front)
+            gone.append(uid)
+            octets += size
+        return gone, octets
 
     # Bodies
 
@@ -207,18 +231,19 @@ class Ledger:
         if shares > 1:
             self.txn.put(key, records.pack_count(shares), db=self.db["shares"])
 
-    def release(self, entry: Entry) -> None:
-        """An entry has its body no more."""
-        key = records.body_key(entry.body)
-        left = records.unpack_count(self.txn.get(key, b"", db=self.db["shares"])) - 1
+    def _has_others(self, body: bytes) -> bool:
+        """Whether other entries have a body that one entry has no more."""
+        left = records.unpack_count(self.txn.get(body, b"", db=self.db["shares"])) - 1
         if left > 1:
-            self.txn.put(key, records.pack_count(left), db=self.db["shares"])
+            self.txn.put(body, records.pack_count(left), db=self.db["shares"])
         elif left == 1:
-            self.txn.delete(key, db=self.db["shares"])
-        else:
-            self.txn.delete(key, db=self.db["bodies"])
-            if records.may_have_chunks(entry):
-                rows.delete_body(self.txn, self.db, entry.body)
+            self.txn.delete(body, db=self.db["shares"])
+        return left > 0
+
+    def _delete_body(self, body: bytes, octets: int) -> None:
+        self.txn.delete(body, db=self.db["bodies"])
+        if records.may_have_chunks(octets):
+            rows.delete_body(self.txn, self.db, int.from_bytes(body))
 
     def has_good_body(self, entry: Entry) -> bool:
         """Whether its body is there; one that cannot be read is moved aside."""

@@ -23,6 +23,8 @@ from fastmta.store.post import Done, Drop, Flagging, Outcome, OutOfStep, Post, R
 
 log = logging.getLogger(__name__)
 
+_AT_ONCE = 1000  # entries that are read before they are deleted
+
 ASIDE = metrics.counter("fastmta_mail_unreadable_total", "Rows of mailboxes moved aside")
 
 
@@ -179,11 +181,10 @@ class Expunge(Waited):
             return
         gone: list[int] = []
         octets = 0
-        for uid in self._uids:
-            if entry := ledger.entry(key, mailbox, uid):
-                ledger.delete_entry(mailbox.id, uid, entry)
-                gone.append(uid)
-                octets += entry.size
+        for i in range(0, len(self._uids), _AT_ONCE):
+            some = ledger.delete_entries(key, mailbox, self._uids[i : i + _AT_ONCE])
+            gone += some[0]
+            octets += some[1]
         if gone:
             ledger.touch(key, mailbox)
             ledger.note(mailbox.id, Expunged(ranges_of(gone)))

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
+from fastmta._core.mail_rows import body_keys, entry_keys, join_messages, list_entries
 from fastmta.store import mail_records as records
 from fastmta.store import rows
 from fastmta.store.env import Databases, Transaction
@@ -80,23 +81,12 @@ def read_page(key: bytes, after: int, txn: Transaction, db: Databases) -> Page |
         return None
     uids, sizes = array("I"), array("Q")
     unreadable: list[int] = []
-    start, last = records.mailbox_key(mailbox.id), 0
+    start = records.mailbox_key(mailbox.id)
+    more = 0
     with txn.cursor(db["entries"]) as cursor:
         if cursor.set_range(records.entry_key(mailbox.id, after + 1)):
-            for name, row in cursor.iternext():
-                if not name.startswith(start):
-                    break
-                if last:  # one more than fits
-                    return Page(mailbox, uids, sizes, unreadable, last)
-                uid = int.from_bytes(name[4:])
-                if records.is_entry(row):
-                    uids.append(uid)
-                    sizes.append(records.size_of(row))
-                else:
-                    unreadable.append(uid)
-                if len(uids) + len(unreadable) == PAGE:
-                    last = uid
-    return Page(mailbox, uids, sizes, unreadable, 0)
+            more = list_entries(cursor.iternext(), start, PAGE, uids, sizes, unreadable)
+    return Page(mailbox, uids, sizes, unreadable, more)
 
 
 def read_entries(
@@ -151,12 +141,20 @@ def read_messages(
     mailbox: int, uids: Sequence[int], txn: Transaction, db: Databases
 ) -> list[bytes | Exception]:
     """Each message whole, or the KeyError or Unreadable of `read_message`."""
-    found: list[bytes | Exception] = []
-    for uid in uids:
-        try:
-            pieces = read_message(mailbox, uid, 0, rows.READ_OCTETS, txn, db)
-        except (KeyError, Unreadable) as error:
-            found.append(error)
-        else:
-            found.append(b"".join(pieces))
-    return found
+    keys = entry_keys(mailbox, uids)
+    with txn.cursor(db["entries"]) as cursor:
+        entries = cursor.getmulti(keys)
+    with txn.cursor(db["bodies"]) as cursor:
+        bodies = cursor.getmulti(body_keys(entries))
+    found = join_messages(keys, entries, bodies, records.MOST_INLINE)
+    return [
+        _read_whole(mailbox, uid, txn, db) if message is None else message
+        for uid, message in zip(uids, found, strict=True)
+    ]
+
+
+def _read_whole(mailbox: int, uid: int, txn: Transaction, db: Databases) -> bytes | Exception:
+    try:
+        return b"".join(read_message(mailbox, uid, 0, rows.READ_OCTETS, txn, db))
+    except (KeyError, Unreadable) as error:
+        return error

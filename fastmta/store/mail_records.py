@@ -51,7 +51,8 @@ _BODY_KEY = Layout(">Q")
 _CHANGE_KEY = Layout(">IQ")
 _RECEIPTS_KEY = Layout(">BQ")
 _COUNT = Layout(">I")
-# version, size, body, date, modseq when it came, modseq now, flags, octets in front
+# version, size, body, date, modseq when it came, modseq now, flags, octets in front.
+# _core/mail_rows.pyx reads this row, its key and that of the body in the same layout.
 _ENTRY = Layout(">BQQdQQIH")
 _BODY = Layout(">BQI")  # version, size, octets of the structure
 _RECEIPT = Layout(">BH")  # octets of the receipt, number of drops
@@ -223,16 +224,6 @@ def unpack_place(row: bytes) -> tuple[int, bytes]:
     return body, row[_ENTRY.size : _ENTRY.size + length]
 
 
-def is_entry(row: bytes) -> bool:
-    """Whether `size_of` and `added_of` can be asked."""
-    return row[:1] == _VERSION and len(row) >= _ENTRY.size
-
-
-def size_of(row: bytes) -> int:
-    """The size that an entry tells."""
-    return int.from_bytes(row[1:9])
-
-
 def added_of(row: bytes) -> int:
     """The modseq with which an entry came."""
     return int.from_bytes(row[25:33])
@@ -248,9 +239,9 @@ def is_inline(size: int, structure: bytes) -> bool:
     return size + len(structure) <= MOST_INLINE
 
 
-def may_have_chunks(entry: Entry) -> bool:
-    """Whether its body may be in chunks, as far as the entry can tell."""
-    return entry.size - len(entry.front) > MOST_INLINE - MOST_STRUCTURE
+def may_have_chunks(octets: int) -> bool:
+    """Whether a body of so many may be in chunks, as far as an entry can tell."""
+    return octets > MOST_INLINE - MOST_STRUCTURE
 
 
 def unpack_body(row: bytes) -> Body:

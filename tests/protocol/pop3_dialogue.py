@@ -1,6 +1,7 @@
 """A client of the POP3 machine that needs no socket."""
 
 from array import array
+from collections.abc import Iterable
 
 from fastmta.mail.reply import Reply
 from fastmta.protocol.pop3_machine import Event, Policy, Retrieve, Task, Update
@@ -60,7 +61,7 @@ class Dialogue:
             self.policy, self.load, door=OpenDoor(*offered), tls=tls, asks=asks
         )
         self.machine.may_log_in_clear = clear
-        self.ahead = False  # messages are in memory already
+        self.at_hand: dict[int, bytes] = {}  # messages that are in memory already
         self.piece = 1 << 20  # octets of a message that come at a time
         self.answers = True  # what it asks for is done at once
         self.why_locked = b""
@@ -126,8 +127,9 @@ class Dialogue:
     def message(self, number: int) -> bytes:
         return list(self.messages.values())[number - 1]
 
-    def at_hand(self, number: int) -> bytes | None:
-        return self.message(number) if self.ahead else None
+    def read_ahead(self, numbers: Iterable[int]) -> None:
+        """These messages are in memory."""
+        self.at_hand.update((number, self.message(number)) for number in numbers)
 
     def retrieve(self, event: Retrieve) -> None:
         message = self.message(event.number)

@@ -75,7 +75,9 @@ def line(draw: random.Random) -> bytes:
 
 def spoken(messages: dict[int, bytes], pieces: Iterable[bytes], draw: random.Random) -> Ended:
     dialogue = Dialogue(messages, max_errors=MAX_ERRORS)
-    dialogue.ahead, dialogue.piece = draw.random() < 0.5, draw.choice([1, 2, 7, 1 << 20])
+    at_hand = draw.choice([0.0, 0.8, 1.0])
+    dialogue.read_ahead(n for n in range(1, len(messages) + 1) if draw.random() < at_hand)
+    dialogue.piece = draw.choice([1, 2, 7, 1 << 20])
     said = dialogue.greeting + b"".join(map(dialogue.send, pieces))
     return Ended([said], dialogue.deleted)
 

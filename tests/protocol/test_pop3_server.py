@@ -283,7 +283,7 @@ def test_a_long_listing_is_said_in_parts_that_the_client_takes() -> None:
 def test_many_messages_in_memory_are_answered_together_but_not_without_end() -> None:
     message = b"x" * 1000 + b"\r\n"
     dialogue = Dialogue(dict.fromkeys(range(1, 1001), message)).logged_in()
-    dialogue.ahead = True
+    dialogue.read_ahead(range(1, 1001))
     said = dialogue.send(b"".join(b"RETR %d\r\n" % n for n in range(1, 1001)))
     assert said.count(b"+OK 1002 octets\r\n") == 1000
     assert len(dialogue.outputs) <= 6
