@@ -10,11 +10,16 @@ from itertools import accumulate
 import msgspec
 from aiohttp import web
 from msgspec import Struct, structs
+from prometheus_client import Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.exposition import generate_latest
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
-from fastmta.metrics import Row, Sample
+from fastmta.metrics import Sample
 
 _TYPE = "text/plain; version=0.0.4; charset=utf-8"
-_CHUNK = 64 << 10  # characters
+_CHUNK = 64 << 10  # octets
 
 
 class Health(Struct, frozen=True):
@@ -63,52 +68,37 @@ def admin_app(collect: Collect, health: Ask) -> web.Application:
 
 def chunks(samples: Iterable[Sample]) -> Iterator[bytes]:
     """The text of these, in pieces."""
-    lines: list[str] = []
-    size = 0
+    piece = bytearray()
     for sample in samples:
-        text = _family(sample)
-        lines.append(text)
-        size += len(text)
-        if size >= _CHUNK:
-            yield "".join(lines).encode()
-            lines.clear()
-            size = 0
-    if lines:
-        yield "".join(lines).encode()
+        piece += generate_latest(_One(_family(sample)))
+        if len(piece) >= _CHUNK:
+            yield bytes(piece)
+            piece.clear()
+    if piece:
+        yield bytes(piece)
 
 
-def _family(sample: Sample) -> str:
-    help = sample.help.replace("\\", r"\\").replace("\n", r"\n")
-    head = f"# HELP {sample.name} {help}\n# TYPE {sample.name} {sample.kind}\n"
-    write = _histogram if sample.kind == "histogram" else _number
-    return head + "".join(write(sample, row) for row in sample.rows)
+class _One(Collector):
+    """What prometheus_client writes at a time."""
+
+    def __init__(self, family: Metric) -> None:
+        self._family = family
+
+    def collect(self) -> Iterator[Metric]:
+        yield self._family
 
 
-def _number(sample: Sample, row: Row) -> str:
-    values, (number,) = row
-    return f"{sample.name}{_labels(sample.labels, values)} {float(number)!r}\n"
-
-
-def _histogram(sample: Sample, row: Row) -> str:
-    values, (total, *counts) = row
-    name, labels = sample.name, (*sample.labels, "le")
-    bounds = [*(repr(float(bound)) for bound in sample.bounds), "+Inf"]
-    lines = [
-        f"{name}_bucket{_labels(labels, (*values, bound))} {float(count)!r}\n"
-        for bound, count in zip(bounds, accumulate(counts), strict=True)
-    ]
-    plain = _labels(sample.labels, values)
-    lines.append(f"{name}_count{plain} {float(sum(counts))!r}\n")
-    lines.append(f"{name}_sum{plain} {float(total)!r}\n")
-    return "".join(lines)
-
-
-def _labels(labels: tuple[str, ...], values: tuple[str, ...]) -> str:
-    if not labels:
-        return ""
-    pairs = zip(labels, map(_escaped, values), strict=True)
-    return "{" + ",".join(f'{label}="{value}"' for label, value in pairs) + "}"
-
-
-def _escaped(value: str) -> str:
-    return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+def _family(sample: Sample) -> Metric:
+    name, text, labels = sample.name, sample.help, sample.labels
+    if sample.kind == "histogram":
+        histogram = HistogramMetricFamily(name, text, labels=labels)
+        bounds = [*map(floatToGoString, sample.bounds), "+Inf"]
+        for values, (total, *counts) in sample.rows:
+            buckets = list(zip(bounds, accumulate(counts), strict=True))
+            histogram.add_metric(values, buckets, total)
+        return histogram
+    make = CounterMetricFamily if sample.kind == "counter" else GaugeMetricFamily
+    family = make(name, text, labels=labels)
+    for values, (number,) in sample.rows:
+        family.add_metric(values, number)
+    return family
