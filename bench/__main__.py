@@ -17,6 +17,7 @@ import bench.parse
 import bench.pop3
 import bench.queue_depth
 import bench.relay
+import bench.scrape
 import bench.suite
 import bench.tls_sessions
 from bench import command, peers, report, signing
@@ -42,6 +43,7 @@ main.add_command(bench.fanout.main, "fanout")
 main.add_command(bench.parse.main, "parse")
 main.add_command(bench.pop3.main, "pop3")
 main.add_command(bench.queue_depth.main, "queue-depth")
+main.add_command(bench.scrape.main, "scrape")
 main.add_command(bench.tls_sessions.main, "tls-sessions")
 
 

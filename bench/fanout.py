@@ -97,11 +97,11 @@ def run(options: Options, base: Path) -> Run:
         with (
             processes.running([*sink_command, *listen], log) as sink,
             processes.running(_dnsmasq(folder, options, ports), folder / "dnsmasq"),
-            _relay(folder, options, ports) as root,
+            serving(folder, options, ports) as root,
         ):
             processes.greets(ports.next_hop, sink)
             before, asked = processes.settled(root), _metrics(ports.admin)
-            load = subprocess.run(_load(options, ports), check=True, stdout=subprocess.PIPE)
+            load = subprocess.run(load_command(options, ports), check=True, stdout=subprocess.PIPE)
             sent = msgspec.json.decode(load.stdout, type=Result)
             acknowledged = parse_ranges(sent.acknowledged)
             relay.arrived(sink, log, acknowledged, relay.STALL)
@@ -158,7 +158,7 @@ def _zone(options: Options) -> Iterator[str]:
 
 
 @contextmanager
-def _relay(folder: Path, options: Options, ports: Ports) -> Iterator[int]:
+def serving(folder: Path, options: Options, ports: Ports) -> Iterator[int]:
     configuration = folder / "fastmta.toml"
     values = msgspec.to_builtins(ports)
     configuration.write_text(CONFIGURATION.format(workers=options.workers, **values))
@@ -168,7 +168,7 @@ def _relay(folder: Path, options: Options, ports: Ports) -> Iterator[int]:
         yield process.pid
 
 
-def _load(options: Options, ports: Ports) -> list[str]:
+def load_command(options: Options, ports: Ports) -> list[str]:
     command = [sys.executable, "-m", "bench.load", f"127.0.0.1:{ports.port}"]
     for name in ("messages", "size", "clients", "domains"):
         command += [f"--{name}", str(getattr(options, name))]

@@ -6,12 +6,13 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from msgspec import Raw, msgpack, structs
 
-from fastmta import control, kept, metrics, notify, privileges
+from fastmta import control, kept, metrics, notify, privileges, vitals
 from fastmta.config import Config, ConfigError, Endpoint, Source, Tls, changes, read
 from fastmta.config_tls import check_times
 from fastmta.control_server import ControlServer, ForSupervisor
@@ -31,9 +32,14 @@ from fastmta.server.tls import show_expiry
 from fastmta.store.env import OWNER_LOCK, Locked, own
 from fastmta.store.view import shard_folders
 from fastmta.web.metrics import Health, admin_app
+from fastmta.web.totals import Totals
 from fastmta.worker_process import CannotStart, WorkerProcess
 
 logger = logging.getLogger(__name__)
+
+WORKERS = metrics.gauge("fastmta_workers", "Workers that there should be")
+READY = metrics.gauge("fastmta_workers_ready", "Workers that answered when they were last asked")
+RESTARTS = metrics.counter("fastmta_worker_restarts_total", "Workers that died and began again")
 
 DRAIN_SECONDS = 85.0  # a worker gives its listeners and its connections 30 each, and then closes
 ORPHANS_SECONDS = 15.0  # for workers whose supervisor was killed
@@ -42,6 +48,9 @@ RESTART_MOST = 10.0
 _decode_request = msgpack.Decoder(Request).decode
 # What the spool's folders and shards hang on, and who owns them.
 NEEDS_RESTART = ("data_dir", "workers", "user", "group")
+
+
+_OURS = -1  # this process, among the numbers of the workers
 
 
 class Supervisor:
@@ -59,6 +68,9 @@ class Supervisor:
         self._clients = LimitsDesk(config, self._workers)
         self._ending = asyncio.Event()
         self._hang_up = asyncio.Event()  # SIGHUP came
+        self._totals = Totals()
+        WORKERS.value = config.workers
+        vitals.show()
         self._http = HttpServer(admin_app(self._samples, self._health))
 
     async def run(self) -> bool:
@@ -177,6 +189,7 @@ class Supervisor:
             lived = time.monotonic() - began
             pause = RESTART_FIRST if lived > RESTART_MOST else min(pause * 2, RESTART_MOST)
             logger.error("worker %d ended with %d, starts again in %g s", worker.index, code, pause)
+            RESTARTS.value += 1
             await self._pause(pause)
             if self._ending.is_set():
                 return 0
@@ -294,16 +307,24 @@ class Supervisor:
 
     def gone(self, worker: WorkerProcess) -> None:
         self._limits.gone(worker.index)
+        self._totals.ended(worker.index)
 
     def _tell(self, index: int, answer: Answer) -> None:
         self._workers[index].permit(control.pack(answer))
 
-    async def _samples(self) -> list[list[Sample]]:
+    async def _samples(self) -> Iterator[Sample]:
         """Of all processes: what paths share is counted here."""
-        return [*await self._collect(), metrics.snapshot()]
+        await self._collect()
+        self._totals.take(_OURS, metrics.snapshot())
+        return self._totals.samples()
 
     async def _collect(self) -> list[list[Sample]]:
-        return await asyncio.gather(*(worker.snapshot() for worker in self._workers))
+        """What each worker says; [] of one that does not answer."""
+        answers = await asyncio.gather(*(worker.snapshot() for worker in self._workers))
+        for worker, samples in zip(self._workers, answers, strict=True):
+            self._totals.take(worker.index, samples)
+        READY.value = len(list(filter(None, answers)))
+        return answers
 
     async def _health(self) -> Health:
         answers = await self._collect()

@@ -9,6 +9,7 @@ import resource
 import signal
 import socket
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from typing import Any, Protocol
@@ -18,7 +19,7 @@ import msgspec
 import uvloop
 from msgspec import Raw, structs
 
-from fastmta import control, log, metrics, privileges
+from fastmta import control, log, metrics, privileges, vitals
 from fastmta.config import Config, ConfigError
 from fastmta.policy_file import PolicyError
 from fastmta.queue.orders import Order
@@ -26,6 +27,10 @@ from fastmta.server.counts import Row
 from fastmta.store.env import Locked
 
 logger = logging.getLogger(__name__)
+
+COLLECT = metrics.histogram(
+    "fastmta_collect_seconds", "Time for which a worker's loop was busy telling what it counted"
+)
 
 DRAIN_SECONDS = 30.0  # for messages that are under way, first those coming in, then those going out
 ORPHAN_SECONDS = 3.0  # the same when the supervisor has died: a new one waits for the files
@@ -93,6 +98,8 @@ class WorkerMain:
         log.set_up(config.log.level, f"worker-{start.index}")
         if config.user:
             privileges.keep_memory_private()
+        vitals.show()
+        lag = vitals.LagMeter()
         self._worker = worker = self._make(
             config, start.index, self._tell_arbiter, self._tell_counts
         )
@@ -103,6 +110,7 @@ class WorkerMain:
         self._take_on()
         seconds = await self._end
         await self._stop(worker, seconds)
+        lag.stop()
 
     async def _stop(self, worker: Worker, seconds: float) -> None:
         logger.info("draining")
@@ -126,6 +134,11 @@ class WorkerMain:
     def _tell_arbiter(self, payload: Raw) -> None:
         self._channel.send(control.Permit(payload))
 
+    def _tell_metrics(self) -> None:
+        began = time.perf_counter()
+        self._channel.send(control.Snapshot(metrics.snapshot()))
+        COLLECT.observe(time.perf_counter() - began)
+
     def _tell_counts(self, rows: list[Row]) -> None:
         self._channel.send(control.Counted(rows))
 
@@ -141,7 +154,7 @@ class WorkerMain:
                 if self._worker is not None:
                     self._worker.lift(set(subjects))
             case control.Ask():
-                self._channel.send(control.Snapshot(metrics.snapshot()))
+                self._tell_metrics()
             case control.Start():
                 self._start.set_result(message)
             case control.Reload():

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
+from math import inf
 from pathlib import Path
 
 from fastmta import metrics
@@ -11,15 +12,29 @@ from fastmta.delivery.site import Site
 from fastmta.queue.expiry import Expiry
 from fastmta.queue.scheduler import Scheduler
 from fastmta.queue.settlement import Settlement
-from fastmta.store.spool import Spool
+from fastmta.store.env import MAP_SIZE
+from fastmta.store.spool import Spool, Statistics
 
 QUEUE = metrics.gauge("fastmta_queue_envelopes", "Envelopes in the queue")
 HELD = metrics.gauge("fastmta_queue_held_envelopes", "Envelopes that an operator keeps back")
+BLOCKED = metrics.gauge(
+    "fastmta_queue_blocked_lanes", "Destinations whose mail waits because their path has no room"
+)
 OLDEST = metrics.gauge(
     "fastmta_queue_oldest_seconds", "Age of the oldest message in the queue", combine="max"
 )
 FILE = metrics.gauge("fastmta_spool_file_bytes", "Size of the spool's files in use")
 FREE = metrics.gauge("fastmta_spool_free_bytes", "Space inside the spool's files for new rows")
+MAP = metrics.gauge("fastmta_spool_map_bytes", "Size that the spool's files may grow to")
+DISK = metrics.gauge(
+    "fastmta_spool_disk_free_bytes", "What can be written on the spool's disk", combine="min"
+)
+FLOOR = metrics.gauge(
+    "fastmta_spool_disk_floor_bytes", "Free space below which no mail is taken", combine="max"
+)
+FULL = metrics.gauge("fastmta_spool_full", "Spools that take no mail: their disk is at its floor")
+
+LOOK_LIFE = 0.005  # seconds: for one scrape, the next sees what has changed
 
 
 class Shard:
@@ -58,17 +73,37 @@ def shards_of(folder: Path, index: int, workers: int) -> list[int]:
     return [index, *sorted(n for n in found if n >= workers and n % workers == index)]
 
 
-def show(shards: list[Shard]) -> None:
-    """Let the gauges read the spools when somebody asks."""
+class _Look:
+    """What the spools say, asked once for all gauges of a scrape."""
 
-    def total(field: str) -> Callable[[], float]:
-        return lambda: sum(getattr(shard.spool.statistics(), field) for shard in shards)
+    def __init__(self, shards: list[Shard]) -> None:
+        self._shards = shards
+        self._time = -inf
+        self._found: list[Statistics] = []
 
-    def age() -> float:
-        times = [shard.spool.statistics().oldest for shard in shards]
-        oldest = min(filter(None, times), default=0.0)
+    def all(self) -> list[Statistics]:
+        now = time.monotonic()
+        if now - self._time > LOOK_LIFE:
+            self._time, self._found = now, [shard.spool.statistics() for shard in self._shards]
+        return self._found
+
+    def total(self, field: str) -> Callable[[], float]:
+        return lambda: sum(getattr(each, field) for each in self.all())
+
+    def age(self) -> float:
+        oldest = min(filter(None, (each.oldest for each in self.all())), default=0.0)
         return max(0.0, time.time() - oldest) if oldest else 0.0
 
-    QUEUE.read, HELD.read = total("envelopes"), total("held")
-    FILE.read, FREE.read = total("file_octets"), total("free_octets")
-    OLDEST.read = age
+    def disk(self) -> float:
+        return min(each.disk_octets for each in self.all())
+
+
+def show(shards: list[Shard]) -> None:
+    """Let the gauges read the spools when somebody asks."""
+    look = _Look(shards)
+    QUEUE.read, HELD.read = look.total("envelopes"), look.total("held")
+    FILE.read, FREE.read = look.total("file_octets"), look.total("free_octets")
+    BLOCKED.read, OLDEST.read, DISK.read = look.total("blocked"), look.age, look.disk
+    MAP.read = lambda: float(MAP_SIZE * len(shards))
+    FLOOR.read = lambda: max(shard.spool.floor for shard in shards)
+    FULL.read = lambda: sum(shard.spool.is_full for shard in shards)

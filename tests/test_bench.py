@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
-from bench import fanout, peers, processes, report, tls_sessions
+from bench import fanout, peers, processes, report, scrape, tls_sessions
 from bench.__main__ import main
 from bench.load import HEAD, Load, Result, body_of
 from bench.peers import PLAIN, Features, Peer
@@ -232,6 +232,18 @@ def test_fanout_asks_once_for_each_name(tmp_path: Path) -> None:
     assert found.queries == 60 + 3 * fanout.HOSTS * 2  # MX; A and AAAA
     assert 3 <= found.connections <= 3 * 32
     assert not list(tmp_path.iterdir())
+
+
+def test_scrapes_are_measured_while_sites_become_known(tmp_path: Path) -> None:
+    found = scrape.run(scrape.Options(sites=150, clients=5, workers=1), tmp_path)
+    assert (found.messages, found.lost) == (150, 0)
+    before, loaded, afterwards = found.phases
+    assert before.scrapes == afterwards.scrapes == scrape.QUIET_SCRAPES
+    assert loaded.scrapes > 0
+    # 100 sites by name, each with three ends.
+    assert afterwards.series - before.series >= 300
+    assert 0 < afterwards.median <= afterwards.worst
+    assert 0 < afterwards.collect_mean <= afterwards.collect_most
 
 
 def test_ratios_compare_what_has_the_same_features() -> None:

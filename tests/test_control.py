@@ -46,7 +46,7 @@ TO_WORKER = [
 ]
 TO_SUPERVISOR = [
     Ready(),
-    Snapshot([Sample("counter", "a", "A", 1.0)]),
+    Snapshot([Sample("counter", "a", "A", (), [((), (1.0,))])]),
     Reloaded(["listener[1]: no"]),
     Progress(1, 2, 3, "half"),
     Answer(1, pack("page")),

@@ -6,7 +6,7 @@ import pkgutil
 import re
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Any, get_origin
+from typing import Any, NamedTuple, get_origin
 
 import pytest
 from msgspec import NODEFAULT, UNSET, structs
@@ -105,6 +105,15 @@ def test_every_category_of_a_reply_is_explained() -> None:
     assert explained == set(CATEGORIES)
 
 
+class Documented(NamedTuple):
+    """A row of docs/metrics.md."""
+
+    kind: str
+    unit: str
+    labels: str
+    what: str
+
+
 def declared_metrics() -> set[str]:
     for module in pkgutil.walk_packages(fastmta.__path__, "fastmta."):
         if module.name != "fastmta.__main__":
@@ -112,20 +121,47 @@ def declared_metrics() -> set[str]:
     return {sample.name for sample in metrics.snapshot()}
 
 
-def names(expression: str) -> set[str]:
-    """The metrics that a PromQL expression reads; a histogram's series by the histogram's name."""
-    return {
-        re.sub("_(bucket|sum|count)$", "", name) for name in re.findall(r"fastmta_\w+", expression)
-    }
+def families() -> dict[str, metrics.Metric]:
+    declared_metrics()
+    return {metric.sample().name: metric for metric in metrics._declared}
 
 
-def test_every_panel_reads_a_metric_that_exists() -> None:
-    dashboard = json.loads((ROOT / "grafana" / "fastmta.json").read_text())
-    shown = {
-        name
-        for panel in dashboard["panels"]
-        for target in panel["targets"]
-        for name in names(target["expr"])
-    }
-    assert shown
-    assert shown - declared_metrics() == set()
+METRICS = {
+    name: Documented(kind, unit, labels, what)
+    for name, kind, unit, labels, what in re.findall(
+        r"^\| `(fastmta_\w+)` \| (\w+) \| (.+?) \| (.*?) ?\| (.+?) \| .*\|$",
+        (ROOT / "docs" / "metrics.md").read_text(),
+        re.M,
+    )
+}
+
+
+def test_every_metric_is_documented() -> None:
+    assert METRICS.keys() == declared_metrics()
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_a_metric_is_as_documented(name: str) -> None:
+    metric, told = families()[name], METRICS[name]
+    sample = metric.sample()
+    assert told.kind == sample.kind
+    assert told.what.endswith(".")
+    for unit in ("bytes", "seconds"):
+        is_so = re.search(f"_{unit}(_total)?$", name) is not None and "_per_second" not in name
+        assert is_so == told.unit.startswith(unit)
+    named = re.findall(r"`(\w+)`[:,;]", f"{told.labels};".replace("`, `", "`; `"))
+    assert [label for label in named if label in sample.labels] == list(sample.labels)
+    if isinstance(metric, metrics.Counters) and len(metric.counts) < 7:
+        assert re.findall(r"`([\w-]+)`", told.labels)[1:] == list(metric.counts)
+    elif isinstance(metric, metrics.Counters):
+        assert f"the {len(metric.counts)} " in told.labels or "the same" in told.labels
+
+
+def test_names_are_as_prometheus_wants_them() -> None:
+    """What promtool does not look at; it looks at the rest in tests/integration/test_prometheus."""
+    for name, metric in families().items():
+        kind = metric.sample().kind
+        assert re.fullmatch(r"fastmta_[a-z0-9_]+", name)
+        assert name.endswith("_total") == (kind == "counter")
+        # In OpenMetrics a counter's family has its name without the end.
+        assert kind == "counter" or f"{name}_total" not in families()

@@ -45,7 +45,7 @@ BESIDE = {
     *("config", "config_abuse", "config_auth", "config_dkim", "config_mailboxes"),
     *("config_outbound", "config_pop3", "config_process", "config_reader", "config_rules"),
     "config_shaping",
-    *("config_submission", "config_tls", "log", "metrics"),
+    *("config_submission", "config_tls", "log", "metrics", "vitals"),
     *("policy", "policy_file", "policy_runner"),
 }
 PURE = {"_core", "mail", "protocol"}

@@ -39,6 +39,7 @@ NEEDS = {
         "haproxy": "haproxy",
         "opendkim": "opendkim",
         "opendkim-testkey": "opendkim-tools",
+        "promtool": "prometheus",
     },
     "bench": {
         "smtp-source": "postfix",

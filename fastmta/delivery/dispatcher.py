@@ -22,6 +22,9 @@ from fastmta.queue.limits import Permits, Shape
 from fastmta.queue.ready import Job, ReadyQueue
 
 PATHS = metrics.gauge("fastmta_delivery_paths", "Paths with mail or connections")
+ACTIVE = metrics.gauge(
+    "fastmta_delivery_active", "Envelopes that wait for a connection, or are being sent"
+)
 
 SWEEP_SECONDS = 1.0
 _SWEPT_AT_ONCE = 500  # paths; then the loop has its turn
@@ -77,6 +80,7 @@ class Dispatcher:
         self.hosts = hosts or Hosts(time.monotonic)
         PAUSED.read = lambda: len(self.hosts.paused())
         PATHS.read = lambda: len(self._paths)
+        ACTIVE.read = self.active_jobs
         self.draining = False
         self.connections: set[Connection] = set()
         self.idle: dict[Connection, None] = {}  # the one that has waited longest first

@@ -1,10 +1,31 @@
-"""What operators see of a path."""
+"""What operators see of a path, and what is counted of them."""
 
 from typing import Literal
 
 from msgspec import Struct
 
+from fastmta import metrics
 from fastmta.mail.reply import Reply
+from fastmta.queue.record import SYSTEM
+
+ENDS = ("delivered", "deferred", "failed")
+BY_SITE = metrics.ranked(
+    "fastmta_site_transactions_total", "Mail transactions by site and end", "site", ENDS
+)
+BY_PROVIDER = metrics.ranked(
+    "fastmta_provider_transactions_total", "Mail transactions by provider and end", "provider", ENDS
+)
+BY_SOURCE = metrics.ranked(
+    "fastmta_source_transactions_total", "Mail transactions by source and end", "source", ENDS
+)
+
+
+def count(site: str, provider: str, source: str, ends: tuple[int, int, int]) -> None:
+    """So many transactions of a path have ended, as in ENDS."""
+    BY_SITE.add(site, ends)
+    BY_PROVIDER.add(provider or metrics.OTHER, ends)
+    BY_SOURCE.add(source or SYSTEM, ends)
+
 
 # What keeps the jobs of a path from going out now.
 Wait = Literal[

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from fastmta import metrics
 from fastmta.delivery.connection import Connection
 from fastmta.delivery.hosts import Spot, Trouble
-from fastmta.delivery.numbers import PathNumbers, Wait
+from fastmta.delivery.numbers import PathNumbers, Wait, count
 from fastmta.delivery.opening import CUT_OFF, open_connection
 from fastmta.delivery.portion import Portion, left_over, most_telling, places_of, split
 from fastmta.delivery.site import Site
@@ -24,7 +24,7 @@ from fastmta.queue.ready import Job, Line
 if TYPE_CHECKING:
     from fastmta.delivery.dispatcher import Dispatcher
 
-OPEN = metrics.gauge("fastmta_delivery_connections", "SMTP connections out that are open")
+OPEN = metrics.gauge("fastmta_delivery_connections_open", "SMTP connections out that are open")
 OPENED = metrics.counter("fastmta_delivery_connections_total", "SMTP connections out, opened")
 MESSAGES = metrics.counter(
     "fastmta_delivery_transactions_total", "Mail transactions begun on SMTP connections out"
@@ -59,7 +59,7 @@ class Path:
         self._recalls = 0  # connections that others wait for
         self._no_connection = False  # the permits said so: until `wake`
         self._no_message = False
-        self._delivered = self._deferred = 0  # since the last sweep
+        self._delivered = self._deferred = self._failed = 0  # since the last sweep
         self._swept = self.loop.time()
         self._pace = 0.0  # what was delivered between sweeps, falling slowly
         self._delivered_rate = self._deferred_rate = 0.0
@@ -135,8 +135,8 @@ class Path:
         """Once a second."""
         self._pace = max(self._delivered, (self._pace + self._delivered) / 2)
         self._delivered_rate += (self._delivered - self._delivered_rate) / PACE_SWEEPS
-        self._deferred_rate += (self._deferred - self._deferred_rate) / PACE_SWEEPS
-        self._delivered = self._deferred = 0
+        self._deferred_rate += (self._deferred + self._failed - self._deferred_rate) / PACE_SWEEPS
+        self._count()
         self._swept = self.loop.time()
         self._ready.limit = self._capacity()
         self._tell_room()
@@ -156,6 +156,13 @@ class Path:
     def _grow(self) -> bool:
         before, self._ready.limit = self._ready.limit, self._capacity()
         return self._ready.limit > before
+
+    def _count(self) -> None:
+        """Tell the metrics once a second, not for each message."""
+        ends = self._delivered, self._deferred, self._failed
+        if any(ends):
+            count(self.site.name, self.shape.provider, self.source.name, ends)
+            self._delivered = self._deferred = self._failed = 0
 
     def _tell_room(self, job: Job | None = None) -> None:
         """After this job has left, or whatever has changed."""
@@ -227,6 +234,8 @@ class Path:
         self._last, self._last_time = telling, now
         if is_delivered:
             self._delivered += 1
+        elif telling.code >= 500:
+            self._failed += 1
         else:
             self._deferred += 1
         if len(replies) > 1 and not self._dispatcher.draining:
@@ -457,6 +466,7 @@ class Path:
         if not (self._ready or self._again or self._portions or self._open or self._openers):
             self._tell(chain.from_iterable(self._told.values()))
             self._told.clear()
+            self._count()
             self._dispatcher.forget(self)
 
     # What operators see.

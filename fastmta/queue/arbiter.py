@@ -6,7 +6,7 @@ from itertools import islice
 from math import inf
 
 from fastmta import metrics
-from fastmta.metrics import Rows
+from fastmta.metrics import LONGEST, Rows
 from fastmta.queue.limits import Answer, Group, Request, Word
 from fastmta.queue.shared_group import Words
 from fastmta.queue.shared_path import PathGroup, PathReport, SharedPath, report_of
@@ -21,7 +21,19 @@ RATE = metrics.gauges(
     "Messages a second that a slowed path may begin now, and the rule that set this",
     ("path", "rule"),
 )
-SHOWN = 100  # slowed paths whose values are exported, those slowed last
+SHOWN = 100  # slowed paths whose values are exported, those slowed last; and of busy paths
+HELD = metrics.gauges(
+    "fastmta_path_connections", "Connections that a path has, of the busiest", ("path",)
+)
+MOST = metrics.gauges(
+    "fastmta_path_connections_limit", "Connections that a path may have now", ("path",)
+)
+MOST_RATE = metrics.gauges(
+    "fastmta_path_rate_limit",
+    "Messages a second that a path may begin now, where there is such a limit",
+    ("path",),
+)
+LOOK_LIFE = 0.5  # seconds for which one look at all paths serves
 
 PATHS = 50_000  # that are remembered; those that workers use are bounded by the workers
 REPORTED = 500  # paths that people are told of at a time
@@ -43,6 +55,11 @@ class Arbiter:
         self._due: dict[str, float] = {}  # when a path wants to be served
         self._times: list[tuple[float, str]] = []  # a heap of those, and of some that changed
         self._sweep = clock() + SWEEP
+        self._looked = -inf
+        self._busiest: list[PathReport] = []
+        HELD.read = lambda: self._busy(lambda report: float(report.open))
+        MOST.read = lambda: self._busy(lambda report: float(report.connections))
+        MOST_RATE.read = lambda: self._busy(lambda report: report.rate)
         CONNECTIONS.read = lambda: self._slowed(lambda report: float(report.connections))
         RATE.read = lambda: self._slowed(lambda report: report.rate)
 
@@ -111,8 +128,19 @@ class Arbiter:
         reports = [path.report(now) for path in self._paths.values() if path.budget.slowed]
         reports += [each for each in self.groups() if each.slowed]
         told = [(each.slowed, each.path, value(each)) for each in reports]
-        rows = [(by.time, (path, by.rule), n) for by, path, n in told if by and n is not None]
+        rows = [
+            (by.time, (path[:LONGEST], by.rule), n) for by, path, n in told if by and n is not None
+        ]
         return [(labels, number) for _, labels, number in sorted(rows, reverse=True)[:SHOWN]]
+
+    def _busy(self, value: Callable[[PathReport], float | None]) -> Rows:
+        now = self.now()
+        if now - self._looked > LOOK_LIFE:
+            held = [path for path in self._paths.values() if path.held]
+            busiest = heapq.nlargest(SHOWN, held, lambda path: path.held)
+            self._looked, self._busiest = now, [path.report(now) for path in busiest]
+        rows = [((report.path[:LONGEST],), value(report)) for report in self._busiest]
+        return [(labels, number) for labels, number in rows if number is not None]
 
     def groups(self) -> list[PathReport]:
         """How all groups stand."""

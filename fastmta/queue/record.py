@@ -19,12 +19,20 @@ DEFERRED = metrics.counters(
 BOUNCED = metrics.counters(
     "fastmta_bounced_total", "Recipients that failed for good", "category", CATEGORIES
 )
+BLOCKED = metrics.ranked(
+    "fastmta_source_blocked_total",
+    "Attempts for a recipient that were refused because a list has the address they came from",
+    "source",
+    ("deferred", "failed"),
+)
 DOUBLE = metrics.counter(
     "fastmta_double_bounces_total", "Recipients of mail without a sender that failed for good"
 )
 DELIVERY_SECONDS = metrics.histogram(
     "fastmta_delivery_seconds", "Time from receipt to delivery, for each recipient"
 )
+
+SYSTEM = "system"  # what metrics call the source where none is configured
 
 # Identity of a recipient -> id of the report that tells of it.
 Dsns = dict[int, str]
@@ -54,6 +62,8 @@ class Record:
         for recipient, end in ends:
             event = _failure(waiting, recipient, end, site, source, dsns)
             DEFERRED.count(event["category"])
+            if event["category"] == Category.BLOCKLIST:
+                BLOCKED.add(source or SYSTEM, (1, 0))
             self._journal.write(events.Deferred(**event, due=waiting.due))
 
     def failed(
@@ -63,6 +73,8 @@ class Record:
             DOUBLE.value += not envelope.sender
             event = _failure(envelope, recipient, end, site, source, dsns)
             BOUNCED.count(event["category"])
+            if event["category"] == Category.BLOCKLIST:
+                BLOCKED.add(source or SYSTEM, (0, 1))
             self._journal.write(events.Bounced(**event))
 
 

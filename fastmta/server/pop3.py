@@ -19,7 +19,7 @@ from fastmta.store.mailboxes import Mailboxes
 
 MAX_HELD = 64 << 20  # octets that are read ahead of clients, of all sessions of a worker
 
-OPEN = metrics.gauge("fastmta_pop3_sessions", "POP3 sessions open now")
+OPEN = metrics.gauge("fastmta_pop3_sessions_open", "POP3 sessions open now")
 
 
 class Pop3Service(Service):

@@ -36,7 +36,7 @@ SESSIONS = metrics.counter("fastmta_pop3_sessions_total", "POP3 sessions accepte
 REFUSED = metrics.counter("fastmta_pop3_sessions_refused_total", "POP3 sessions refused")
 REJECTED = metrics.counter("fastmta_pop3_rejected_total", "POP3 commands refused")
 LOCKED = metrics.counter("fastmta_pop3_in_use_total", "Logins to a maildrop that was open already")
-OCTETS = metrics.counter("fastmta_pop3_octets_total", "Octets written to POP3 clients")
+OCTETS = metrics.counter("fastmta_pop3_bytes_total", "Octets written to POP3 clients")
 DELETED = metrics.counter("fastmta_pop3_deleted_total", "Messages deleted by QUIT")
 
 T = TypeVar("T")

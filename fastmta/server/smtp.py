@@ -21,7 +21,7 @@ from fastmta.server.tls import ServerTls
 
 MAX_HELD = 256 << 20  # octets of content in memory, of all sessions of a worker
 
-OPEN = metrics.gauge("fastmta_smtp_in_sessions", "SMTP sessions open now")
+OPEN = metrics.gauge("fastmta_smtp_in_sessions_open", "SMTP sessions open now")
 
 
 class SmtpService(Service):

@@ -41,7 +41,7 @@ _DELAY = 1.0  # seconds before the reply to an error, from half of max_errors on
 SESSIONS = metrics.counter("fastmta_smtp_in_sessions_total", "SMTP sessions accepted")
 REFUSED = metrics.counter("fastmta_smtp_in_sessions_refused_total", "SMTP sessions refused")
 RECEIVED = metrics.counter("fastmta_smtp_in_messages_total", "Messages accepted over SMTP")
-OCTETS = metrics.counter("fastmta_smtp_in_octets_total", "Octets of messages accepted over SMTP")
+OCTETS = metrics.counter("fastmta_smtp_in_bytes_total", "Octets of messages accepted over SMTP")
 REJECTED = metrics.counter("fastmta_smtp_in_rejected_total", "SMTP commands and messages refused")
 SECONDS = metrics.histogram("fastmta_smtp_in_accept_seconds", "From end of data to its reply")
 

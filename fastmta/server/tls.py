@@ -25,7 +25,7 @@ FAILED = metrics.counter(
     "fastmta_tls_in_failed_total", "TLS handshakes with clients that failed or took too long"
 )
 EXPIRY = metrics.gauges(
-    "fastmta_tls_certificate_expiry_seconds",
+    "fastmta_tls_certificate_expiry_timestamp_seconds",
     "When a certificate of [tls] ends, in seconds since the epoch",
     ("certificate",),
 )

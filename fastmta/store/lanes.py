@@ -117,6 +117,11 @@ class Lanes:
     def __len__(self) -> int:
         return len(self._lanes)
 
+    @property
+    def blocked(self) -> int:
+        """How many wait for a path that has no room."""
+        return len(self._blocked)
+
     # What comes and goes
 
     def found(self, key: bytes, mark: bytes, position: bytes, due: float) -> None:

@@ -15,10 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+from fastmta import metrics
 from fastmta._core.mime_pack import pack
 from fastmta.store import mail_reading
 from fastmta.store import mail_records as records
-from fastmta.store.env import Environment, Meters
+from fastmta.store.env import MAP_SIZE, Databases, Environment, Meters, Transaction
 from fastmta.store.gather import Gather
 from fastmta.store.mail_changes import Changes, read_changes
 from fastmta.store.mail_follow import Followers
@@ -43,6 +44,10 @@ from fastmta.store.rows import READ_OCTETS
 log = logging.getLogger(__name__)
 
 METERS = Meters("mail")
+FILE = metrics.gauge("fastmta_mail_file_bytes", "Size of the mailboxes' file in use", combine="max")
+MAP = metrics.gauge(
+    "fastmta_mail_map_bytes", "Size that the mailboxes' file may grow to", combine="max"
+)
 PARSE_NOW = 1 << 16  # octets of a message that is parsed on the loop, within 0.1 ms
 KEEP_INTERVAL = 2.0  # seconds after which pages are given back, and dead readers forgotten
 
@@ -65,11 +70,22 @@ class Mailboxes:
         self._quota_of = quota_of
         self._followers = Followers(self._env)
         self._loop = asyncio.get_running_loop()
+        self._size = 0.0  # octets of the file
         self._parser = ThreadPoolExecutor(1, thread_name_prefix="store-parser")
         self._parsing: set[asyncio.Future[bytes]] = set()
         self.lock = MailboxLock(folder / "sessions.lock")
         self._env.forget_dead_readers()
+        FILE.read, MAP.read = self._octets, lambda: float(MAP_SIZE)
         self._keeper = asyncio.ensure_future(self._keep())
+
+    def _octets(self) -> float:
+        """Of all workers: they have the same file."""
+        self._size = self._env.glance(self._measure) or self._size
+        return self._size
+
+    def _measure(self, txn: Transaction, db: Databases) -> float:
+        page: int = txn.stat(next(iter(db.values())))["psize"]
+        return float(self._env.last_page() * page)
 
     # Mail comes in
 

@@ -47,6 +47,11 @@ log = logging.getLogger(__name__)
 
 ASIDE = metrics.counter("fastmta_spool_unreadable_total", "Rows that were moved aside")
 
+LAG = metrics.histogram(
+    "fastmta_scheduler_lag_seconds",
+    "How late those were that were due first, for each look into the queue for what is due",
+)
+
 WINDOW = 20_000  # envelopes that are out at the same time; a twentieth of it for urgent ones alone
 LEASE = 1_000  # envelopes that one look into `waiting` hands over at the most
 LEASE_INTERVAL = 0.005  # seconds from one such look to the next
@@ -69,6 +74,8 @@ class Statistics(NamedTuple):
     oldest: float  # when the oldest came, seconds since the epoch; 0 when there is none
     file_octets: int  # pages of the file that were ever used
     free_octets: int  # of them, what is free for new rows
+    disk_octets: int  # that can be written on the disk
+    blocked: int  # lanes whose path has no room
 
 
 class Spool:
@@ -99,7 +106,8 @@ class Spool:
         self._flush_timer: asyncio.TimerHandle | None = None
         self._is_full = False
         self._keeper: asyncio.Task[None] | None = None
-        self._statistics = Statistics(0, 0, 0.0, 0, 0)
+        self._statistics = Statistics(0, 0, 0.0, 0, 0, 0, 0)
+        self._disk = 0  # octets, as they were a second ago
         self._watch_space()
 
     # In
@@ -112,6 +120,16 @@ class Spool:
     def refusal(self) -> Reply | None:
         """Why no message can be taken now, or None."""
         return STORAGE_FULL if self._is_full else None
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it takes no mail, as the disk is at its floor."""
+        return self._is_full
+
+    @property
+    def floor(self) -> int:
+        """Octets of free space under which no mail is taken."""
+        return self._min_free
 
     def failure(self) -> Reply:
         """Why a message could not be written: what is free in the file may be too scattered."""
@@ -339,6 +357,8 @@ class Spool:
         looks = self._lanes.take(now, urgent=is_urgent) if room > 0 else []
         if not looks:
             return
+        if turns := [look.lane.due for look in looks if look.is_turn]:
+            LAG.observe(max(0.0, now - min(turns)))
         self._taken_back = set()
         try:
             read = partial(rows.read_lanes, looks, room, now, self._out.__contains__)
@@ -470,13 +490,16 @@ class Spool:
             oldest=rows.oldest_time(txn, db),
             file_octets=last_page * size,
             free_octets=max(0, last_page - sum(pages)) * size,
+            disk_octets=self._disk,
+            blocked=self._lanes.blocked,
         )
 
     def _watch_space(self) -> None:
         """Below the floor mail is refused, before LMDB fails; pages free in the file count."""
         self._space_timer = self._loop.call_later(SPACE_INTERVAL, self._watch_space)
         self._env.forget_dead_readers()
-        free = self._free_on_disk() + self.statistics().free_octets
+        self._disk = self._free_on_disk()
+        free = self._disk + self.statistics().free_octets
         if (is_full := free < self._min_free) != self._is_full:
             self._is_full = is_full
             log.warning(

@@ -1,6 +1,7 @@
 """The admin listener: what all workers counted, in Prometheus's format, and whether they live.
 
-Writing the text takes milliseconds: this runs in the supervisor's process, never in a worker's.
+This runs in the supervisor's process, never in a worker's. The text goes out as it is made.
+https://prometheus.io/docs/instrumenting/exposition_formats/
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator
@@ -12,19 +13,13 @@ from msgspec import Struct, structs
 from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import generate_latest
-from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from fastmta.metrics import Sample
 
-# Not prometheus_client's own choice: it fails where a version in Accept is no number.
-_Format = tuple[Callable[[Collector], bytes], str]
-_PLAIN: _Format = (generate_latest, "text/plain; version=0.0.4; charset=utf-8")
-_OPEN_METRICS: _Format = (
-    openmetrics.generate_latest,
-    "application/openmetrics-text; version=1.0.0; charset=utf-8",
-)
+_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_CHUNK = 64 << 10  # octets
 
 
 class Health(Struct, frozen=True):
@@ -41,18 +36,21 @@ class Health(Struct, frozen=True):
         return "ok" if self.ready == self.workers else "degraded"
 
 
-Collect = Callable[[], Awaitable[list[list[Sample]]]]  # the samples of each worker
+Collect = Callable[[], Awaitable[Iterable[Sample]]]  # one sample for each name
 Ask = Callable[[], Awaitable[Health]]
 
 
 def admin_app(collect: Collect, health: Ask) -> web.Application:
-    """`GET /metrics` sums what `collect` gives; `GET /healthz` is 503 if no worker answers."""
+    """`GET /metrics` writes what `collect` gives; `GET /healthz` is 503 if no worker answers."""
 
-    async def metrics(request: web.Request) -> web.Response:
-        collected = Collected(combine(await collect()))
-        accept = request.headers.get("Accept", "")
-        write, content_type = _OPEN_METRICS if "openmetrics-text" in accept else _PLAIN
-        return web.Response(body=write(collected), headers={"Content-Type": content_type})
+    async def metrics(request: web.Request) -> web.StreamResponse:
+        samples = await collect()
+        response = web.StreamResponse(headers={"Content-Type": _TYPE})
+        await response.prepare(request)
+        for chunk in chunks(samples):
+            await response.write(chunk)
+        await response.write_eof()
+        return response
 
     async def healthz(request: web.Request) -> web.Response:
         now = await health()
@@ -68,48 +66,39 @@ def admin_app(collect: Collect, health: Ask) -> web.Application:
     return app
 
 
-def combine(workers: Iterable[list[Sample]]) -> list[Sample]:
-    """One sample for each name, in the order in which they were first seen."""
-    total: dict[str, Sample] = {}
-    for sample in (sample for samples in workers for sample in samples):
-        seen = total.get(sample.name)
-        total[sample.name] = sample if seen is None else _add(seen, sample)
-    return list(total.values())
+def chunks(samples: Iterable[Sample]) -> Iterator[bytes]:
+    """The text of these, in pieces."""
+    piece = bytearray()
+    for sample in samples:
+        piece += generate_latest(_One(_family(sample)))
+        if len(piece) >= _CHUNK:
+            yield bytes(piece)
+            piece.clear()
+    if piece:
+        yield bytes(piece)
 
 
-def _add(one: Sample, other: Sample) -> Sample:
-    if one.combine == "max":
-        return one if one.value >= other.value else other
-    counts = tuple(map(sum, zip(one.counts, other.counts, strict=True)))
-    value, rows = one.value + other.value, [*one.rows, *other.rows]
-    return structs.replace(one, value=value, counts=counts, rows=rows)
+class _One(Collector):
+    """What prometheus_client writes at a time."""
 
-
-class Collected(Collector):
-    """Samples as prometheus_client writes them."""
-
-    def __init__(self, samples: list[Sample]) -> None:
-        self._samples = samples
+    def __init__(self, family: Metric) -> None:
+        self._family = family
 
     def collect(self) -> Iterator[Metric]:
-        return map(_family, self._samples)
+        yield self._family
 
 
 def _family(sample: Sample) -> Metric:
-    if sample.label:
-        family = CounterMetricFamily(sample.name, sample.help, labels=[sample.label])
-        for value, count in zip(sample.values, sample.counts, strict=True):
-            family.add_metric([value], count)
-        return family
-    if sample.labels:
-        gauges = GaugeMetricFamily(sample.name, sample.help, labels=sample.labels)
-        for values, number in sample.rows:
-            gauges.add_metric(values, number)
-        return gauges
-    if sample.kind == "counter":
-        return CounterMetricFamily(sample.name, sample.help, value=sample.value)
-    if sample.kind == "gauge":
-        return GaugeMetricFamily(sample.name, sample.help, value=sample.value)
-    bounds = [*map(floatToGoString, sample.bounds), "+Inf"]
-    buckets = list(zip(bounds, accumulate(sample.counts), strict=True))
-    return HistogramMetricFamily(sample.name, sample.help, buckets, sample.value)
+    name, text, labels = sample.name, sample.help, sample.labels
+    if sample.kind == "histogram":
+        histogram = HistogramMetricFamily(name, text, labels=labels)
+        bounds = [*map(floatToGoString, sample.bounds), "+Inf"]
+        for values, (total, *counts) in sample.rows:
+            buckets = list(zip(bounds, accumulate(counts), strict=True))
+            histogram.add_metric(values, buckets, total)
+        return histogram
+    make = CounterMetricFamily if sample.kind == "counter" else GaugeMetricFamily
+    family = make(name, text, labels=labels)
+    for values, (number,) in sample.rows:
+        family.add_metric(values, number)
+    return family

@@ -206,7 +206,7 @@ def test_threat_11_who_guesses_is_told_to_come_again_later(tmp_path: Path) -> No
 def test_metrics_tell_of_sessions(server: Server) -> None:
     before = server.relay.metric("fastmta_pop3_sessions_total")
     client = logged_in(server, "frank")
-    assert server.relay.metric("fastmta_pop3_sessions") >= 1
+    assert server.relay.metric("fastmta_pop3_sessions_open") >= 1
     client.quit()
     assert server.relay.metric("fastmta_pop3_sessions_total") == before + 1
 

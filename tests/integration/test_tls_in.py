@@ -64,7 +64,8 @@ def test_certificates_by_name_and_another_after_sighup(tmp_path: Path) -> None:
     host = '[[tls.host]]\ncertificate = "two/certificate.pem"\nkey = "two/key.pem"\n'
     with relay(tmp_path, TLS.format(*one), host, workers=2) as running:
         with connect(running, one, "one.test") as first, connect(running, two, "two.test") as other:
-            assert running.get("/metrics")[1].count("fastmta_tls_certificate_expiry_seconds{") == 2
+            told = running.get("/metrics")[1]
+            assert told.count("fastmta_tls_certificate_expiry_timestamp_seconds{") == 2
             running.reload(str(tmp_path / "one"), str(tmp_path / "three"))
             for name, certificate in (("one.test", three), ("two.test", two)):
                 with connect(running, certificate, name) as later:
@@ -75,7 +76,9 @@ def test_certificates_by_name_and_another_after_sighup(tmp_path: Path) -> None:
             assert say(other, b"NOOP").startswith(b"250 ")
         metrics = running.get("/metrics")[1]
         for path in (three.certificate, "two/certificate.pem"):
-            found = re.search(rf'expiry_seconds{{certificate="\S*{path}"}} (\S+)', metrics)
+            found = re.search(
+                rf'expiry_timestamp_seconds{{certificate="\S*{path}"}} (\S+)', metrics
+            )
             assert found, metrics
             assert float(found[1]) > time.time() + 86000
         assert float(found[1]) == read_leaf(two.certificate).ends

@@ -233,12 +233,12 @@ class _Agreed:
 
 
 def test_the_metric_tells_when_certificates_end(tls: Tls) -> None:
-    def rows() -> metrics.Rows:
+    def rows() -> list[metrics.Row]:
         [sample] = [s for s in metrics.snapshot() if s.name == server_tls.EXPIRY.name]
         return sample.rows
 
     show_expiry(tls)
-    named = {path: ends for (path,), ends in rows()}
+    named = {path: ends for (path,), (ends,) in rows()}
     assert named.keys() == {str(each.certificate) for each in (tls, *tls.host)}
     info = ssl._ssl._test_decode_cert(str(tls.certificate))  # type: ignore[attr-defined]
     assert named[str(tls.certificate)] == ssl.cert_time_to_seconds(info["notAfter"])

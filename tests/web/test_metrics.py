@@ -11,53 +11,66 @@ from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import parser
-from prometheus_client.openmetrics import parser as openmetrics_parser
 
 from fastmta import metrics
 from fastmta.config import Endpoint
-from fastmta.metrics import Counter, Counters, Gauge, Gauges, Histogram, Sample
+from fastmta.metrics import Sample
 from fastmta.server.http import HttpServer
-from fastmta.web.metrics import Health, admin_app, combine
+from fastmta.web.metrics import Health, admin_app, chunks
+from fastmta.web.totals import Totals
 
 ONE = [
-    Sample("counter", "fastmta_messages_total", "Messages", 3),
-    Sample("gauge", "fastmta_queue_size", "Envelopes", 10),
-    Sample("gauge", "fastmta_queue_oldest_seconds", "Age", 60, combine="max"),
-    Sample("histogram", "fastmta_commit_seconds", "Commits", 1.5, (0.5, 1.0), (2, 0, 1)),
+    Sample("counter", "fastmta_messages_total", "Messages", (), [((), (3,))]),
+    Sample("gauge", "fastmta_queue_size", "Envelopes", (), [((), (10,))]),
+    Sample("gauge", "fastmta_queue_oldest_seconds", "Age", (), [((), (60,))], "max"),
+    Sample("gauge", "fastmta_disk_free_bytes", "Disk", (), [((), (7,))], "min"),
+    Sample(
+        "histogram",
+        "fastmta_commit_seconds",
+        "Commits",
+        (),
+        [((), (1.5, 2, 0, 1))],
+        bounds=(0.5, 1.0),
+    ),
     Sample(
         "counter",
         "fastmta_by_kind_total",
         "Kinds",
-        3,
-        counts=(1, 2),
-        label="kind",
-        values=("spam", "full"),
+        ("kind",),
+        [(("spam",), (1,)), (("full",), (2,))],
     ),
+    Sample("gauge", "fastmta_slow", "Slow", ("path", "why"), [(("a>b", 'say "slow"'), (4,))]),
 ]
 TWO = [
-    Sample("counter", "fastmta_messages_total", "Messages", 4),
-    Sample("gauge", "fastmta_queue_size", "Envelopes", 1),
-    Sample("gauge", "fastmta_queue_oldest_seconds", "Age", 90, combine="max"),
-    Sample("histogram", "fastmta_commit_seconds", "Commits", 0.25, (0.5, 1.0), (1, 1, 0)),
+    Sample("counter", "fastmta_messages_total", "Messages", (), [((), (4,))]),
+    Sample("gauge", "fastmta_queue_size", "Envelopes", (), [((), (1,))]),
+    Sample("gauge", "fastmta_queue_oldest_seconds", "Age", (), [((), (90,))], "max"),
+    Sample("gauge", "fastmta_disk_free_bytes", "Disk", (), [((), (9,))], "min"),
+    Sample(
+        "histogram",
+        "fastmta_commit_seconds",
+        "Commits",
+        (),
+        [((), (0.25, 1, 1, 0))],
+        bounds=(0.5, 1.0),
+    ),
     Sample(
         "counter",
         "fastmta_by_kind_total",
         "Kinds",
-        4,
-        counts=(0, 4),
-        label="kind",
-        values=("spam", "full"),
+        ("kind",),
+        [(("spam",), (0,)), (("full",), (4,))],
     ),
-    Sample("counter", "fastmta_late_total", "Only one worker has it", 1),
-    Sample(
-        "gauge",
-        "fastmta_slow",
-        "Slow ones",
-        0,
-        labels=("path", "rule"),
-        rows=[(("a>b", 'say "slow"'), 4.0), (("c", "d"), 0.5)],
-    ),
+    Sample("counter", "fastmta_late_total", "Only one worker has it", (), [((), (1,))]),
+    Sample("gauge", "fastmta_slow", "Slow", ("path", "why"), [(("c", "d"), (0.5,))]),
 ]
+
+
+def together(workers: list[list[Sample]]) -> list[Sample]:
+    totals = Totals()
+    for number, samples in enumerate(workers):
+        totals.take(number, samples)
+    return list(totals.samples())
 
 
 class Answer(NamedTuple):
@@ -72,8 +85,8 @@ def get(
     accept: str = "",
     health: Health | None = None,
 ) -> Answer:
-    async def collect() -> list[list[Sample]]:
-        return workers
+    async def collect() -> list[Sample]:
+        return together(workers)
 
     async def ask() -> Health:
         return health or Health(len(workers), len(workers))
@@ -106,6 +119,7 @@ SUMMED = {
     "fastmta_messages_total": 7,
     "fastmta_queue_size": 11,
     "fastmta_queue_oldest_seconds": 90,
+    "fastmta_disk_free_bytes": 7,
     "fastmta_commit_seconds_bucket0.5": 3,
     "fastmta_commit_seconds_bucket1.0": 4,
     "fastmta_commit_seconds_bucket+Inf": 5,
@@ -127,13 +141,6 @@ def test_all_workers_together_in_the_plain_format() -> None:
     assert "# HELP fastmta_messages_total Messages\n# TYPE fastmta_messages_total counter" in (
         answer.text
     )
-
-
-def test_open_metrics_for_who_asks_for_it() -> None:
-    answer = get("/metrics", [ONE, TWO], accept="application/openmetrics-text; version=1.0.0")
-    assert answer.content_type.startswith("application/openmetrics-text; version=1.0.0")
-    assert answer.text.endswith("# EOF\n")
-    assert values(answer.text, openmetrics_parser.text_string_to_metric_families) == SUMMED
 
 
 @pytest.mark.parametrize(
@@ -183,48 +190,59 @@ samples = st.lists(st.sampled_from([*ONE, *TWO]), unique_by=lambda sample: sampl
 
 @given(st.lists(samples, max_size=4))
 def test_combining_in_any_order_is_the_same(workers: list[list[Sample]]) -> None:
-    forward = {sample.name: sample for sample in combine(workers)}
-    backward = {sample.name: sample for sample in combine(reversed(workers))}
+    forward = {sample.name: dict(sample.rows) for sample in together(workers)}
+    backward = {sample.name: dict(sample.rows) for sample in together(workers[::-1])}
     assert forward == backward
 
 
-def test_a_declared_metric_comes_out_as_a_sample() -> None:
-    received, kinds, size, age, seconds = (
-        Counter("a_total", "A"),
-        Counters("k_total", "K", "kind", ("spam", "full")),
-        Gauge("b", "B", "sum"),
-        Gauge("c_seconds", "C", "max"),
-        Histogram("d_seconds", "D", (0.5, 1.0)),
-    )
-    slow = Gauges("e", "E", ("path",))
-    slow.read = lambda: [(("x",), 1.5)]
+def test_a_declared_metric_comes_out_as_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "_declared", [])
+    received = metrics.counter("a_total", "A")
+    kinds = metrics.counters("k_total", "K", "kind", ("spam", "full"))
+    size, age = metrics.gauge("b", "B"), metrics.gauge("c_seconds", "C", "max")
+    metrics.gauge("absent", "Not of this process", "min")
+    slow, nobody = metrics.gauges("e", "E", ("path",)), metrics.gauges("n", "N", ("path",))
+    seconds = metrics.histogram("d_seconds", "D", (0.5, 1.0))
+    sites = metrics.ranked("s_total", "S", "site", ("delivered", "failed"))
     received.value += 2
     kinds.count("full")
     size.value = 3
     age.read = lambda: 4.0
+    slow.read = lambda: [(("x",), 1.5)]
+    assert nobody.read is None
     for value in (0.5, 0.75, 7.0):
         seconds.observe(value)
-    declared = [*metrics._counters], [*metrics._gauges], [*metrics._histograms]
-    labelled, families = [*metrics._labelled], [*metrics._families]
-    try:
-        metrics._families[:] = [slow]
-        metrics._counters[:], metrics._gauges[:] = [received], [size, age]
-        metrics._histograms[:], metrics._labelled[:] = [seconds], [kinds]
-        assert metrics.snapshot() == [
-            Sample("counter", "a_total", "A", 2),
-            Sample(
-                "counter", "k_total", "K", 1, counts=(0, 1), label="kind", values=("spam", "full")
-            ),
-            Sample("gauge", "b", "B", 3),
-            Sample("gauge", "c_seconds", "C", 4, combine="max"),
-            Sample("gauge", "e", "E", 0, labels=("path",), rows=[(("x",), 1.5)]),
-            Sample("histogram", "d_seconds", "D", 8.25, (0.5, 1.0), (1, 1, 1)),
-        ]
-    finally:
-        metrics._counters[:], metrics._gauges[:], metrics._histograms[:] = declared
-        metrics._labelled[:], metrics._families[:] = labelled, families
+    sites.add("mx.test", (2, 0))
+    assert [(each.kind, each.name, each.rows) for each in metrics.snapshot()] == [
+        ("counter", "a_total", [((), (2,))]),
+        ("counter", "k_total", [(("spam",), (0,)), (("full",), (1,))]),
+        ("gauge", "b", [((), (3,))]),
+        ("gauge", "c_seconds", [((), (4,))]),
+        ("gauge", "absent", []),
+        ("gauge", "e", [(("x",), (1.5,))]),
+        ("gauge", "n", []),
+        ("histogram", "d_seconds", [((), (8.25, 1, 1, 1))]),
+        (
+            "counter",
+            "s_total",
+            [
+                (("other", "delivered"), (0,)),
+                (("other", "failed"), (0,)),
+                (("mx.test", "delivered"), (2,)),
+                (("mx.test", "failed"), (0,)),
+            ],
+        ),
+    ]
 
 
 def test_samples_survive_the_way_from_a_worker() -> None:
     encoded = msgspec.msgpack.encode([*ONE, *TWO])
     assert msgspec.msgpack.decode(encoded, type=list[Sample]) == [*ONE, *TWO]
+
+
+def test_the_text_goes_out_in_pieces() -> None:
+    rows = [((f"{n:06}",), (n,)) for n in range(10_000)]
+    many = [Sample("gauge", f"fastmta_{n}", "Many", ("name",), rows) for n in range(3)]
+    pieces = list(chunks(many))
+    assert len(pieces) == 3
+    assert len(list(parser.text_string_to_metric_families(b"".join(pieces).decode()))) == 3
