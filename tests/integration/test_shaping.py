@@ -292,7 +292,8 @@ def test_a_host_that_wants_fewer_connections_gets_fewer_and_later_more(tmp_path:
         wait_until(lambda: sink.refused)
         wait_until(lambda: running.metric("fastmta_slow_downs_total") >= 1)
         wait_until(lambda: any(each.connections <= 4 for each in sink.taken[before + 50 :]))
-        assert running.metric("fastmta_paths_slowed") == 1
+        # Seconds later it may have recovered, tried a seventh, and been slowed again.
+        wait_until(lambda: running.metric("fastmta_paths_slowed") == 1)
         assert max(each.connections for each in sink.taken[before + 50 :]) <= 6
         sink.behave(delay=0.01)
         wait_until(lambda: sink.connections == 8)
