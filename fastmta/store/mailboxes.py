@@ -324,6 +324,7 @@ class Mailboxes:
 
     async def close(self) -> None:
         """Write what is pending, tell its owners, and let go of all locks."""
+        FILE.read = MAP.read = None
         self._keeper.cancel()
         self._followers.close()
         if self._parsing:
