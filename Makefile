@@ -4,7 +4,8 @@ JOBS   ?= 3  # tests at a time: most of them wait for others
 VENV   := .venv
 BIN    := $(VENV)/bin
 NODE   := $(VENV)/node
-PYX    := $(wildcard fastmta/_core/*.pyx fastmta/_core/*.pxd fastmta/_core/*.h)
+PXD    := $(wildcard fastmta/*/*.pxd)
+PYX    := $(wildcard fastmta/_core/*.pyx fastmta/_core/*.h) $(PXD) $(wildcard $(PXD:.pxd=.py))
 
 .PHONY: help run test bench check build setup packages sanitize clean
 
@@ -13,7 +14,7 @@ help:
 	@echo "make test   set up, lint, type-check and run every test"
 	@echo "make bench  measure fastmta beside other servers, for a quarter of an hour"
 	@echo "make check  lint and type-check only"
-	@echo "make build  compile what changed in fastmta/_core"
+	@echo "make build  compile what changed"
 	@echo "make sanitize  run the tests of _core and mail under gcc's address and UB sanitizers"
 	@echo "make clean  remove everything that make created"
 
@@ -70,4 +71,4 @@ bench: build
 	$(BIN)/python -m bench all $(BENCH)
 
 clean:
-	rm -rf $(VENV) $(SANITIZED) build dist *.egg-info fastmta/_core/*.c fastmta/_core/*.so
+	rm -rf $(VENV) $(SANITIZED) build dist *.egg-info fastmta/*/*.c fastmta/*/*.so
