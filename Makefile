@@ -4,7 +4,8 @@ JOBS   ?= 3  # tests at a time: most of them wait for others
 VENV   := .venv
 BIN    := $(VENV)/bin
 NODE   := $(VENV)/node
-PYX    := $(wildcard fastmta/_core/*.pyx fastmta/_core/*.pxd fastmta/_core/*.h)
+CORES  := fastmta/_core bench/_core
+PYX    := $(foreach core,$(CORES),$(wildcard $(core)/*.pyx $(core)/*.pxd $(core)/*.h))
 
 .PHONY: help run test bench check build setup packages sanitize clean
 
@@ -13,7 +14,7 @@ help:
 	@echo "make test   set up, lint, type-check and run every test"
 	@echo "make bench  measure fastmta beside other servers, for a quarter of an hour"
 	@echo "make check  lint and type-check only"
-	@echo "make build  compile what changed in fastmta/_core"
+	@echo "make build  compile what changed in fastmta/_core and bench/_core"
 	@echo "make sanitize  run the tests of _core and mail under gcc's address and UB sanitizers"
 	@echo "make clean  remove everything that make created"
 
@@ -26,7 +27,7 @@ test: build packages check
 check: build
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	PATH="$(abspath $(BIN)):$$PATH" cython-lint fastmta  # it calls pycodestyle by name
+	PATH="$(abspath $(BIN)):$$PATH" cython-lint fastmta bench  # it calls pycodestyle by name
 	$(BIN)/mypy
 
 setup: $(VENV)/installed
@@ -43,6 +44,7 @@ $(VENV)/installed: pyproject.toml setup.py
 
 $(VENV)/built: $(VENV)/installed $(PYX) setup.py
 	$(BIN)/python setup.py --quiet build_ext --inplace
+	$(BIN)/cythonize --quiet -3 --inplace bench/_core/*.pyx  # apart: bench is not installed
 	touch $@
 
 # The sanitizers' runtime has to be there before Python is, and to see its allocations.
@@ -70,4 +72,4 @@ bench: build
 	$(BIN)/python -m bench all $(BENCH)
 
 clean:
-	rm -rf $(VENV) $(SANITIZED) build dist *.egg-info fastmta/_core/*.c fastmta/_core/*.so
+	rm -rf $(VENV) $(SANITIZED) build dist *.egg-info $(CORES:=/*.c) $(CORES:=/*.so)

@@ -6,7 +6,7 @@ after a short warm-up:
 \b
 outside   smtp-source -> the peer -> smtp-sink (Debian's postfix package), no pipelining: messages
           a second from the first connection until the sink has them all
-numbered  bench.load -> the peer -> fastmta sink, pipelined: latencies, and which of the
+numbered  bench.load -> the peer -> bench.sink, pipelined: latencies, and which of the
           acknowledged messages arrived, how often, and whether whole
 
 With --tls each peer that can runs both without and with it, numbered alone: smtp-source and
@@ -202,13 +202,17 @@ def numbered(peer: Peer, options: Options, folder: Path) -> Run:
 
 @contextmanager
 def receiving(port: int, folder: Path, tls: Tls = "none") -> Iterator["subprocess.Popen[bytes]"]:
-    """fastmta sink, which counts into `sink` in this folder."""
-    command = [sys.executable, "-m", "fastmta.cli.sink", "--listen", f"127.0.0.1:{port}", "--json"]
-    if tls == "out":
-        command += ["--tls", *map(str, certificate.of(folder))]
+    """A sink, which counts into `sink` in this folder."""
+    command = sink_command(f"127.0.0.1:{port}")
+    if tls == "out":  # which bench.sink does not know
+        command[2:3] = ["fastmta.cli.sink", "--json", "--tls", *map(str, certificate.of(folder))]
     with processes.running(command, folder / "sink") as sink:
         processes.greets(port, sink)
         yield sink
+
+
+def sink_command(listen: str) -> list[str]:
+    return [sys.executable, "-m", "bench.sink", "--listen", listen]
 
 
 def send(port: int, options: Options) -> Result:
