@@ -287,6 +287,7 @@ class Client(asyncio.Protocol):
 @click.option("--size", default=2048, show_default=True)
 @click.option("--domains", default=0, help="Recipients are in so many, not in one.")
 @click.option("--tls", type=click.Choice(get_args(Tls)), default="none", show_default=True)
+@click.option("--python", is_flag=True, help="In Python, as all that speaks TLS.")
 @click.option("--rate", default=0.0, help="Messages a second; 0 is as fast as can be.")
 def main(
     endpoint: str,
@@ -295,15 +296,16 @@ def main(
     size: int,
     domains: int,
     tls: Tls,
+    python: bool,
     rate: float,
 ) -> None:
     """Send numbered messages and print as JSON which of them got a 250."""
     where = Endpoint.parse(endpoint)
     try:
-        if tls == "none":
-            result = send(where, clients, messages, size, domains, rate)
-        else:
+        if python or tls != "none":
             result = uvloop.run(Load(messages, size, domains, tls, rate).run(where, clients))
+        else:
+            result = send(where, clients, messages, size, domains, rate)
     except TimeoutError:
         raise click.ClickException(f"not all clients were greeted in {GREETED:.0f} s") from None
     click.echo(msgspec.json.encode(result))
