@@ -7,7 +7,7 @@ it does not know: chosen misbehaviour, LMTP, TLS.
 
 from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport abort, calloc, free
-from libc.string cimport memmove
+from libc.string cimport memchr, memmove
 
 from bench._core.linux cimport now
 from bench._core.octets cimport Octets, append, append_number, append_text, drop, find, note
@@ -16,8 +16,6 @@ from bench._core.tally cimport count_message, distinct, forget, hash_of, ordered
 cdef enum:
     MAX_LINE = 64 << 10  # octets
     SIZE_DIGITS = 18
-
-cdef const char *END_OF_DATA = b"\r\n.\r\n"  # RFC 5321 section 4.1.1.4
 
 
 cdef Session *open_session(Ledger *ledger, int descriptor) noexcept nogil:
@@ -274,7 +272,7 @@ cdef size_t read_content(
     cdef Octets *body = &it.body
     cdef size_t scanned = max(body.length, 4) - 4
     append(body, data, length)
-    cdef const char *end = find(body.data + scanned, body.length - scanned, END_OF_DATA, 5)
+    cdef const char *end = end_of_data(body.data + scanned, body.data + body.length)
     if end == NULL:
         bound(it, ledger)
         return length
@@ -286,14 +284,33 @@ cdef size_t read_content(
     return length - behind
 
 
+cdef const char *before_dot(const char *at, const char *end) noexcept nogil:
+    """The next CRLF with a dot behind it; NULL where there is none.
+
+    By line ends, of which a body has few beside its octets: memmem would prepare itself each time.
+    """
+    at = <const char *> memchr(at + 1, c"\n", end - at - 1) if at < end else NULL
+    while at != NULL and not (at + 1 < end and (at - 1)[0] == c"\r" and (at + 1)[0] == c"."):
+        at = <const char *> memchr(at + 1, c"\n", end - at - 1)
+    return at - 1 if at != NULL else NULL
+
+
+cdef const char *end_of_data(const char *at, const char *end) noexcept nogil:
+    """The CRLF of CRLF.CRLF, with which alone a message ends (RFC 5321 section 4.1.1.4)."""
+    at = before_dot(at, end)
+    while at != NULL and not (end - at >= 5 and at[3] == c"\r" and at[4] == c"\n"):
+        at = before_dot(at + 3, end)
+    return at
+
+
 cdef void unstuff(Octets *body) noexcept nogil:
     """Without the dot in front of each line that begins with one (RFC 5321 section 4.5.2)."""
     cdef const char *end = body.data + body.length
-    cdef char *to = <char *> find(body.data, body.length, b"\r\n.", 3)
+    cdef char *to = <char *> before_dot(body.data, end)
     cdef const char *start = to
     cdef const char *stop
     while start != NULL:  # `start` is where such a line end is, and all before it stands at `to`
-        stop = find(start + 3, end - start - 3, b"\r\n.", 3)
+        stop = before_dot(start + 3, end)
         to[0], to[1] = c"\r", c"\n"
         to += 2
         start += 3
