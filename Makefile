@@ -7,7 +7,7 @@ NODE   := $(VENV)/node
 CORES  := fastmta/_core bench/_core
 PYX    := $(foreach core,$(CORES),$(wildcard $(core)/*.pyx $(core)/*.pxd $(core)/*.h))
 
-.PHONY: help run test bench check build setup packages sanitize clean
+.PHONY: help run test bench check build setup packages peers sanitize clean
 
 help:
 	@echo "make run    set up and start the demo"
@@ -59,17 +59,19 @@ sanitize: build
 	  PYTHONPATH=$(SANITIZED)/lib $(BIN)/pytest -q -s tests/core tests/mail tests/fuzz --timeout=0 \
 	  -o pythonpath="$(SANITIZED)/lib ." -k "not short_run"
 
-packages: $(VENV)/installed
+packages: $(VENV)/installed peers
 	$(BIN)/python tools/system_packages.py test
 	test -d $(NODE)/node_modules/node-pop3 || \
 	  npm install --silent --no-audit --no-fund --prefix $(NODE) node-pop3@0.11.0  # Debian has none
 
 # With a folder of its own for each run: make bench BENCH='--out results-1'
-bench: build
-	-$(BIN)/python tools/system_packages.py bench
-	$(BIN)/pip install --quiet --no-build-isolation --editable '.[bench]'
-	$(BIN)/python tools/bench_peers.py
+bench: build peers
 	$(BIN)/python -m bench all $(BENCH)
+
+# Servers that the benchmark runs beside fastmta; what cannot be had is said, and left out.
+peers: $(VENV)/installed
+	-$(BIN)/python tools/system_packages.py bench
+	$(BIN)/python tools/bench_peers.py
 
 clean:
 	rm -rf $(VENV) $(SANITIZED) build dist *.egg-info $(CORES:=/*.c) $(CORES:=/*.so)
