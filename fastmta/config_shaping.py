@@ -86,7 +86,7 @@ class Shaping(Table, frozen=True, kw_only=True):
     messages_per_connection: Annotated[int, Meta(ge=1, le=1_000_000)] = 1000
     message_rate: Rate | None = None
     recipients: Annotated[int, Meta(ge=1, le=1_000_000)] = 100
-    ready: Annotated[int, Meta(ge=1, le=1_000_000)] = 1000
+    ready: Annotated[int, Meta(ge=1, le=1_000_000)] = 5000
     tls: TlsPolicy = "opportunistic"
     connect_timeout: Annotated[Duration, Meta(gt=0, le=86400)] = Duration(30)
     # RFC 5321 section 4.5.3.2; MAIL and RCPT have the 5 minutes of the greeting.

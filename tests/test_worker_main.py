@@ -1,9 +1,10 @@
 """A worker's process as its supervisor sees it, around a worker that only plays one."""
 
 import asyncio
+import gc
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from fastmta.config import Config, Source
 from fastmta.control import Answer, Command, Ended, More, Permit, Progress, pack
 from fastmta.queue.orders import Order
 from fastmta.server.counts import Row
-from fastmta.worker_main import WorkerMain
+from fastmta.worker_main import GARBAGE, WorkerMain
 from tests.support import run, until
 from tests.test_control import End, listening
 
@@ -114,6 +115,24 @@ async def worker(folder: Path) -> AsyncIterator[tuple[Player, End]]:
         yield players[0], end
     await ending
     asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)
+
+
+@pytest.fixture(autouse=True)
+def _collector_of_the_tests() -> Iterator[None]:
+    """It is this process's own, too."""
+    thresholds = gc.get_threshold()
+    yield
+    gc.unfreeze()
+    gc.set_threshold(*thresholds)
+
+
+def test_the_garbage_collector_leaves_alone_what_was_there_at_the_start(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with worker(tmp_path):
+            assert gc.get_freeze_count() > 10_000
+            assert gc.get_threshold() == GARBAGE
+
+    run(scenario())
 
 
 def test_it_drains_when_its_supervisor_is_gone(tmp_path: Path) -> None:

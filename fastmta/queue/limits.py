@@ -26,7 +26,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     messages_per_connection: int = 1000
     message_rate: Rate | None = None  # transactions begun
     recipients: int = 100  # of one transaction
-    ready: int = 1000  # jobs that wait in memory, of one worker
+    ready: int = 5000  # jobs that wait in memory, of one worker
     tls: TlsPolicy = "opportunistic"
     connect_timeout: float = 30.0
     command_timeout: float = 300.0

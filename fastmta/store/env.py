@@ -57,6 +57,9 @@ LIB_VERSION = 0
 OWNER_LOCK = "owner.lock"  # in the environment's folder, locked by the process that owns it
 # Seconds between attempts to read: about when the writer has reopened the files.
 READ_AGAIN = (0.01, 0.1, 1.0)
+# Operations whose owners hear of their end in one turn of the loop: each may begin a delivery, and
+# a thousand clients make batches of a thousand.
+TOLD_AT_ONCE = 64
 
 T = TypeVar("T")
 # Quoted: generic for a type checker only.
@@ -169,6 +172,7 @@ class Environment:
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="store-reader")
         self._loop = asyncio.get_running_loop()
         self._pending: deque[Waiter] = deque()
+        self._ended: deque[tuple[Waiter, Exception | None]] = deque()  # and are to hear of it
         self._urgent = False  # somebody waits for what is pending
         self._idle = True  # the writer waits on `_wake`, or is about to
         self._wake_scheduled = False
@@ -265,11 +269,20 @@ class Environment:
                 log.warning("reopened %s", self.folder)
 
     def _finish(self, batch: list[Any], errors: list[Exception | None] | None) -> None:
-        for operation, error in zip(batch, errors or repeat(None), strict=False):
+        is_first = not self._ended
+        self._ended.extend(zip(batch, errors or repeat(None), strict=False))
+        if is_first:
+            self._tell()
+
+    def _tell(self) -> None:
+        for _ in range(min(TOLD_AT_ONCE, len(self._ended))):
+            operation, error = self._ended.popleft()
             try:
                 operation.finished(error)
             except Exception:  # the others still have to hear
                 log.exception("nobody could be told of a finished %s", type(operation).__name__)
+        if self._ended:
+            self._loop.call_soon(self._tell)
 
     # Reading
 
@@ -340,7 +353,9 @@ class Environment:
         self._stopping = True
         self._wake.put(None)
         await self._loop.run_in_executor(None, self._writer.join)
-        await asyncio.sleep(0)  # the last batch's owners hear of it first
+        await asyncio.sleep(0)  # the last batch has ended
+        while self._ended:  # and its owners hear of it first
+            self._tell()
         self._reader.shutdown()
         self._env.close()
         if self._owner is not None:

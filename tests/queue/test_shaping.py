@@ -109,7 +109,7 @@ def test_each_block_sets_only_what_it_says() -> None:
     assert (limits.recipients, origins["recipients"]) == (10, "domain vip.test")
     assert (limits.tls, origins["tls"]) == ("required", "provider big")
     assert (limits.command_timeout, origins["command_timeout"]) == (60.0, "domain vip.test")
-    assert (limits.ready, origins["ready"]) == (1000, "default")
+    assert (limits.ready, origins["ready"]) == (5000, "default")
     assert type(limits.command_timeout) is float
 
 

@@ -145,3 +145,30 @@ def test_who_is_killed_while_reading_does_not_keep_pages_from_use(tmp_path: Path
             assert env.last_page() < size + 5 * 25
 
     run(scenario())
+
+
+def test_owners_of_a_large_batch_leave_others_their_turns(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with opened(tmp_path) as env:
+            operations = [Put(b"%d" % number) for number in range(500)]
+            for operation in operations:
+                env.submit(operation)
+            ended, most = 0, 0
+            while ended < 500:
+                await asyncio.sleep(0)
+                now = sum(operation.ended.done() for operation in operations)
+                ended, most = now, max(most, now - ended)
+            assert most == store_env.TOLD_AT_ONCE
+
+    run(scenario())
+
+
+def test_owners_of_a_large_batch_hear_of_it_before_the_files_are_closed(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with opened(tmp_path) as env:
+            operations = [Put(b"%d" % number) for number in range(500)]
+            for operation in operations:
+                env.submit(operation)
+        assert all(operation.ended.done() for operation in operations)
+
+    run(scenario())
