@@ -4,8 +4,9 @@ JOBS   ?= 3  # tests at a time: most of them wait for others
 VENV   := .venv
 BIN    := $(VENV)/bin
 NODE   := $(VENV)/node
-PXD    := $(wildcard fastmta/*/*.pxd)
-PYX    := $(wildcard fastmta/_core/*.pyx fastmta/_core/*.h) $(PXD) $(wildcard $(PXD:.pxd=.py))
+PXD    := $(wildcard fastmta/*/*.pxd bench/_core/*.pxd)
+PYX    := $(wildcard fastmta/_core/*.pyx fastmta/_core/*.h bench/_core/*.pyx bench/_core/*.h) \
+          $(PXD) $(wildcard $(PXD:.pxd=.py))
 
 .PHONY: help run test bench check build setup packages peers sanitize clean
 
@@ -27,7 +28,7 @@ test: build packages check
 check: build
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	PATH="$(abspath $(BIN)):$$PATH" cython-lint fastmta  # it calls pycodestyle by name
+	PATH="$(abspath $(BIN)):$$PATH" cython-lint fastmta bench  # it calls pycodestyle by name
 	$(BIN)/mypy
 
 setup: $(VENV)/installed
@@ -44,6 +45,7 @@ $(VENV)/installed: pyproject.toml setup.py
 
 $(VENV)/built: $(VENV)/installed $(PYX) setup.py
 	$(BIN)/python setup.py --quiet build_ext --inplace
+	$(BIN)/cythonize --quiet -3 --inplace bench/_core/*.pyx  # apart: bench is not installed
 	touch $@
 
 # The sanitizers' runtime has to be there before Python is, and to see its allocations.
@@ -73,4 +75,5 @@ peers: $(VENV)/installed
 	$(BIN)/python tools/bench_peers.py
 
 clean:
-	rm -rf $(VENV) $(SANITIZED) build dist *.egg-info fastmta/*/*.c fastmta/*/*.so
+	rm -rf $(VENV) $(SANITIZED) build dist *.egg-info fastmta/*/*.c fastmta/*/*.so \
+	  bench/_core/*.c bench/_core/*.so

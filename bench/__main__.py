@@ -3,6 +3,7 @@
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
@@ -69,7 +70,7 @@ def relay(
     dkim: peers.Dkim,
     folder: Path,
     output: Path | None,
-    **options: int,
+    **options: Any,
 ) -> None:
     under_test, absent = command.present({name: peers.load(name) for name in names})
     facts = {**command.begin(under_test, folder), "absent": absent}

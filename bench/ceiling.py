@@ -1,4 +1,4 @@
-"""What the tools themselves can do: bench.load straight into fastmta sink, with no server between.
+"""What the tools themselves can do: bench.load straight into bench.sink, with no server between.
 
 Both share the cores with whatever is measured between them, so a server's figure is the machine's
 and not the tools' as long as theirs is twice as high.

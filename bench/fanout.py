@@ -1,6 +1,6 @@
 """Mail for thousands of domains costs one look-up each, and few connections.
 
-bench.load -> fastmta -> fastmta sink, pipelined, with an empty DNS cache. The domains share some
+bench.load -> fastmta -> bench.sink, pipelined, with an empty DNS cache. The domains share some
 sites, each of two MX hosts, as dnsmasq tells. Counted are the DNS queries and connections of the
 relay, as its metrics have them, and which of the acknowledged messages arrived.
 """
@@ -90,12 +90,11 @@ class Ports(Struct, frozen=True):
 def run(options: Options, base: Path) -> Run:
     """One run in a fresh folder."""
     ports = Ports(*(processes.free_port() for _ in range(4)))
-    sink_command = [sys.executable, "-m", "fastmta.cli.sink", "--json"]
     with relay.scratch(base) as folder:
         log = folder / "sink"
-        listen = ["--listen", f"0.0.0.0:{ports.next_hop}"]
+        listen = f"0.0.0.0:{ports.next_hop}"
         with (
-            processes.running([*sink_command, *listen], log) as sink,
+            processes.running(relay.sink_command(listen), log) as sink,
             processes.running(_dnsmasq(folder, options, ports), folder / "dnsmasq"),
             serving(folder, options, ports) as root,
         ):

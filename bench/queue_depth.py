@@ -8,7 +8,7 @@ folder:
 memory   what is resident of the worker at rest, before new mail comes, and how much of that is
          anonymous: the rest are libraries and pages of the files, which the kernel can take back
 start    from `serve` to the first delivery
-relayed  bench.load -> fastmta -> fastmta sink: messages a second, none lost, none doubled
+relayed  bench.load -> fastmta -> bench.sink: messages a second, none lost, none doubled
 """
 
 import random

@@ -6,11 +6,13 @@ after a short warm-up:
 \b
 outside   smtp-source -> the peer -> smtp-sink (Debian's postfix package), no pipelining: messages
           a second from the first connection until the sink has them all
-numbered  bench.load -> the peer -> fastmta sink, pipelined: latencies, and which of the
+numbered  bench.load -> the peer -> bench.sink, pipelined: latencies, and which of the
           acknowledged messages arrived, how often, and whether whole
 
 With --tls each peer that can runs both without and with it, numbered alone: smtp-source and
-smtp-sink speak no TLS. Handshakes of the load are before the first message and count as CPU.
+smtp-sink speak no TLS. Load and sink are then Python's in all runs: bench.load --python and fastmta
+sink know TLS, and take more of the cores. Handshakes of the load are before the first message and
+count as CPU.
 
 CPU is that of all processes of the peer until they are at rest, those that have ended included.
 Peak memory is the sum of their peaks: pages that processes share count once for each. Resident
@@ -33,7 +35,7 @@ from msgspec import Struct, structs
 
 from bench import certificate, processes, signing
 from bench.load import Result
-from bench.peers import PLAIN, Features, Peer, Tls
+from bench.peers import PLAIN, Features, Peer
 from fastmta.sink import Counts
 from fastmta.sink.tally import parse_ranges
 
@@ -53,6 +55,12 @@ class Options(Struct, frozen=True, kw_only=True):
     rate: float = 0.0  # messages a second; 0: as fast as they go in
     stall: float = STALL
     features: Features = PLAIN
+    beside_tls: bool = False  # it is compared with runs that have TLS
+
+    @property
+    def in_python(self) -> bool:
+        """Whether load and sink are those that know TLS: all runs of a claim have the same."""
+        return self.beside_tls or self.features.tls != "none"
 
 
 class Run(Struct, kw_only=True):
@@ -106,7 +114,8 @@ def run_all(
     measures = (outside, numbered) if options.features.tls == "none" else (numbered,)
     for repeat in range(options.repeats):
         for column, (name, features) in contenders(under_test, options.features).items():
-            mine = structs.replace(options, features=features)
+            beside_tls = options.features.tls != "none"
+            mine = structs.replace(options, features=features, beside_tls=beside_tls)
             for measure in measures:
                 progress(f"{column}, {measure.__name__}, {repeat + 1} of {options.repeats}")
                 with scratch(base) as folder:
@@ -187,7 +196,7 @@ def numbered(peer: Peer, options: Options, folder: Path) -> Run:
     if options.features.tls != "none":
         certificate.of(folder).make()
     log = folder / "sink"
-    with receiving(next_hop, folder, options.features.tls) as sink:
+    with receiving(next_hop, folder, options) as sink:
         with peer.running(folder, port, next_hop, options.workers, options.features) as root:
             before = warmed_up(root, port, options.clients)
             sent = send(port, options)
@@ -201,14 +210,21 @@ def numbered(peer: Peer, options: Options, folder: Path) -> Run:
 
 
 @contextmanager
-def receiving(port: int, folder: Path, tls: Tls = "none") -> Iterator["subprocess.Popen[bytes]"]:
-    """fastmta sink, which counts into `sink` in this folder."""
-    command = [sys.executable, "-m", "fastmta.cli.sink", "--listen", f"127.0.0.1:{port}", "--json"]
-    if tls == "out":
+def receiving(
+    port: int, folder: Path, options: Options | None = None
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """A sink, which counts into `sink` in this folder."""
+    command = sink_command(f"127.0.0.1:{port}", options.in_python if options else False)
+    if options and options.features.tls == "out":
         command += ["--tls", *map(str, certificate.of(folder))]
     with processes.running(command, folder / "sink") as sink:
         processes.greets(port, sink)
         yield sink
+
+
+def sink_command(listen: str, in_python: bool = False) -> list[str]:
+    module = ["fastmta.cli.sink", "--json"] if in_python else ["bench.sink"]
+    return [sys.executable, "-m", *module, "--listen", listen]
 
 
 def send(port: int, options: Options) -> Result:
@@ -224,6 +240,7 @@ def _load(port: int, options: Options) -> list[str]:
     command = [sys.executable, "-m", "bench.load", f"127.0.0.1:{port}"]
     for name in ("messages", "size", "clients", "domains", "rate"):
         command += [f"--{name}", str(getattr(options, name))]
+    command += ["--python"] * options.in_python
     return [*command, *(["--tls", "starttls"] if options.features.tls == "in" else [])]
 
 

@@ -1,7 +1,7 @@
 """A scrape costs no worker its loop, however many sites are known.
 
 Each message goes to another domain with hosts of its own, so that the relay comes to know as many
-sites as there are messages: bench.load -> fastmta -> fastmta sink, names from a DNS server in this
+sites as there are messages: bench.load -> fastmta -> bench.sink, names from a DNS server in this
 process. /metrics is read before, meanwhile once a second, and afterwards.
 
 \b
@@ -198,11 +198,11 @@ def run(options: Options, base: Path) -> Outcome:
         clients=options.clients,
         workers=options.workers,
     )
-    listen = ["--json", "--listen", f"0.0.0.0:{ports.next_hop}"]
+    listen = f"0.0.0.0:{ports.next_hop}"
     with relay.scratch(base) as folder:
         log = folder / "sink"
         with (
-            processes.running([sys.executable, "-m", "fastmta.cli.sink", *listen], log) as sink,
+            processes.running(relay.sink_command(listen), log) as sink,
             names(ports.dns),
             fanout.serving(folder, mail, ports),
         ):

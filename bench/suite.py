@@ -155,7 +155,7 @@ def main(names: list[str], claims: str, folder: Path, out: Path, **values: Any) 
     facts = {**command.begin(under_test, folder), "absent": absent}
     command.raise_limits()
     console, suite = command.console(), Suite(plan, under_test)
-    runs = [ceiling.measure(Options(messages=20_000), plan.base)]
+    runs = [ceiling.measure(Options(messages=100_000), plan.base)]
     try:
         show(console, suite, suite.steps(), runs)
     finally:  # what there is, where somebody loses patience

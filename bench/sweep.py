@@ -81,7 +81,7 @@ def at(options: Options, point: Mapping[str, int | str]) -> Options:
     plain = {name: value for name, value in point.items() if name in Options.__struct_fields__}
     features = {name: value for name, value in point.items() if name in ("tls", "dkim")}
     changed = structs.replace(options.features, **features)
-    return structs.replace(options, features=changed, **plain)
+    return structs.replace(options, features=changed, beside_tls="tls" in point, **plain)
 
 
 def measure(step: Step, options: Options, pace: Pace, base: Path) -> Run:

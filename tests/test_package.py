@@ -16,7 +16,8 @@ def test_the_sdist_is_whole(tmp_path: Path) -> None:
         names = {name.partition("/")[2] for name in file.getnames()}
     sources = {
         str(path.relative_to(ROOT))
-        for path in (ROOT / "fastmta").rglob("*")
+        for package in ("fastmta", "bench")
+        for path in (ROOT / package).rglob("*")
         if path.suffix in {".py", ".pyx", ".pyi", ".pxd", ".typed", ".toml"}
     }
     assert sources | {"LICENSE", "Makefile", "docs/configuration.md"} <= names
