@@ -225,7 +225,7 @@ cdef str value_of(const unsigned char* at, Py_ssize_t length):
         raise ParameterError("a parameter is not UTF-8") from None
 
 
-def parse_reply_line(bytes line not None):
+cpdef tuple parse_reply_line(bytes line):
     """One line of a reply: (code, whether it is the last, enhanced code or "", text).
 
     Reply-line = Reply-code [ ("-" / SP) [ textstring ] ] (RFC 5321 section 4.2); the enhanced
@@ -235,6 +235,7 @@ def parse_reply_line(bytes line not None):
     cdef const unsigned char* at = line
     cdef Py_ssize_t length = len(line)
     cdef Py_ssize_t text = min(4, length)
+    cdef int code
     cdef Py_ssize_t after
     if (length < 3 or not (c"2" <= at[0] <= c"5" and c"0" <= at[1] <= c"9"
                            and c"0" <= at[2] <= c"9")

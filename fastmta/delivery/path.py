@@ -22,7 +22,7 @@ from fastmta.delivery.portion import (
 )
 from fastmta.delivery.site import Site
 from fastmta.delivery.source import Source
-from fastmta.mail.disposition import Disposition
+from fastmta.mail.disposition import Disposition, Kind
 from fastmta.mail.envelope import TlsDemand
 from fastmta.mail.reply import Reply
 from fastmta.queue.limits import Shape
@@ -232,7 +232,10 @@ class Path:
         if len(replies) == 1:
             [telling] = replies
             is_delivered = telling.is_positive
-            ends = [Disposition.of_reply(telling, host, now, success, tls)]
+            if is_delivered:  # as of_reply says, without asking again
+                ends = [Disposition(Kind.DELIVERED, telling, host, now, success, tls)]
+            else:
+                ends = [Disposition.of_reply(telling, host, now, success, tls)]
         else:
             telling = most_telling(replies)
             is_delivered = is_any_positive(replies)

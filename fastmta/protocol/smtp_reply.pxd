@@ -1,3 +1,5 @@
+from fastmta._core.smtp cimport parse_reply_line
+
 cdef class ReplyReader:
     cdef readonly list lines
     cdef list _pending

@@ -1,3 +1,4 @@
+from fastmta._core.smtp_plain cimport plain_data, plain_mail, plain_rcpt
 from fastmta.protocol.smtp_auth cimport Authenticator
 
 

@@ -12,7 +12,7 @@ from fastmta.config import Reports
 from fastmta.log import DispositionLog, Event
 from fastmta.mail.arrival import Arrival
 from fastmta.mail.delivery_status import Action
-from fastmta.mail.disposition import Disposition
+from fastmta.mail.disposition import Disposition, Kind
 from fastmta.mail.envelope import Envelope, format_id
 from fastmta.queue.execution import Execution, execute
 from fastmta.queue.orders import Order, Orders
@@ -56,6 +56,11 @@ class Settlement:
     def settle(self, job: Job, site: str, source: str, ends: list[Disposition]) -> None:
         """`ends` has one disposition for each of the job's recipients, in their order."""
         envelope = job.envelope
+        if len(ends) == 1 and ends[0].kind is Kind.DELIVERED:
+            [recipient] = envelope.recipients
+            if not recipient.notify:  # nobody asked, so there is no report: mostly
+                self._record.delivered(envelope, [(recipient, ends[0])], site, source, {})
+                return self._spool.settle(envelope, None)
         result = outcome(envelope, ends, self._policy_for, site)
         waiting = result.remaining
         if waiting and self._orders.any and (order := self._orders.find(waiting, waiting.site)):

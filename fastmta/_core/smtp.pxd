@@ -1,0 +1,1 @@
+cpdef tuple parse_reply_line(bytes line)
