@@ -10,7 +10,9 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
+import fastmta.cli
 from bench import (
+    accept,
     ceiling,
     cgroup,
     compare,
@@ -19,6 +21,7 @@ from bench import (
     peers,
     plots,
     processes,
+    relay,
     report,
     suite,
     syscalls,
@@ -118,6 +121,18 @@ def test_a_table_of_strace_is_read() -> None:
 100.00    0.000500           4       102        10 total
 """
     assert syscalls.parse(table) == {"read": 100, "fdatasync": 2, "total": 102}
+
+
+@pytest.mark.parametrize("name", ["fastmta", "null"])
+def test_mail_is_taken_in_while_none_can_leave(name: str, tmp_path: Path) -> None:
+    found = accept.measure(peers.load(name), Options(messages=30, clients=3), tmp_path)
+    assert (found.messages, found.refused) == (30, 0)
+    assert found.rate > 0
+    assert found.accept_p99 > 0
+    if name == "fastmta":
+        command = ["queue", "list", "-c", str(tmp_path / "fastmta.toml"), "--json"]
+        done = CliRunner().invoke(fastmta.cli.main, command, catch_exceptions=False)
+        assert len(done.output.splitlines()) == 30 + relay.WARM_UP * 3
 
 
 def test_idle_sessions_are_opened_and_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 NAMES = ("fastmta", "null", "postfix", "exim", "opensmtpd", "haraka", "aiosmtpd")
 FETCHED = Path(__file__).parents[2] / ".build" / "peers"  # by tools/bench_peers.py
-SCALE = ("fastmta", "haraka")  # those that have a number of workers
+SCALE = ("fastmta", "null", "haraka")  # those that have a number of workers
 Tls = Literal["none", "in", "out"]
 TLS = get_args(Tls)
 Dkim = Literal["none", "rsa2048", "ed25519"]
@@ -53,7 +53,8 @@ class Peer(Protocol):
     def running(self) -> Callable[[Path, int, int, int, Features], AbstractContextManager[int]]:
         """Run it for a while: folder, port, port of the next hop, workers, features.
 
-        Gives the root pid. Its certificate, where it needs one, is `certificate.of(folder)`.
+        0 workers are as many as it has by default, or by its documentation for all cores. Gives
+        the root pid. Its certificate, where it needs one, is `certificate.of(folder)`.
         """
 
 

@@ -1,5 +1,6 @@
 """The null relay, as a process."""
 
+import os
 import platform
 import sys
 from collections.abc import Iterator
@@ -27,8 +28,9 @@ def can(features: Features) -> bool:
 def running(
     folder: Path, port: int, next_hop: int, workers: int, features: Features = PLAIN
 ) -> Iterator[int]:
-    """`workers` has no meaning here: the limit is what one process can do."""
-    command = [sys.executable, "-m", "bench.null_relay", str(port), str(next_hop)]
+    """As many processes as fastmta has; next hop 0 throws everything away."""
+    counts = [port, next_hop, workers or len(os.sched_getaffinity(0))]
+    command = [sys.executable, "-m", "bench.null_relay", *map(str, counts)]
     with processes.running(command, folder / "output") as process:
         processes.greets(port, process)
         yield process.pid
