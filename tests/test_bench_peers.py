@@ -192,7 +192,7 @@ def test_points_become_options() -> None:
     assert sweeps.at(options, {"tls": "in"}).features == Features(tls="in")
     null = {"null": peers.load("null")}
     assert [step.point for step in sweeps.steps("tls", null)] == [{"tls": "none"}]
-    assert not list(sweeps.steps("workers", null))
+    assert not list(sweeps.steps("workers", {"postfix": peers.load("postfix")}))
 
 
 def test_a_pace_learns_what_a_peer_can_do() -> None:
