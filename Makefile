@@ -4,8 +4,9 @@ JOBS   ?= 3  # tests at a time: most of them wait for others
 VENV   := .venv
 BIN    := $(VENV)/bin
 NODE   := $(VENV)/node
-CORES  := fastmta/_core bench/_core
-PYX    := $(foreach core,$(CORES),$(wildcard $(core)/*.pyx $(core)/*.pxd $(core)/*.h))
+PXD    := $(wildcard fastmta/*/*.pxd bench/_core/*.pxd)
+PYX    := $(wildcard fastmta/_core/*.pyx fastmta/_core/*.h bench/_core/*.pyx bench/_core/*.h) \
+          $(PXD) $(wildcard $(PXD:.pxd=.py))
 
 .PHONY: help run test bench check build setup packages peers sanitize clean
 
@@ -14,7 +15,7 @@ help:
 	@echo "make test   set up, lint, type-check and run every test"
 	@echo "make bench  measure fastmta beside other servers, for a quarter of an hour"
 	@echo "make check  lint and type-check only"
-	@echo "make build  compile what changed in fastmta/_core and bench/_core"
+	@echo "make build  compile what changed"
 	@echo "make sanitize  run the tests of _core and mail under gcc's address and UB sanitizers"
 	@echo "make clean  remove everything that make created"
 
@@ -74,4 +75,5 @@ peers: $(VENV)/installed
 	$(BIN)/python tools/bench_peers.py
 
 clean:
-	rm -rf $(VENV) $(SANITIZED) build dist *.egg-info $(CORES:=/*.c) $(CORES:=/*.so)
+	rm -rf $(VENV) $(SANITIZED) build dist *.egg-info fastmta/*/*.c fastmta/*/*.so \
+	  bench/_core/*.c bench/_core/*.so

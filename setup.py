@@ -1,13 +1,20 @@
-"""Compile fastmta/_core; everything static is in pyproject.toml."""
+"""Compile fastmta/_core, and each module with a .pxd beside it; the rest is in pyproject.toml."""
 
 from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
-sources = sorted(Path("fastmta/_core").glob("*.pyx"))
+PACKAGE = Path("fastmta")
+sources = sorted(PACKAGE.glob("_core/*.pyx"))
+sources += sorted(path for path in PACKAGE.rglob("*.py") if path.with_suffix(".pxd").exists())
 extensions = [
-    Extension(f"fastmta._core.{path.stem}", [str(path)], extra_compile_args=["-O3"])
+    Extension(
+        ".".join(path.with_suffix("").parts),
+        [str(path)],
+        extra_compile_args=["-O3", "-Wno-unused-function"],
+    )
     for path in sources
 ]
-setup(ext_modules=cythonize(extensions, compiler_directives={"language_level": "3"}))
+directives = {"language_level": "3", "annotation_typing": False, "auto_pickle": False}
+setup(ext_modules=cythonize(extensions, compiler_directives=directives))

@@ -35,14 +35,14 @@ cdef class LineBuffer:
     def __len__(self):
         return len(self.data) - self.at
 
-    def feed(self, bytes data not None):
+    cpdef feed(self, bytes data):
         """Add octets behind those that wait."""
         if self.at < len(self.data):
             data = self.data[self.at:] + data
         self.data = data
         self.at = 0
 
-    def next_line(self):
+    cpdef bytes next_line(self):
         """The next line without its CRLF, or None while it is not whole."""
         if self.skipping and not self._skip():
             return None
@@ -62,7 +62,7 @@ cdef class LineBuffer:
         self.at += length + 1
         return start[:length - 1]
 
-    def take(self, Py_ssize_t count=PY_SSIZE_T_MAX):
+    cpdef bytes take(self, Py_ssize_t count=PY_SSIZE_T_MAX):
         """Up to `count` octets, all that wait at most, without looking at them."""
         cdef Py_ssize_t held = len(self.data) - self.at
         cdef bytes taken = self.data
@@ -76,7 +76,7 @@ cdef class LineBuffer:
             self.clear()
         return taken
 
-    def clear(self):
+    cpdef clear(self):
         """Forget what waits."""
         self.data = b""
         self.at = 0

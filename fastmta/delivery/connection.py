@@ -66,7 +66,7 @@ class Owner(Protocol):
         """The connection is gone; the last call."""
 
 
-class Connection(asyncio.Protocol):
+class Connection:
     """From the TCP connection to its end.
 
     `deadline` (loop time) is watched from outside: once it has passed, `expire` is to be called.
@@ -111,6 +111,11 @@ class Connection(asyncio.Protocol):
         self._resumed: asyncio.Future[None] | None = None  # set while the peer takes no more
 
     @property
+    def protocol(self) -> asyncio.Protocol:
+        """Itself, as the loop knows it: a compiled class has no base in Python."""
+        return cast(asyncio.Protocol, self)
+
+    @property
     def job(self) -> Job | None:
         """What is being sent."""
         return self._job
@@ -126,9 +131,9 @@ class Connection(asyncio.Protocol):
         """Raises OSError or ValueError where the host is not to be had."""
         if self.is_local:
             path = self.address.removeprefix("unix:")
-            await self._loop.create_unix_connection(lambda: self, path)
+            await self._loop.create_unix_connection(lambda: self.protocol, path)
         else:
-            await self._loop.create_connection(lambda: self, self.address, self.host.port)
+            await self._loop.create_connection(lambda: self.protocol, self.address, self.host.port)
 
     def begin(self, job: Job) -> None:
         """Send the message of the job; only when free, and without an objection."""
@@ -324,7 +329,7 @@ class Connection(asyncio.Protocol):
         self._context = terms.tls.context(self._policy, terms.certificate)
         return await self._loop.start_tls(
             self._transport,
-            self,
+            self.protocol,
             self._context,
             server_hostname=self._certified_name,
             ssl_handshake_timeout=timeouts.tls,

@@ -147,7 +147,7 @@ async def _connect(
             bound = _bound(dispatcher, local)
             try:
                 await loop.sock_connect(bound, (spot.address, spot.port))
-                await loop.create_connection(lambda: connection, sock=bound)
+                await loop.create_connection(lambda: connection.protocol, sock=bound)
             except BaseException:
                 bound.close()
                 raise

@@ -12,7 +12,14 @@ from fastmta.delivery.connection import Connection
 from fastmta.delivery.hosts import Spot, Trouble
 from fastmta.delivery.numbers import PathNumbers, Wait, count
 from fastmta.delivery.opening import CUT_OFF, open_connection
-from fastmta.delivery.portion import Portion, left_over, most_telling, places_of, split
+from fastmta.delivery.portion import (
+    Portion,
+    is_any_positive,
+    left_over,
+    most_telling,
+    places_of,
+    split,
+)
 from fastmta.delivery.site import Site
 from fastmta.delivery.source import Source
 from fastmta.mail.disposition import Disposition
@@ -228,7 +235,7 @@ class Path:
             ends = [Disposition.of_reply(telling, host, now, success, tls)]
         else:
             telling = most_telling(replies)
-            is_delivered = any(reply.is_positive for reply in replies)
+            is_delivered = is_any_positive(replies)
             ends = [Disposition.of_reply(reply, host, now, success, tls) for reply in replies]
         self._permits.heard(self.shape, telling)
         self._last, self._last_time = telling, now

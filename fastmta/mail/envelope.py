@@ -1,26 +1,15 @@
 """The envelope: one sender, the recipients of one destination domain, and the retry state."""
 
 from enum import IntEnum
-from functools import lru_cache
 
 from msgspec import Struct
 
+from fastmta._core.ids import format_id as format_id  # what parse_id reads
 from fastmta.mail.disposition import Disposition
 
 # Crockford's base 32: no letter that a person reads as a digit.
 _DIGITS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-_PAIRS = [first + second for first in _DIGITS for second in _DIGITS]
 _ID_LENGTH = 13  # 64 bits at 5 bits a digit
-
-
-@lru_cache(maxsize=4096)  # it is asked for at the reply, and for each line of the log
-def format_id(number: int) -> str:
-    """A message id (64 bits, growing with time) as the 13 characters that people see."""
-    n, pairs = number, _PAIRS  # two digits at a time
-    return (
-        f"{_DIGITS[n >> 60 & 31]}{pairs[n >> 50 & 1023]}{pairs[n >> 40 & 1023]}"
-        f"{pairs[n >> 30 & 1023]}{pairs[n >> 20 & 1023]}{pairs[n >> 10 & 1023]}{pairs[n & 1023]}"
-    )
 
 
 def parse_id(text: str) -> int:

@@ -4,11 +4,12 @@ from fastmta._core.base64 import decode, encode
 from fastmta._core.lines import BareLineFeed, LineTooLong
 from fastmta.protocol import smtp_replies as reply
 from fastmta.protocol.sasl import Challenge, Outcome, Proven
-from fastmta.protocol.smtp_machine import CREDENTIALS, READY, Event, SmtpMachine
+from fastmta.protocol.smtp_content import ContentReader
+from fastmta.protocol.smtp_machine import CREDENTIALS, READY, Event
 from fastmta.protocol.smtp_question import Attempt, Question, Step
 
 
-class Authenticator(SmtpMachine):
+class Authenticator(ContentReader):
     """The part of a session from AUTH to the word whether it was taken."""
 
     __slots__ = ()

@@ -18,13 +18,14 @@ from functools import lru_cache
 
 from fastmta._core import smtp as verb
 from fastmta._core.lines import BareLineFeed, LineTooLong
+from fastmta._core.smtp_plain import plain_data, plain_mail, plain_rcpt
 from fastmta.mail.arrival import Arrival
 from fastmta.mail.envelope import Recipient
 from fastmta.mail.reply import Reply
 from fastmta.protocol import smtp_replies as reply
 from fastmta.protocol.smtp_arguments import Refused, read_mail, read_rcpt
 from fastmta.protocol.smtp_auth import Authenticator
-from fastmta.protocol.smtp_content import OUT_OF_ORDER, ContentReader
+from fastmta.protocol.smtp_content import OUT_OF_ORDER
 from fastmta.protocol.smtp_limits import Door, Load, Policy
 from fastmta.protocol.smtp_machine import (
     ASKING,
@@ -60,7 +61,7 @@ _HOST = re.compile(rb"[0-9A-Za-z_.:\-]{1,255}|\[[0-9A-Za-z.:]{1,64}\]")
 _CLOSING = 421
 
 
-class SmtpServer(ContentReader, Authenticator):
+class SmtpServer(Authenticator):
     """One session: see the module."""
 
     __slots__ = ("_refusal", "asks", "trusts_xclient", "vet", "vet_sender")
@@ -153,6 +154,33 @@ class SmtpServer(ContentReader, Authenticator):
                 return
         if self.state < ASKING:
             self._pause(Event.YIELD)
+
+    # What is plain is taken off in one call, by the rules of `_command` for the same line.
+
+    def _ready(self) -> bool:
+        if not self._lines:
+            return False
+        policy = self._policy
+        found = None
+        if self.authenticated or not policy.needs_login:
+            found = plain_mail(self._lines, policy.max_message_size)
+        if found is None:
+            return self._command()
+        sender, size, eight_bit = found
+        self._output.append(self._begin(Arrival(0, sender, [], [], size, 0.0, eight_bit)))
+        return True
+
+    def _transaction(self) -> bool:
+        if not self._lines:
+            return False
+        address = plain_rcpt(self._lines)
+        if address is not None:
+            self._output.append(self._consider(Recipient(address)))
+            return True
+        if self.state == RECIPIENT and plain_data(self._lines):
+            self._output.append(self._data(b""))
+            return True
+        return self._command()
 
     def _command(self) -> bool:
         lines = self._lines
@@ -263,6 +291,10 @@ class SmtpServer(ContentReader, Authenticator):
             arrival = read_mail(argument, self._policy.max_message_size, tls=self.tls)
         except Refused as refused:
             return self._error(refused.answer)
+        return self._begin(arrival)
+
+    def _begin(self, arrival: Arrival) -> bytes:
+        """MAIL is as it should be."""
         vet = self.vet_sender if self.authenticated else None
         if vet is not None and (refusal := vet(arrival.sender)):
             return self._error(refusal)
@@ -286,6 +318,12 @@ class SmtpServer(ContentReader, Authenticator):
             recipient = read_rcpt(argument, arrival, self._policy.hostname)
         except Refused as refused:
             return self._error(refused.answer)
+        return self._consider(recipient)
+
+    def _consider(self, recipient: Recipient) -> bytes:
+        """RCPT is as it should be."""
+        arrival = self.arrival
+        assert arrival is not None
         if self.vet is None:
             if not self.may_relay:
                 return self._error(reply.RELAY_DENIED)
@@ -437,9 +475,9 @@ _CARRY_OUT: dict[Step, Callable[[SmtpServer, Question], bytes]] = {
 
 _STEPS: tuple[Callable[[SmtpServer], bool], ...] = (
     _Server._command,  # START
-    _Server._command,  # READY
-    _Server._command,  # SENDER
-    _Server._command,  # RECIPIENT
+    _Server._ready,  # READY
+    _Server._transaction,  # SENDER
+    _Server._transaction,  # RECIPIENT
     _Server._command,  # CHUNKS
     _Server._content,  # CONTENT
     _Server._chunk,  # CHUNK

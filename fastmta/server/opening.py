@@ -82,7 +82,7 @@ async def _connect(
     session: Session, accepted: socket.socket, tls: ssl.SSLContext | None = None
 ) -> None:
     await asyncio.get_running_loop().connect_accepted_socket(
-        lambda: UnderTls(session) if tls else session,
+        lambda: UnderTls(session.protocol) if tls else session.protocol,
         accepted,
         ssl=tls,
         ssl_handshake_timeout=HANDSHAKE_SECONDS if tls else None,

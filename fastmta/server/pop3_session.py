@@ -342,7 +342,7 @@ class Pop3Session(Session):
         assert tls is not None
         transport: asyncio.Transport | None = None
         if not self.is_write_held:  # uvloop cannot, then (its issue 564)
-            transport = await upgrade(self, self.transport, tls.context(self.service))
+            transport = await upgrade(self.protocol, self.transport, tls.context(self.service))
         if transport is None or self._gone:
             self.transport.abort()
             self.connection_lost(None)  # which start_tls leaves out when it fails

@@ -67,7 +67,7 @@ class Port:
             self._unwatch()
             # A descriptor of its own: the queue of the kernel outlives the server.
             self._server = await asyncio.get_running_loop().create_server(
-                self._session, sock=self._listening.dup()
+                lambda: self._session().protocol, sock=self._listening.dup()
             )
 
     async def close(self) -> None:

@@ -21,7 +21,7 @@ HOLD_PENDING = 2  # enough is buffered behind what somebody else has to finish
 HOLD_HANDSHAKE = 4
 
 
-class Session(asyncio.Protocol):
+class Session:
     """One connection. Subclasses speak the protocol; `sessions` knows when time is up."""
 
     __slots__ = ("_hold", "client", "sessions", "since", "transport")
@@ -33,6 +33,11 @@ class Session(asyncio.Protocol):
         self.client = ""  # the peer's IP address, or the one that a proxy has told
         self.since = sessions.now  # when it was last the client's turn anew
         self._hold = 0
+
+    @property
+    def protocol(self) -> asyncio.Protocol:
+        """Itself, as the loop knows it: a compiled class has no base in Python."""
+        return cast(asyncio.Protocol, self)
 
     def begin(self, transport: asyncio.BaseTransport) -> None:
         """Call it first in connection_made: there is a connection, and who is at its end."""

@@ -39,19 +39,20 @@ def envelopes_of(arrival: Arrival) -> list[Envelope]:
 
 
 def _envelope(arrival: Arrival, index: int, domain: str, recipients: list[Recipient]) -> Envelope:
+    # The first ones by their places: names cost more than all else here.
     return Envelope(
-        message=arrival.message,
-        index=index,
-        sender=arrival.sender,
-        domain=domain,
-        recipients=recipients,
-        received=arrival.received,
-        size=arrival.size,
-        eight_bit=arrival.eight_bit,
-        utf8=arrival.utf8,
-        ret=arrival.ret,
-        envid=arrival.envid,
-        client=arrival.client,
+        arrival.message,
+        index,
+        arrival.sender,
+        domain,
+        recipients,
+        arrival.received,
+        arrival.size,
+        arrival.eight_bit,
+        arrival.utf8,
+        arrival.ret,
+        arrival.envid,
+        arrival.client,
         priority=arrival.priority,
         tenant=arrival.tenant,
         campaign=arrival.campaign,

@@ -734,20 +734,20 @@ def test_drain_has_an_end(silent: str) -> None:
 
 def test_cut_off_in_the_moment_of_connecting(monkeypatch: pytest.MonkeyPatch) -> None:
     """The loop then closes the socket without a word to the connection."""
-    made = Path.made
     drains: list[asyncio.Task[None]] = []
 
     async def scenario() -> None:
         async with Mx() as mx:
             relay = Relay()
 
-            def made_and_drained(path: Path, connection: Connection) -> None:
-                made(path, connection)
-                drains.append(asyncio.ensure_future(relay.dispatcher.drain(0.01)))
-                for opener in path._openers:
-                    opener.cancel()
+            class Drained(Path):
+                def made(self, connection: Connection) -> None:
+                    super().made(connection)
+                    drains.append(asyncio.ensure_future(relay.dispatcher.drain(0.01)))
+                    for opener in self._openers:
+                        opener.cancel()
 
-            monkeypatch.setattr(Path, "made", made_and_drained)
+            monkeypatch.setattr("fastmta.delivery.dispatcher.Path", Drained)
             assert relay.submit(site(mx.host))
             await until(lambda: bool(drains))
             await drains[0]

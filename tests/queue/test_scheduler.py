@@ -5,6 +5,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Hashable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import msgspec
 import pytest
@@ -356,7 +358,8 @@ def test_somebody_may_choose_where_an_envelope_goes(tmp_path: Path) -> None:
             def settle(job: Job, site: str, source: str, ends: list[Disposition]) -> None:
                 settled[job.envelope.domain] = ends[0].reply
 
-            engine.settlement.settle = settle  # type: ignore[method-assign]
+            told = SimpleNamespace(settle=settle)
+            engine.scheduler._settlement = cast(Settlement, told)
             for domain in ("a.test", "b.test", "c.test", "d.test"):
                 await accept(engine.spool, arrival(engine.spool, f"u@{domain}"))
             await until(lambda: sorted(engine.paths) == ["b.test", "x.test"])

@@ -26,13 +26,13 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
 def helos(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The name of each session after each read, so that no command goes unseen."""
     seen: list[str] = []
-    receive = SmtpSession.data_received
 
-    def observed(session: SmtpSession, data: bytes) -> None:
-        receive(session, data)
-        seen.append(session._machine.helo)
+    class Observed(SmtpSession):
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            seen.append(self._machine.helo)
 
-    monkeypatch.setattr(SmtpSession, "data_received", observed)
+    monkeypatch.setattr("fastmta.server.smtp.SmtpSession", Observed)
     return seen
 
 

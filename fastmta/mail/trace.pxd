@@ -1,0 +1,1 @@
+cpdef str address_literal(str address)

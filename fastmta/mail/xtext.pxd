@@ -1,0 +1,1 @@
+cpdef str original_recipient(str address)
