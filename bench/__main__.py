@@ -53,7 +53,7 @@ main.add_command(bench.tls_sessions.main, "tls-sessions")
 @click.option("--size", type=click.IntRange(600), default=2048, show_default=True, help="Octets.")
 @click.option("--clients", type=click.IntRange(1), default=100, show_default=True)
 @click.option("--repeats", type=click.IntRange(1), default=3, show_default=True)
-@click.option("--workers", type=click.IntRange(0), default=0, help="Where any; 0: its default.")
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Where any.")
 @click.option("--domains", type=click.IntRange(0), default=0, help="Of the numbered recipients.")
 @command.peers_option(*peers.NAMES)
 @click.option(

@@ -28,7 +28,7 @@ def measure(peer: Peer, sessions: int, base: Path) -> Run:
     with (
         relay.scratch(base) as folder,
         relay.receiving(next_hop, folder),  # some connect at once
-        peer.running(folder, port, next_hop, 0, PLAIN) as root,
+        peer.running(folder, port, next_hop, 1, PLAIN) as root,
     ):
         octets = uvloop.run(_idle(port, sessions, root))
     return Run(claim="idle", load="idle", point={"sessions": sessions}, session=octets)

@@ -50,7 +50,7 @@ class Options(Struct, frozen=True, kw_only=True):
     size: int = 2048
     clients: int = 100
     repeats: int = 3
-    workers: int = 0  # of servers that have a number of them; 0: as they have it by default
+    workers: int = 1  # load and sink need cores too: of two, one is left
     domains: int = 0  # of the recipients; 0: one
     rate: float = 0.0  # messages a second; 0: as fast as they go in
     stall: float = STALL

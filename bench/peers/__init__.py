@@ -53,8 +53,7 @@ class Peer(Protocol):
     def running(self) -> Callable[[Path, int, int, int, Features], AbstractContextManager[int]]:
         """Run it for a while: folder, port, port of the next hop, workers, features.
 
-        0 workers are as many as it has by default, or by its documentation for all cores. Gives
-        the root pid. Its certificate, where it needs one, is `certificate.of(folder)`.
+        Gives the root pid. Its certificate, where it needs one, is `certificate.of(folder)`.
         """
 
 

@@ -12,7 +12,7 @@ from bench.peers import PLAIN, Features
 CONFIGURATION = """
 hostname = "fastmta.example.test"
 data_dir = "data"
-{workers}
+workers  = {workers}
 
 [[listener]]
 service = "smtp"
@@ -65,14 +65,13 @@ def can(features: Features) -> bool:
 def running(
     folder: Path, port: int, next_hop: int, workers: int, features: Features = PLAIN
 ) -> Iterator[int]:
-    """The supervisor and its workers; 0: as many as it has by default, one for each core."""
+    """The supervisor and its workers."""
     configuration = folder / "fastmta.toml"
     values: dict[str, object] = {"port": port, "admin": processes.free_port(), "next_hop": next_hop}
     values |= certificate.of(folder)._asdict()
     values |= signing.of(folder)._asdict()
     text = CONFIGURATION + TLS.get(features.tls, "") + (DKIM if features.dkim != "none" else "")
-    values["workers"] = f"workers = {workers}" if workers else ""
-    configuration.write_text(text.format(**values))
+    configuration.write_text(text.format(workers=workers, **values))
     command = [str(PROGRAM), "serve", "-c", str(configuration)]
     with processes.running(command, folder / "output") as process:
         processes.greets(port, process)

@@ -74,7 +74,7 @@ def running(
     config, plugins = folder / "config", folder / "plugins"
     for each in (config, plugins, folder / "queue"):
         each.mkdir()
-    nodes = {0: "cpus", 1: 0}.get(workers, workers)
+    nodes = workers if workers > 1 else 0
     values: dict[str, object] = {"tls": str(features.tls == "out").lower()}
     (plugins / "relay.js").write_text(RELAY.format(next_hop=next_hop))
     texts = {"smtp.ini": SMTP.format(port=port, nodes=nodes)}

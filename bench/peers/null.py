@@ -1,6 +1,5 @@
 """The null relay, as a process."""
 
-import os
 import platform
 import sys
 from collections.abc import Iterator
@@ -28,9 +27,8 @@ def can(features: Features) -> bool:
 def running(
     folder: Path, port: int, next_hop: int, workers: int, features: Features = PLAIN
 ) -> Iterator[int]:
-    """As many processes as fastmta has; next hop 0 throws everything away."""
-    counts = [port, next_hop, workers or len(os.sched_getaffinity(0))]
-    command = [sys.executable, "-m", "bench.null_relay", *map(str, counts)]
+    """As many processes as fastmta has workers; next hop 0 throws everything away."""
+    command = [sys.executable, "-m", "bench.null_relay", *map(str, (port, next_hop, workers))]
     with processes.running(command, folder / "output") as process:
         processes.greets(port, process)
         yield process.pid
