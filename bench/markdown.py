@@ -22,6 +22,15 @@ TABLES: dict[str, tuple[str, list[Measure]]] = {
             *report.ENDS,
         ],
     ),
+    "accept": (
+        "Taking mail in while none can leave",
+        [
+            Measure("messages a second", lambda run: run.rate),
+            Measure("CPU a message, µs", lambda run: run.cpu),
+            Measure("end of data to 250, p50, ms", lambda run: run.accept_p50 * 1e3, MILLISECONDS),
+            Measure("p99, ms", lambda run: run.accept_p99 * 1e3, MILLISECONDS),
+        ],
+    ),
     "latency": (
         "End of data to 250 at half of that load",
         [

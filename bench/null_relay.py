@@ -2,12 +2,13 @@
 
 It parses nothing that it need not, stores nothing, and passes each message on as it came, over
 50 kept connections, with MAIL, RCPT and DATA in one write. Its 250 means nothing: a crash loses
-what it holds. One process, one loop.
+what it holds. Next hop 0 throws everything away. Each process has one loop, and shares the port.
 
-    python -m bench.null_relay LISTEN_PORT NEXT_HOP_PORT
+    python -m bench.null_relay LISTEN_PORT NEXT_HOP_PORT PROCESSES
 """
 
 import asyncio
+import os
 import sys
 from collections import deque
 from typing import cast
@@ -99,8 +100,11 @@ class Relay:
     def __init__(self) -> None:
         self._idle: list[Outbound] = []
         self._waiting: deque[tuple[bytes, bytes]] = deque()
+        self._throws_away = False
 
     def take(self, envelope: bytes, body: bytes) -> None:
+        if self._throws_away:
+            return
         if self._idle:
             self._idle.pop().send(envelope, body)
         else:
@@ -114,11 +118,21 @@ class Relay:
 
     async def run(self, port: int, next_hop: int) -> None:
         loop = asyncio.get_running_loop()
-        for _ in range(CONNECTIONS):
+        self._throws_away = not next_hop
+        for _ in range(CONNECTIONS if next_hop else 0):
             await loop.create_connection(lambda: Outbound(self), "127.0.0.1", next_hop)
-        server = await loop.create_server(lambda: Inbound(self), "127.0.0.1", port, backlog=1024)
+        server = await loop.create_server(
+            lambda: Inbound(self), "127.0.0.1", port, backlog=1024, reuse_port=True
+        )
         await server.serve_forever()
 
 
+def main(port: int, next_hop: int, processes: int) -> None:
+    for _ in range(processes - 1):
+        if not os.fork():
+            break
+    uvloop.run(Relay().run(port, next_hop))
+
+
 if __name__ == "__main__":
-    uvloop.run(Relay().run(int(sys.argv[1]), int(sys.argv[2])))
+    main(*map(int, sys.argv[1:]))

@@ -50,7 +50,7 @@ class Options(Struct, frozen=True, kw_only=True):
     size: int = 2048
     clients: int = 100
     repeats: int = 3
-    workers: int = 1
+    workers: int = 1  # load and sink need cores too: of two, one is left
     domains: int = 0  # of the recipients; 0: one
     rate: float = 0.0  # messages a second; 0: as fast as they go in
     stall: float = STALL
@@ -166,7 +166,7 @@ def outside(peer: Peer, options: Options, folder: Path) -> Run:
             sink.wait(60 + options.messages / SLOWEST)
             seconds, idle = time.monotonic() - begun, processes.idle() - idle
             spent = processes.settled(root).since(before)
-    run = _run("outside", options, seconds, spent)
+    run = run_of("outside", options, seconds, spent)
     run.idle = idle / seconds
     return run
 
@@ -204,7 +204,7 @@ def numbered(peer: Peer, options: Options, folder: Path) -> Run:
             arrived(sink, log, parse_ranges(sent.acknowledged), options.stall)
             spent = processes.settled(root).since(before)
         counts = ask(sink, log)
-    run = _run("numbered", options, counts.last - sent.started, spent)
+    run = run_of("numbered", options, counts.last - sent.started, spent)
     run.resident = resident
     return judge(run, sent, counts)
 
@@ -279,15 +279,22 @@ def judge(run: Run, sent: Result, counts: Counts) -> Run:
     """Compare what was acknowledged with what arrived."""
     acknowledged = parse_ranges(sent.acknowledged)
     run.lost = len(acknowledged - parse_ranges(counts.numbers))
-    run.refused = max(sent.refused, run.messages - len(acknowledged))  # those never sent, too
     run.duplicated, run.corrupt = counts.duplicates, counts.corrupt
-    run.accept_p50, run.accept_p99 = sent.accept_p50, sent.accept_p99
     run.deliver_p50, run.deliver_p99 = counts.delay_p50, counts.delay_p99
-    run.accept_p999, run.deliver_p999 = sent.accept_p999, counts.delay_p999
+    run.deliver_p999 = counts.delay_p999
+    return note_accepted(run, sent)
+
+
+def note_accepted(run: Run, sent: Result) -> Run:
+    """What the load knows."""
+    # Those never sent, too.
+    run.refused = max(sent.refused, run.messages - len(parse_ranges(sent.acknowledged)))
+    run.accept_p50, run.accept_p99 = sent.accept_p50, sent.accept_p99
+    run.accept_p999 = sent.accept_p999
     return run
 
 
-def _run(load: str, options: Options, seconds: float, spent: processes.Usage) -> Run:
+def run_of(load: str, options: Options, seconds: float, spent: processes.Usage) -> Run:
     return Run(
         load=load,
         messages=options.messages,

@@ -18,6 +18,7 @@ from msgspec import Struct, structs
 from rich.console import Console
 
 from bench import (
+    accept,
     ceiling,
     command,
     idle,
@@ -34,14 +35,15 @@ from bench.peers import Peer
 from bench.relay import Options, Run
 from bench.sweep import Pace, Step
 
-CLAIMS = ("relay", "latency", "syscalls", "idle", *sweeps.SWEEPS, "queue-depth")
+CLAIMS = ("relay", "accept", "latency", "syscalls", "idle", *sweeps.SWEEPS, "queue-depth")
+REPEATED = ("relay", "accept")
 DEPTHS = (0, 10_000, 100_000, 300_000)  # envelopes that wait
 TRACED = 300  # messages of a run under strace
 
 
 class Plan(Struct, frozen=True, kw_only=True):
     claims: tuple[str, ...] = CLAIMS
-    repeats: int = 3  # of the claim `relay`
+    repeats: int = 3  # of the claims that are REPEATED
     seconds: float = 3.0  # of a run, roughly
     sessions: int = 2000  # idle ones
     base: Path = command.BASE
@@ -53,6 +55,7 @@ class Suite:
     def __init__(self, plan: Plan, under_test: dict[str, Peer]) -> None:
         self._plan, self._peers, self._pace = plan, under_test, Pace(plan.seconds)
         self._ways: dict[str, Callable[[Step], Run]] = {
+            "accept": self._accept,
             "latency": self._latency,
             "syscalls": self._syscalls,
             "idle": self._idle,
@@ -70,7 +73,7 @@ class Suite:
             yield from (Step(*each, claim, {"envelopes": n}) for each in mine for n in DEPTHS)
         else:
             point: dict[str, int | str] = {"load": "half"} if claim == "latency" else {}
-            for _ in range(self._plan.repeats if claim == "relay" else 1):
+            for _ in range(self._plan.repeats if claim in REPEATED else 1):
                 yield from (Step(name, it, claim, point) for name, it in self._peers.items())
 
     def run(self, step: Step) -> Run:
@@ -82,6 +85,11 @@ class Suite:
 
     def _relay(self, step: Step) -> Run:
         return sweeps.measure(step, Options(), self._pace, self._plan.base)
+
+    def _accept(self, step: Step) -> Run:
+        options = Options(messages=self._pace.messages(step.name, Options()))
+        with relay.scratch(self._plan.base) as folder:
+            return accept.measure(step.peer, options, folder)
 
     def _latency(self, step: Step) -> Run:
         """At half of what it did before, sent at even times."""
@@ -136,7 +144,9 @@ def write(folder: Path, results: dict[str, Any]) -> None:
 
 @click.command(help=__doc__)
 @click.option("--claims", default=",".join(CLAIMS), help="Only these.")
-@click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, help="Of relay.")
+@click.option(
+    "--repeats", type=click.IntRange(1), default=3, show_default=True, help="Of relay and accept."
+)
 @click.option("--seconds", type=float, default=3.0, show_default=True, help="Of each run, about.")
 @click.option("--sessions", type=click.IntRange(1), default=2000, show_default=True, help="Idle.")
 @command.peers_option(*peers.NAMES)

@@ -10,7 +10,9 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
+import fastmta.cli
 from bench import (
+    accept,
     ceiling,
     cgroup,
     compare,
@@ -19,6 +21,7 @@ from bench import (
     peers,
     plots,
     processes,
+    relay,
     report,
     suite,
     syscalls,
@@ -120,6 +123,18 @@ def test_a_table_of_strace_is_read() -> None:
     assert syscalls.parse(table) == {"read": 100, "fdatasync": 2, "total": 102}
 
 
+@pytest.mark.parametrize("name", ["fastmta", "null"])
+def test_mail_is_taken_in_while_none_can_leave(name: str, tmp_path: Path) -> None:
+    found = accept.measure(peers.load(name), Options(messages=30, clients=3), tmp_path)
+    assert (found.messages, found.refused) == (30, 0)
+    assert found.rate > 0
+    assert found.accept_p99 > 0
+    if name == "fastmta":
+        command = ["queue", "list", "-c", str(tmp_path / "fastmta.toml"), "--json"]
+        done = CliRunner().invoke(fastmta.cli.main, command, catch_exceptions=False)
+        assert len(done.output.splitlines()) == 30 + relay.WARM_UP * 3
+
+
 def test_idle_sessions_are_opened_and_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(idle, "WARMING", 2)
     found = idle.measure(peers.load("fastmta"), 20, tmp_path)
@@ -177,7 +192,7 @@ def test_points_become_options() -> None:
     assert sweeps.at(options, {"tls": "in"}).features == Features(tls="in")
     null = {"null": peers.load("null")}
     assert [step.point for step in sweeps.steps("tls", null)] == [{"tls": "none"}]
-    assert not list(sweeps.steps("workers", null))
+    assert not list(sweeps.steps("workers", {"postfix": peers.load("postfix")}))
 
 
 def test_a_pace_learns_what_a_peer_can_do() -> None:

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 NAMES = ("fastmta", "null", "postfix", "exim", "opensmtpd", "haraka", "aiosmtpd")
 FETCHED = Path(__file__).parents[2] / ".build" / "peers"  # by tools/bench_peers.py
-SCALE = ("fastmta", "haraka")  # those that have a number of workers
+SCALE = ("fastmta", "null", "haraka")  # those that have a number of workers
 Tls = Literal["none", "in", "out"]
 TLS = get_args(Tls)
 Dkim = Literal["none", "rsa2048", "ed25519"]

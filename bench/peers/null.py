@@ -27,8 +27,8 @@ def can(features: Features) -> bool:
 def running(
     folder: Path, port: int, next_hop: int, workers: int, features: Features = PLAIN
 ) -> Iterator[int]:
-    """`workers` has no meaning here: the limit is what one process can do."""
-    command = [sys.executable, "-m", "bench.null_relay", str(port), str(next_hop)]
+    """As many processes as fastmta has workers; next hop 0 throws everything away."""
+    command = [sys.executable, "-m", "bench.null_relay", *map(str, (port, next_hop, workers))]
     with processes.running(command, folder / "output") as process:
         processes.greets(port, process)
         yield process.pid
