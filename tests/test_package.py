@@ -3,9 +3,24 @@
 import subprocess
 import sys
 import tarfile
+from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+
+
+def test_what_runs_is_compiled_of_what_is_here() -> None:
+    """A compiled module hides the file of its name, whatever that says by now: `make build`."""
+    described = [path.with_suffix(".py") for path in ROOT.glob("fastmta/*/*.pxd")]
+    modules = [path for path in described if path.exists()]
+    assert modules
+    for path in modules:
+        found = find_spec(".".join(path.relative_to(ROOT).with_suffix("").parts))
+        assert found is not None and found.origin is not None
+        compiled = Path(found.origin)
+        assert compiled.suffix == ".so"
+        newest = max(each.stat().st_mtime for each in (path, path.with_suffix(".pxd")))
+        assert compiled.stat().st_mtime >= newest, path
 
 
 def test_the_sdist_is_whole(tmp_path: Path) -> None:

@@ -12,14 +12,7 @@ from fastmta.delivery.connection import Connection
 from fastmta.delivery.hosts import Spot, Trouble
 from fastmta.delivery.numbers import PathNumbers, Wait, count
 from fastmta.delivery.opening import CUT_OFF, open_connection
-from fastmta.delivery.portion import (
-    Portion,
-    is_any_positive,
-    left_over,
-    most_telling,
-    places_of,
-    split,
-)
+from fastmta.delivery.portion import Portion, left_over, most_telling, places_of, split
 from fastmta.delivery.site import Site
 from fastmta.delivery.source import Source
 from fastmta.mail.disposition import Disposition, Kind
@@ -229,20 +222,11 @@ class Path:
     def done(self, connection: Connection, job: Job, replies: list[Reply]) -> None:
         now = time.time()
         host, success, tls = connection.label, connection.client.success, connection.tls
-        if len(replies) == 1:
-            [telling] = replies
-            is_delivered = telling.is_positive
-            if is_delivered:  # as of_reply says, without asking again
-                ends = [Disposition(Kind.DELIVERED, telling, host, now, success, tls)]
-            else:
-                ends = [Disposition.of_reply(telling, host, now, success, tls)]
-        else:
-            telling = most_telling(replies)
-            is_delivered = is_any_positive(replies)
-            ends = [Disposition.of_reply(reply, host, now, success, tls) for reply in replies]
+        telling = replies[0] if len(replies) == 1 else most_telling(replies)
+        ends = [Disposition.of_reply(reply, host, now, success, tls) for reply in replies]
         self._permits.heard(self.shape, telling)
         self._last, self._last_time = telling, now
-        if is_delivered:
+        if Kind.DELIVERED in [end.kind for end in ends]:
             self._delivered += 1
         elif telling.code >= 500:
             self._failed += 1

@@ -60,10 +60,6 @@ def most_telling(replies: list[Reply]) -> Reply:
     return next((reply for reply in replies if 400 <= reply.code < 500), replies[-1])
 
 
-def is_any_positive(replies: list[Reply]) -> bool:
-    return any(reply.is_positive for reply in replies)
-
-
 def places_of(job: Job) -> tuple[Whole, list[int]]:
     """Whom a transaction was for: which recipients of which whole."""
     if isinstance(job, Portion):

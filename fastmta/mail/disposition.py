@@ -35,9 +35,10 @@ class Disposition(Struct, frozen=True, array_like=True):
         cls, reply: Reply, host: str, time: float, success: Action | None = None, tls: str = ""
     ) -> "Disposition":
         """2xx is delivered, 5xx failed, anything else deferred (RFC 5321 section 4.2.1)."""
-        if reply.is_positive:
+        code = reply.code
+        if 200 <= code < 300:
             kind = Kind.DELIVERED
-        elif 500 <= reply.code < 600:
+        elif 500 <= code < 600:
             kind = Kind.FAILED
         else:
             kind = Kind.DEFERRED
