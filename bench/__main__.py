@@ -19,6 +19,7 @@ import bench.pop3
 import bench.queue_depth
 import bench.relay
 import bench.scrape
+import bench.stalls
 import bench.suite
 import bench.tls_sessions
 from bench import command, peers, report, signing
@@ -45,6 +46,7 @@ main.add_command(bench.parse.main, "parse")
 main.add_command(bench.pop3.main, "pop3")
 main.add_command(bench.queue_depth.main, "queue-depth")
 main.add_command(bench.scrape.main, "scrape")
+main.add_command(bench.stalls.main, "stalls")
 main.add_command(bench.tls_sessions.main, "tls-sessions")
 
 

@@ -158,9 +158,17 @@ class Reader:
         counts = self._last.items()
         return sum(n for name, n in counts if name.startswith(SITES) and 'end="delivered"' in name)
 
+    def grown(self) -> Text:
+        """How much more each is by now than it was at the beginning."""
+        self.scrape()
+        return self._grown()
+
+    def _grown(self) -> Text:
+        return {name: self._last[name] - self._begin.get(name, 0.0) for name in self._last}
+
     def told(self, when: str) -> Scrapes:
         """Since it began, or told last."""
-        grown = {name: self._last[name] - self._begin.get(name, 0.0) for name in self._last}
+        grown = self._grown()
         collects = max(1.0, grown["fastmta_collect_seconds_count"])
         scrapes = Scrapes(
             when=when,
@@ -170,15 +178,15 @@ class Reader:
             octets=self._octets,
             series=len(self._last),
             collect_mean=grown["fastmta_collect_seconds_sum"] / collects,
-            collect_most=_bound(grown, "fastmta_collect_seconds", 1.0),
-            lag=_bound(grown, "fastmta_loop_lag_seconds", 0.999),
+            collect_most=bound(grown, "fastmta_collect_seconds", 1.0),
+            lag=bound(grown, "fastmta_loop_lag_seconds", 0.999),
             stalls=int(grown["fastmta_loop_stalls_total"]),
         )
         self._begin, self._times = self._last, []
         return scrapes
 
 
-def _bound(grown: Text, histogram: str, part: float) -> float:
+def bound(grown: Text, histogram: str, part: float) -> float:
     """The bound under which this part of what was observed is."""
     wanted = part * grown[f"{histogram}_count"]
     buckets = {

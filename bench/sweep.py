@@ -17,14 +17,14 @@ from bench.relay import Options, Run
 
 SWEEPS: dict[str, tuple[int | str, ...]] = {
     "size": (1_024, 10_240, 102_400, 1_048_576),
-    "clients": (1, 10, 100, 500, 2_000),
+    "clients": (1, 20, 100, 500, 2_000),
     "domains": (1, 100, 10_000),
     "workers": (1, 2),
     "tls": TLS,
     "dkim": DKIM,
 }
 FIRST = 300.0  # messages a second that a peer is taken to do before it was measured
-FEWEST, MOST = 100, 20_000  # messages of a run
+FEWEST, MOST = 100, 50_000  # messages of a run
 OCTETS = 100 << 20  # of a run at the most
 
 

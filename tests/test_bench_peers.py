@@ -23,6 +23,7 @@ from bench import (
     processes,
     relay,
     report,
+    stalls,
     suite,
     syscalls,
 )
@@ -133,6 +134,13 @@ def test_mail_is_taken_in_while_none_can_leave(name: str, tmp_path: Path) -> Non
         command = ["queue", "list", "-c", str(tmp_path / "fastmta.toml"), "--json"]
         done = CliRunner().invoke(fastmta.cli.main, command, catch_exceptions=False)
         assert len(done.output.splitlines()) == 30 + relay.WARM_UP * 3
+
+
+def test_the_lag_of_the_loop_is_read(tmp_path: Path) -> None:
+    found = stalls.measure(Options(messages=200, clients=3), tmp_path)
+    assert found.looks > 0
+    assert 0 < found.half <= found.most <= found.all
+    assert found.stalls <= found.looks
 
 
 def test_idle_sessions_are_opened_and_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
