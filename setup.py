@@ -1,5 +1,6 @@
 """Compile fastmta/_core, and each module with a .pxd beside it; the rest is in pyproject.toml."""
 
+import os
 from pathlib import Path
 
 from Cython.Build import cythonize
@@ -17,4 +18,8 @@ extensions = [
     for path in sources
 ]
 directives = {"language_level": "3", "annotation_typing": False, "auto_pickle": False}
-setup(ext_modules=cythonize(extensions, compiler_directives=directives))
+cores = len(os.sched_getaffinity(0))
+setup(
+    ext_modules=cythonize(extensions, compiler_directives=directives, nthreads=cores),
+    options={"build_ext": {"parallel": cores}},
+)

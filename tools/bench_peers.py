@@ -17,6 +17,7 @@ from pathlib import Path
 PEERS = Path(__file__).parent.parent / ".build" / "peers"
 DEBIAN = {"exim": ("exim4-daemon-light", "exim4"), "opensmtpd": ("opensmtpd", "smtpd")}
 HARAKA = "Haraka@^3.1"
+PATIENCE = 120  # seconds
 
 
 def debian(name: str) -> str:
@@ -56,7 +57,10 @@ def haraka() -> str:
         return "no npm"
     quiet = ["--no-audit", "--no-fund", "--omit=optional", "--loglevel=error"]
     command = ["npm", "install", "--prefix", str(PEERS / "haraka"), *quiet, HARAKA]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        return f"npm has not answered for {PATIENCE} seconds"
     return f"npm: {done.stderr.strip()[-200:]}" if done.returncode else ""
 
 
