@@ -29,8 +29,10 @@ from tests.integration.servers import (
     wait_until,
 )
 
-# Who listens where: nobody at DEAD.
+# Who listens where: nobody at DEAD and GONE. An address that failed is told of by the name of the
+# host that met it first, so the domain of which that is looked at has one of its own.
 MAIN, DEAD, IMPLICIT, SENDERS = "127.0.0.2", "127.0.0.3", "127.0.0.4", "127.0.0.5"
+GONE = "127.0.0.6"
 FAILING = "failing.test"
 
 # What dnsmasq says of *.test is this alone; it refuses to speak of anything else.
@@ -50,7 +52,7 @@ ZONE = [
     "cname=alias.test,one.test",
     "mx-host=null.test,.,0",
     "mx-host=dead.test,mx.dead.test,10",
-    f"host-record=mx.dead.test,{DEAD}",
+    f"host-record=mx.dead.test,{GONE}",
     "mx-host=us.test,relay.example.test,10",
     "mx-host=sender.test,mx.sender.test,10",
     f"host-record=mx.sender.test,{SENDERS}",
@@ -172,7 +174,7 @@ def read_report(content: bytes) -> Report:
 
 
 def test_each_domain_ends_as_it_must(tmp_path: Path) -> None:
-    port = free_port(MAIN, DEAD, IMPLICIT, SENDERS)
+    port = free_port(MAIN, DEAD, IMPLICIT, SENDERS, GONE)
     with ExitStack() as stack:
         main, implicit, senders = (
             stack.enter_context(destination(host, port)) for host in (MAIN, IMPLICIT, SENDERS)
