@@ -46,6 +46,7 @@ Message-ID: <%%d.load@client.example.test>
 Tls = Literal["none", "starttls", "implicit"]
 GREETED = 60.0  # seconds until all clients have to be
 RECIPIENTS = 1000  # distinct local parts
+UNCOUNTED = b"X-Warm-Up"
 
 
 class Result(Struct):
@@ -70,17 +71,26 @@ def body_of(size: int) -> tuple[bytes, int]:
     return re.sub(rb"(?m)^\.", b"..", body) + b".\r\n", crc32(body)
 
 
-def head_of(checksum: int) -> bytes:
+def head_of(checksum: int, name: bytes = NUMBER) -> bytes:
     """The header section, but for the number, thrice, and the time."""
-    return HEAD % (NUMBER, SUM, checksum, TIME)
+    return HEAD % (name, SUM, checksum, TIME)
 
 
 def send(
-    endpoint: Endpoint, clients: int, messages: int, size: int, domains: int = 0, rate: float = 0.0
+    endpoint: Endpoint,
+    clients: int,
+    messages: int,
+    size: int,
+    domains: int = 0,
+    rate: float = 0.0,
+    name: bytes = NUMBER,
 ) -> Result:
-    """Send everything without TLS; see `Load`. TimeoutError where not all clients are greeted."""
+    """Send everything without TLS; see `Load`. TimeoutError where not all clients are greeted.
+
+    `name`: of the field with the number; a sink counts no message that has another than `NUMBER`.
+    """
     body, checksum = body_of(size)
-    pieces = re.split(rb"%d|%b", ENVELOPE), re.split(rb"%d|%\.6f", head_of(checksum))
+    pieces = re.split(rb"%d|%b", ENVELOPE), re.split(rb"%d|%\.6f", head_of(checksum, name))
     load = fast.Load(clients, messages, rate, domains, RECIPIENTS, *pieces, body)
     deadline = time.monotonic() + GREETED
     with ExitStack() as stack:
@@ -289,6 +299,7 @@ class Client(asyncio.Protocol):
 @click.option("--tls", type=click.Choice(get_args(Tls)), default="none", show_default=True)
 @click.option("--python", is_flag=True, help="In Python, as all that speaks TLS.")
 @click.option("--rate", default=0.0, help="Messages a second; 0 is as fast as can be.")
+@click.option("--warm-up", is_flag=True, help="The sink counts none of them; not in Python.")
 def main(
     endpoint: str,
     messages: int,
@@ -298,6 +309,7 @@ def main(
     tls: Tls,
     python: bool,
     rate: float,
+    warm_up: bool,
 ) -> None:
     """Send numbered messages and print as JSON which of them got a 250."""
     where = Endpoint.parse(endpoint)
@@ -305,7 +317,8 @@ def main(
         if python or tls != "none":
             result = uvloop.run(Load(messages, size, domains, tls, rate).run(where, clients))
         else:
-            result = send(where, clients, messages, size, domains, rate)
+            name = UNCOUNTED if warm_up else NUMBER
+            result = send(where, clients, messages, size, domains, rate, name)
     except TimeoutError:
         raise click.ClickException(f"not all clients were greeted in {GREETED:.0f} s") from None
     click.echo(msgspec.json.encode(result))

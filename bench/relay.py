@@ -179,7 +179,9 @@ def _smtp_sink(port: int, messages: int) -> list[str]:
 def warmed_up(root: int, port: int, clients: int) -> processes.Usage:
     """Send a few messages, so that processes and connections are there; usage after that."""
     clients = min(clients, WARMING)
-    _smtp_source(port, clients, WARM_UP * clients, 1024)
+    few = Options(clients=clients, messages=WARM_UP * clients, size=1024)
+    # Not by smtp-source, which connects them all at once: see `bench.load.send`.
+    _run_load([*_load(port, few), "--warm-up"])
     return processes.settled(root)
 
 
@@ -229,7 +231,11 @@ def sink_command(listen: str, in_python: bool = False) -> list[str]:
 
 def send(port: int, options: Options) -> Result:
     """Run bench.load; RuntimeError with what it says where it fails."""
-    load = subprocess.run(_load(port, options), capture_output=True, check=False)
+    return _run_load(_load(port, options))
+
+
+def _run_load(command: list[str]) -> Result:
+    load = subprocess.run(command, capture_output=True, check=False)
     if load.returncode:
         lines = load.stderr.decode(errors="replace").strip().splitlines()
         raise RuntimeError(f"the load failed: {lines[-1] if lines else load.returncode}")
@@ -257,7 +263,7 @@ def arrived(
             messages, deadline = counts.messages, time.monotonic() + stall
         elif time.monotonic() > deadline:
             return
-        time.sleep(0.25)
+        time.sleep(0.1)
 
 
 def ask(sink: "subprocess.Popen[bytes]", log: Path) -> Counts:
