@@ -33,6 +33,7 @@ from fastmta.mail.reply import Reply
 from fastmta.policy_desk import PolicyDesk
 from fastmta.queue.adapt import SlowDownRules
 from fastmta.queue.expiry import Expiry
+from fastmta.queue.flow import Flow
 from fastmta.queue.limits import Answer
 from fastmta.queue.orders import Order, Orders
 from fastmta.queue.permits import SharedPermits, local_permits
@@ -104,6 +105,7 @@ class Worker:
         self._pop3: Pop3Service | None = None
         self._cleaned = 0.0
         self._router = Router(config, Resolver(config.dns))
+        self._flow = Flow()
         self._dispatcher = Dispatcher(
             self._settle,
             self._read,
@@ -114,6 +116,7 @@ class Worker:
             room=self._room,
             queue=lambda limit: ReadyQueue(limit, self._weight_of),
             tls=Tls(config.delivery.ca_file),
+            flow=self._flow,
         )
         self._ways = Ways(self._dispatcher)
         self._local: LocalMail | None = None  # once [domains] was set
@@ -161,7 +164,7 @@ class Worker:
     def _open_smtp(self, intake: Backend) -> SmtpService:
         config, tls = self._config, _tls(self._config)
         if not (config.suppression or config.bounces):
-            return SmtpService(config, intake, tls, access=self._access)
+            return SmtpService(config, intake, tls, access=self._access, flow=self._flow)
         drops = bool(config.suppression and config.suppression.on_match == "drop")
         self._reception = Reception(
             intake,
@@ -172,7 +175,7 @@ class Worker:
             feeds=config.reports_suppress,
         )
         vet = self._reception.vet
-        return SmtpService(config, self._reception, tls, vet, access=self._access)
+        return SmtpService(config, self._reception, tls, vet, access=self._access, flow=self._flow)
 
     def _open_accounts(self) -> None:
         config = self._config

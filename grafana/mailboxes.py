@@ -101,11 +101,12 @@ MAILBOXES = Board(
                 ),
                 Chart(
                     "Sessions in",
-                    "SMTP sessions a second.",
+                    "SMTP sessions a second, and how often they pause until mail has left.",
                     "cps",
                     [
                         rate("fastmta_smtp_in_sessions_total", "accepted"),
                         rate("fastmta_smtp_in_sessions_refused_total", "refused"),
+                        rate("fastmta_smtp_in_pauses_total", "pauses"),
                     ],
                 ),
                 Chart(

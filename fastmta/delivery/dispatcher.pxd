@@ -4,7 +4,7 @@ from fastmta.queue.ready cimport Job
 cdef class Dispatcher:
     cdef public bint draining
     cdef public object permits, room, shape, sources
-    cdef readonly object bounds, conversions, hosts, queue, tls
+    cdef readonly object bounds, conversions, flow, hosts, queue, tls
     cdef readonly dict idle, starved
     cdef readonly set connections
     cdef dict _paths

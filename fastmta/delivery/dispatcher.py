@@ -18,6 +18,7 @@ from fastmta.delivery.source import Pool, Source, Sources
 from fastmta.delivery.tls import Tls
 from fastmta.mail.disposition import Disposition
 from fastmta.mail.envelope import Envelope, TlsDemand
+from fastmta.queue.flow import Flow
 from fastmta.queue.limits import Permits, Shape
 from fastmta.queue.ready import Job, ReadyQueue
 
@@ -69,6 +70,7 @@ class Dispatcher:
         hosts: Hosts | None = None,
         bounds: Bounds = _BOUNDS,
         tls: Tls | None = None,
+        flow: Flow | None = None,
     ) -> None:
         """`room` is told which path has room again that `submit` named as full.
 
@@ -77,7 +79,7 @@ class Dispatcher:
         """
         self.sources, self.shape, self.permits = sources, shape, permits
         self.room, self.queue, self.bounds = room, queue, bounds
-        self.hosts = hosts or Hosts(time.monotonic)
+        self.hosts, self.flow = hosts or Hosts(time.monotonic), flow or Flow()
         PAUSED.read = lambda: len(self.hosts.paused())
         PATHS.read = lambda: len(self._paths)
         ACTIVE.read = self.active_jobs

@@ -17,7 +17,7 @@ from msgspec import Struct
 from fastmta import metrics
 from fastmta.delivery.dispatcher import ALL_PATHS, SWEEP_SECONDS, Settle
 from fastmta.delivery.numbers import PathNumbers
-from fastmta.delivery.path import PACE_SWEEPS
+from fastmta.delivery.pace import SWEEPS
 from fastmta.delivery.site import LOCAL, Site
 from fastmta.mail.delivery_status import Action
 from fastmta.mail.disposition import Disposition
@@ -306,8 +306,8 @@ class LocalDelivery:
     # Once a second.
 
     def _sweep(self) -> None:
-        self._delivered_rate += (self._delivered - self._delivered_rate) / PACE_SWEEPS
-        self._deferred_rate += (self._deferred - self._deferred_rate) / PACE_SWEEPS
+        self._delivered_rate += (self._delivered - self._delivered_rate) / SWEEPS
+        self._deferred_rate += (self._deferred - self._deferred_rate) / SWEEPS
         is_quiet = not (self._delivered or self._deferred or self._receipts or self._begun)
         self._delivered = self._deferred = 0
         if self._receipts and self._forgetting is None:

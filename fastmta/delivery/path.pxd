@@ -1,4 +1,5 @@
 from fastmta.delivery.connection cimport Connection
+from fastmta.delivery.pace cimport Pace
 from fastmta.queue.ready cimport Job, ReadyQueue
 
 
@@ -9,9 +10,11 @@ cdef class Path:
     cdef readonly str name
     cdef ReadyQueue _ready
     cdef bint _no_connection, _no_message
+    cdef Py_ssize_t _enough
     cdef dict _open, _told
-    cdef double _deferred_rate, _delivered_rate, _hold_until, _last_time, _pace, _swept
-    cdef int _deferred, _delivered, _failed, _probing, _recalls
+    cdef Pace _pace
+    cdef double _hold_until, _last_time
+    cdef int _probing, _recalls
     cdef object _again, _dispatcher, _last, _permits, _portions
     cdef list _idle
 

@@ -12,6 +12,7 @@ from fastmta.delivery.connection import Connection
 from fastmta.delivery.hosts import Spot, Trouble
 from fastmta.delivery.numbers import PathNumbers, Wait, count
 from fastmta.delivery.opening import CUT_OFF, open_connection
+from fastmta.delivery.pace import Pace
 from fastmta.delivery.portion import Portion, left_over, most_telling, places_of, split
 from fastmta.delivery.site import Site
 from fastmta.delivery.source import Source
@@ -34,8 +35,7 @@ SOURCE_GONE = Reply(451, "4.3.5", "the source address is not on this machine any
 
 UNPROVEN = 32  # jobs that wait for a path that has not delivered lately
 PROVEN = 64  # and for one that has, more than twice what it delivers in a second
-FEW = 4  # deliveries that say nothing of a pace yet
-PACE_SWEEPS = 10  # seconds over which rates are averaged
+CROWD_STEP = 64  # jobs; each time that so many more wait, a path asks itself
 
 
 class Path:
@@ -59,12 +59,10 @@ class Path:
         self._recalls = 0  # connections that others wait for
         self._no_connection = False  # the permits said so: until `wake`
         self._no_message = False
-        self._delivered = self._deferred = self._failed = 0  # since the last sweep
-        self._swept = self.loop.time()
-        self._pace = 0.0  # what was delivered between sweeps, falling slowly
-        self._delivered_rate = self._deferred_rate = 0.0
+        self._pace = Pace(self.loop.time())
         self._last: Reply | None = None
         self._last_time = 0.0
+        self._enough = 0  # jobs that wait when a crowd is over; 0: there is none
         self._ready.limit = self._capacity()
 
     def submit(self, job: Job) -> bool:
@@ -83,6 +81,8 @@ class Path:
             return True
         if not (self._ready.put(job) or (self._grow() and self._ready.put(job))):
             return False
+        if not len(self._ready) % CROWD_STEP:
+            self._note_crowd()
         self.open_more()
         return True
 
@@ -93,6 +93,7 @@ class Path:
 
     def tell(self, name: str, job: Job) -> str:
         """Somebody waits for room here, and calls that by this name."""
+        self._disperse()  # or clients would pause until all of that has left too
         self._told.setdefault(self._ready.line_of(job), {})[name] = None
         return name
 
@@ -118,6 +119,7 @@ class Path:
         return jobs + again
 
     def drain(self) -> None:
+        self._disperse()
         self._ready.take_all()
         for job in (*self._portions, *self._again):
             if isinstance(job, Portion):  # others of its envelope were delivered
@@ -133,11 +135,11 @@ class Path:
 
     def sweep(self) -> None:
         """Once a second."""
-        self._pace = max(self._delivered, (self._pace + self._delivered) / 2)
-        self._delivered_rate += (self._delivered - self._delivered_rate) / PACE_SWEEPS
-        self._deferred_rate += (self._deferred + self._failed - self._deferred_rate) / PACE_SWEEPS
+        now = self.loop.time()
+        self._pace.sweep(now)
         self._count()
-        self._swept = self.loop.time()
+        if not self._pace.crowd(now):
+            self._disperse()
         self._ready.limit = self._capacity()
         self._tell_room()
         self.open_more()
@@ -147,11 +149,21 @@ class Path:
     def _capacity(self) -> int:
         if self._dispatcher.active_jobs() < self._dispatcher.bounds.plenty:
             return self.shape.limits.ready
-        pace = max(self._pace, self._delivered)
-        if self._delivered >= FEW:  # do not wait for the second to end
-            pace = max(pace, self._delivered / max(0.01, self.loop.time() - self._swept))
+        pace = max(self._pace.usual, self._pace.now(self.loop.time()))
         room = PROVEN + 2 * int(pace) if pace >= 1 else UNPROVEN
         return min(self.shape.limits.ready, room)
+
+    def _note_crowd(self) -> None:
+        """Many wait here and leave fast: who brings more is to pause."""
+        crowd = self._pace.crowd(self.loop.time())
+        if crowd and len(self._ready) > crowd and not self._told:
+            self._enough = crowd // 2
+            self._dispatcher.flow.crowd(self)
+
+    def _disperse(self) -> None:
+        if self._enough:
+            self._enough = 0
+            self._dispatcher.flow.ease(self)
 
     def _grow(self) -> bool:
         before, self._ready.limit = self._ready.limit, self._capacity()
@@ -159,13 +171,14 @@ class Path:
 
     def _count(self) -> None:
         """Tell the metrics once a second, not for each message."""
-        ends = self._delivered, self._deferred, self._failed
+        ends = self._pace.take()
         if any(ends):
             count(self.site.name, self.shape.provider, self.source.name, ends)
-            self._delivered = self._deferred = self._failed = 0
 
     def _tell_room(self, job: Job | None = None) -> None:
         """After this job has left, or whatever has changed."""
+        if len(self._ready) <= self._enough:
+            self._disperse()
         if self._told:
             for line in self._ready.regained(job):
                 self._tell(self._told.pop(line, {}))
@@ -227,11 +240,11 @@ class Path:
         self._permits.heard(self.shape, telling)
         self._last, self._last_time = telling, now
         if Kind.DELIVERED in [end.kind for end in ends]:
-            self._delivered += 1
+            self._pace.delivered += 1
         elif telling.code >= 500:
-            self._failed += 1
+            self._pace.failed += 1
         else:
-            self._deferred += 1
+            self._pace.deferred += 1
         if len(replies) > 1 and not self._dispatcher.draining:
             left = left_over(replies)
             if left:
@@ -283,7 +296,7 @@ class Path:
             return self._again.popleft()
         job = self._ready.take()
         assert job is not None
-        if self._told:
+        if self._told or self._enough:
             self._tell_room(job)
         return job
 
@@ -426,7 +439,7 @@ class Path:
         else:
             jobs += [*self._portions, *self._ready.take_all()]
             self._portions.clear()
-        self._deferred += len(jobs)
+        self._pace.deferred += len(jobs)
         for job in jobs:
             self._end(job, reply, host)
         self._tell_room()
@@ -460,6 +473,7 @@ class Path:
         if not (self._ready or self._again or self._portions or self._open or self._openers):
             self._tell(chain.from_iterable(self._told.values()))
             self._told.clear()
+            self._disperse()
             self._count()
             self._dispatcher.forget(self)
 
@@ -478,8 +492,8 @@ class Path:
             idle=idle,
             opening=len(self._openers),
             capacity=self._ready.limit,
-            delivered=self._delivered_rate,
-            deferred=self._deferred_rate,
+            delivered=self._pace.delivered_rate,
+            deferred=self._pace.deferred_rate,
             last=self._last,
             last_time=self._last_time,
             waits_for=waits_for,

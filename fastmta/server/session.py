@@ -19,6 +19,7 @@ _SWEEP = 1.0  # seconds; how late a deadline may be noticed
 HOLD_WRITE = 1  # the client does not read what we write
 HOLD_PENDING = 2  # enough is buffered behind what somebody else has to finish
 HOLD_HANDSHAKE = 4
+HOLD_CROWD = 8  # other mail has to leave first, see `Flow`
 
 
 class Session:

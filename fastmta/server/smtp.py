@@ -10,6 +10,7 @@ from fastmta.mail.envelope import Priority
 from fastmta.protocol import smtp_replies as reply
 from fastmta.protocol.smtp_limits import Load, Policy
 from fastmta.protocol.smtp_server import Vet
+from fastmta.queue.flow import Flow
 from fastmta.server.access import Access
 from fastmta.server.backend import Backend
 from fastmta.server.judges import Judges
@@ -35,12 +36,13 @@ class SmtpService(Service):
         vet: Vet | None = None,
         judges: Judges | None = None,
         access: Access | None = None,
+        flow: Flow | None = None,
     ) -> None:
         """`access`: where a listener offers AUTH."""
         settings = config.smtp
         sessions = Sessions(settings.max_sessions, settings.max_sessions_per_client)
         super().__init__(sessions, Load(_most_held(config), REJECTED), tls, REFUSED)
-        self.access = access
+        self.access, self.flow = access, flow or Flow()
         self.backend = backend
         self.vet = vet
         self.judges = judges or Judges()

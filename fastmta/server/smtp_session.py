@@ -22,7 +22,7 @@ from fastmta.protocol.smtp_xclient import Claims
 from fastmta.server.judges import Verdict
 from fastmta.server.labels import Unfit
 from fastmta.server.login import Login
-from fastmta.server.session import HOLD_HANDSHAKE, HOLD_PENDING, Session, has_spoken
+from fastmta.server.session import HOLD_CROWD, HOLD_HANDSHAKE, HOLD_PENDING, Session, has_spoken
 from fastmta.server.submission import add_missing, check_from, tenant_of, why_not_from
 from fastmta.server.tls import agreed, upgrade
 from fastmta.server.tls_required import read_tls_required
@@ -391,6 +391,10 @@ class SmtpSession(Session):
         self._machine.settle(refusal, self._id)
         if not self._settling:
             self._go_on()
+        flow = self._service.flow
+        if flow.is_crowded and refusal is None and not self._gone:
+            self.hold(HOLD_CROWD)
+            flow.pause(partial(self.release, HOLD_CROWD))
 
     def _resume(self) -> None:
         """A pause is over."""

@@ -516,3 +516,96 @@ def test_jobs_whose_source_is_gone_are_settled_where_a_reload_took_its_pool_away
             await relay.dispatcher.drain(0)
 
     run(scenario())
+
+
+# Flow.
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever delivers five is quick, and 200 that wait are a crowd, however fast this machine is:
+    five since the last sweep count as 5 to 500 a second."""
+    monkeypatch.setattr("fastmta.delivery.dispatcher.SWEEP_SECONDS", 1e6)
+    monkeypatch.setattr("fastmta.delivery.pace.QUICK", 1.0)
+    monkeypatch.setattr("fastmta.delivery.pace.CROWD", 0.4)
+
+
+async def _crowded(relay: Relay, mx: Mx, jobs: int = 256) -> int:
+    """Five are delivered, and so many wait; how many found no room."""
+    for _ in range(5):
+        assert relay.submit(site(mx.host))
+    await relay.until_settled(5)
+    return sum(not relay.submit(site(mx.host)) for _ in range(jobs))
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_quick_path_is_crowded_until_half_has_left() -> None:
+    async def scenario() -> None:
+        async with Mx() as mx:
+            relay = Relay(permits=Rationed(messages=5))
+            flow = relay.dispatcher.flow
+            await _crowded(relay, mx)
+            assert flow.is_crowded
+            eased: list[int] = []
+            flow.pause(lambda: eased.append(only(relay).waiting))
+            relay.permits.grant(1 << 20)
+            await relay.until_settled(5 + 256)
+            assert not flow.is_crowded
+            assert 0 < eased[0] <= 100
+            await relay.dispatcher.drain(5)
+
+    run(scenario())
+
+
+@pytest.mark.usefixtures("quick")
+def test_nobody_pauses_for_a_slow_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastmta.delivery.pace.QUICK", 501.0)
+
+    async def scenario() -> None:
+        async with Mx() as mx:
+            relay = Relay(permits=Rationed(messages=5))
+            await _crowded(relay, mx)
+            assert not relay.dispatcher.flow.is_crowded
+            await relay.dispatcher.drain(5)
+
+    run(scenario())
+
+
+@pytest.mark.usefixtures("quick")
+def test_nobody_pauses_for_what_waits_in_the_spool() -> None:
+    async def scenario() -> None:
+        async with Mx() as mx:
+            relay = Relay(Limits(ready=256), permits=Rationed(messages=5))
+            assert await _crowded(relay, mx, jobs=257) == 1
+            assert not relay.dispatcher.flow.is_crowded
+            await relay.dispatcher.drain(5)
+
+    run(scenario())
+
+
+@pytest.mark.usefixtures("quick")
+def test_nobody_pauses_for_a_path_that_has_stopped() -> None:
+    async def scenario() -> None:
+        async with Mx() as mx:
+            relay = Relay(permits=Rationed(messages=5))
+            await _crowded(relay, mx)
+            relay.dispatcher._sweep()
+            assert relay.dispatcher.flow.is_crowded
+            relay.dispatcher._sweep()
+            assert not relay.dispatcher.flow.is_crowded
+            await relay.dispatcher.drain(5)
+
+    run(scenario())
+
+
+@pytest.mark.usefixtures("quick")
+def test_nobody_pauses_for_mail_that_was_withdrawn() -> None:
+    async def scenario() -> None:
+        async with Mx() as mx:
+            relay = Relay(permits=Rationed(messages=5))
+            await _crowded(relay, mx)
+            assert len(relay.dispatcher.withdraw(lambda job, site: True)) == 256
+            assert not relay.dispatcher.flow.is_crowded
+            await relay.dispatcher.drain(5)
+
+    run(scenario())

@@ -18,6 +18,7 @@ from fastmta.config import Config, Duration, Endpoint, Headers, Listener, Smtp, 
 from fastmta.mail.arrival import Arrival
 from fastmta.mail.envelope import Priority
 from fastmta.mail.reply import Reply
+from fastmta.queue import flow
 from fastmta.server import session, smtp, smtp_session
 from fastmta.server.access import Access
 from fastmta.server.judges import Judges
@@ -269,6 +270,29 @@ def test_two_workers_share_a_port() -> None:
             bind = Endpoint(*server.address)
             assert await other.start(Listener(service="smtp", bind=bind)) == server.address
             await other.drain(0.0)
+
+    run(scenario())
+
+
+def test_a_client_pauses_while_a_quick_path_is_crowded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flow, "PATIENCE", 1e6)
+    envelope = b"MAIL FROM:<>\r\nRCPT TO:<a@b.test>\r\nDATA\r\n"
+
+    async def scenario() -> None:
+        async with serving() as server:
+            client = await server.in_data()
+            paths, pauses, paused = server.service.flow, flow.PAUSES.value, server.session
+            paths.crowd("b.test")
+            assert await client.say(".") == "250 2.0.0"  # who is safe is told at once
+            assert flow.PAUSES.value == pauses + 1
+            octets = paused._octets
+            client.writer.write(envelope)
+            await server.greeted()  # so the loop has seen what came before
+            assert paused._octets == octets
+            paths.ease("b.test")
+            assert [await client.reply() for _ in range(3)] == ["250 2.1.0", "250 2.1.5", "354"]
+            assert await client.say(".") == "250 2.0.0"
+            assert flow.PAUSES.value == pauses + 1
 
     run(scenario())
 
