@@ -13,7 +13,7 @@ PYX    := $(wildcard fastmta/_core/*.pyx fastmta/_core/*.h bench/_core/*.pyx ben
 help:
 	@echo "make run    set up and start the demo"
 	@echo "make test   set up, lint, type-check and run every test"
-	@echo "make bench  measure fastmta beside other servers, for about twenty minutes"
+	@echo "make bench  measure fastmta beside other servers, for a quarter of an hour"
 	@echo "make check  lint and type-check only"
 	@echo "make build  compile what changed"
 	@echo "make sanitize  run the tests of _core and mail under gcc's address and UB sanitizers"

@@ -1,4 +1,4 @@
-"""All claims about relaying in one run of about twenty minutes: `make bench`.
+"""All claims about relaying in one run of a quarter of an hour: `make bench`.
 
 Written into a folder: results.json, results.md, and plots as PNG and SVG. Each claim takes the
 peers in turns. A run that fails, and a peer that is not there, is told in each of them.

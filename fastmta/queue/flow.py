@@ -8,6 +8,7 @@ would not have become shorter.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Hashable
 
 from fastmta import metrics
@@ -17,6 +18,7 @@ PAUSES = metrics.counter(
 )
 
 PATIENCE = 0.1  # seconds that nobody is held up for longer
+AT_ONCE = 32  # clients that go on in one turn of the loop
 
 
 class Flow:
@@ -51,5 +53,11 @@ class Flow:
     def _go_on(self) -> None:
         self._timer = None
         paused, self._paused = self._paused, []
-        for go_on in paused:
-            go_on()
+        self._let_go(deque(paused))
+
+    def _let_go(self, paused: deque[Callable[[], None]]) -> None:
+        """Some in each turn of the loop: every one may have a message to be taken in at once."""
+        for _ in range(min(AT_ONCE, len(paused))):
+            paused.popleft()()
+        if paused:
+            asyncio.get_running_loop().call_soon(self._let_go, paused)

@@ -30,6 +30,20 @@ def test_they_go_on_when_nothing_is_crowded_any_more(monkeypatch: pytest.MonkeyP
     run(scenario())
 
 
+def test_not_all_go_on_in_the_same_turn_of_the_loop() -> None:
+    async def scenario() -> None:
+        flow, gone_on = Flow(), list[int]()
+        flow.crowd("a")
+        for number in range(flows.AT_ONCE + 1):
+            flow.pause(lambda number=number: gone_on.append(number))  # type: ignore[misc]
+        flow.ease("a")
+        assert gone_on == [*range(flows.AT_ONCE)]
+        await asyncio.sleep(0)  # a turn
+        assert gone_on == [*range(flows.AT_ONCE + 1)]
+
+    run(scenario())
+
+
 def test_nobody_waits_for_long() -> None:
     async def scenario() -> None:
         flow, gone_on = Flow(), list[float]()
