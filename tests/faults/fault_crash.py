@@ -14,13 +14,13 @@ IN_START = 0.25  # share of the kills of all that are followed by one while they
 START = 1.5  # seconds that a start takes, about
 
 
-async def _kill_worker(run: Run, one: Node) -> None:
+async def kill_worker(run: Run, one: Node) -> None:
     victim = run.dice.choice(one.pids()[1:])
     os.kill(victim, signal.SIGKILL)
     await until(lambda: len(pids := one.pids()) == 1 + WORKERS and victim not in pids, 0.02)
 
 
-async def _kill_all(run: Run, one: Node) -> None:
+async def kill_all(run: Run, one: Node) -> None:
     await one.kill()
     if run.dice.random() < IN_START:
         await one.launch()
@@ -47,7 +47,7 @@ async def _run(run: Run) -> None:
                 await ledger.acknowledges(run.dice.randrange(1, 200))
                 await asyncio.sleep(run.dice.random() * 0.05)
                 with run.striking():
-                    await run.dice.choice((_kill_worker, _kill_all, _kill_supervisor))(run, one)
+                    await run.dice.choice((kill_worker, kill_all, _kill_supervisor))(run, one)
                     await ledger.acknowledges(1)
         await run.settled(one)
         assert await one.stop() == 0
