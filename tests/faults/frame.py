@@ -72,12 +72,17 @@ class Run:
             self._advance()
 
     @contextmanager
-    def striking(self) -> Iterator[None]:
-        """From right before the harm until mail flows again."""
+    def recovering(self) -> Iterator[None]:
+        """From right before the harm until mail flows again; nothing may be delivered twice."""
         began = time.monotonic()
-        with self.ledger.struck():
-            yield
+        yield
         self.recovered = max(self.recovered, time.monotonic() - began)
+
+    @contextmanager
+    def striking(self) -> Iterator[None]:
+        """The same where processes die: what is in flight then may be delivered once more."""
+        with self.ledger.struck(), self.recovering():
+            yield
 
     async def settled(self, node: Node) -> None:
         """All has arrived, or what has not is in the queue no more: it is lost."""
