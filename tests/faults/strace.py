@@ -7,8 +7,11 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
+
 from tests.support import until
 
+needs_strace = pytest.mark.skipif(not shutil.which("strace"), reason="strace is not installed")
 CALLS = ("fdatasync", "pwrite64", "writev", "openat", "ftruncate")  # that LMDB writes by
 
 
@@ -17,10 +20,11 @@ def missing() -> str:
     return "" if shutil.which("strace") else "strace is not installed"
 
 
-def arguments(output: Path, calls: Iterable[str], injections: Iterable[str] = ()) -> list[str]:
-    """strace of these calls of all threads and children, each with the path that it is about."""
-    traced = ["-f", "-y", "-o", str(output), "-e", f"trace={','.join(calls)}"]
-    return ["strace", *traced, *(part for one in injections for part in ("-e", f"inject={one}"))]
+def strace(output: Path, call: str, inject: str = "") -> list[str]:
+    """Run what follows under strace, which stands aside: the process is our child (-D)."""
+    traced = f"trace={call}"
+    command = ["strace", "-D", "-f", "--seccomp-bpf", "-y", "-o", str(output), "-e", traced]
+    return [*command, "-e", f"inject={call}:{inject}"] if inject else command
 
 
 class Trace:
@@ -46,8 +50,26 @@ async def attached(
     An injection is "CALL:error=EIO:when=N": the Nth of each thread, to any of the files.
     """
     files = [part for path in paths for part in ("-P", str(path))]
-    command = [*arguments(output, CALLS, injections), *files, "-p", str(pid)]
-    process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
+    harm = [part for one in injections for part in ("-e", f"inject={one}")]
+    async with _running(pid, output, CALLS, *harm, *files) as trace:
+        yield trace
+
+
+@asynccontextmanager
+async def traced(pid: int, output: Path, calls: Iterable[str], shown: int) -> AsyncIterator[Trace]:
+    """Look at these calls of a process, with so many octets of what each writes."""
+    async with _running(pid, output, calls, "-s", str(shown)) as trace:
+        yield trace
+
+
+@asynccontextmanager
+async def _running(
+    pid: int, output: Path, calls: Iterable[str], *more: str
+) -> AsyncIterator[Trace]:
+    command = ["strace", "-f", "-y", "-o", str(output), "-e", f"trace={','.join(calls)}", *more]
+    process = await asyncio.create_subprocess_exec(
+        *command, "-p", str(pid), stderr=asyncio.subprocess.PIPE
+    )
     assert process.stderr
     try:
         said = await process.stderr.readline()

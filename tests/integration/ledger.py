@@ -165,6 +165,16 @@ class Ledger:
         assert not self.corrupt
 
 
+async def read_reply(reader: asyncio.StreamReader) -> int:
+    """The code of a reply; EOFError where the server goes away."""
+    # Without wait_for, which may swallow that this task is cancelled.
+    while (line := await reader.readline())[3:4] == b"-":
+        pass
+    if not line.endswith(b"\n") or line.startswith(b"421"):
+        raise EOFError
+    return int(line[:3])
+
+
 class Client:
     """One SMTP connection at a time, which sends message after message."""
 
@@ -183,9 +193,9 @@ class Client:
         reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
         self._ledger.connections += 1
         try:
-            await self._reply(reader)
+            await read_reply(reader)
             writer.write(b"EHLO client.example.test\r\n")
-            await self._reply(reader)
+            await read_reply(reader)
             while not self.is_ending:
                 await self._send(reader, writer)
         finally:
@@ -198,25 +208,15 @@ class Client:
         commands = [b"MAIL FROM:<load@client.example.test>"]
         commands += [b"RCPT TO:<%b>" % recipient.encode() for recipient in recipients]
         writer.write(b"\r\n".join([*commands, b"DATA", b""]))
-        codes = [await self._reply(reader) for _ in range(len(commands) + 1)]
+        codes = [await read_reply(reader) for _ in range(len(commands) + 1)]
         if codes[-1] != 354:
             self._ledger.answered(number, codes[0])
             writer.write(b"RSET\r\n")
-            await self._reply(reader)
+            await read_reply(reader)
             return
         self._ledger.sends(number)
         writer.write(content + b".\r\n")
-        self._ledger.answered(number, await self._reply(reader))
-
-    async def _reply(self, reader: asyncio.StreamReader) -> int:
-        # Without wait_for, which may swallow that this task is cancelled.
-        while (line := await reader.readline())[3:4] == b"-":
-            pass
-        if not line.endswith(b"\n"):
-            raise EOFError
-        if line.startswith(b"421"):
-            raise EOFError
-        return int(line[:3])
+        self._ledger.answered(number, await read_reply(reader))
 
 
 @asynccontextmanager
