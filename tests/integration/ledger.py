@@ -9,6 +9,7 @@ import os
 import random
 import re
 import signal
+import ssl
 import sys
 import time
 from collections import Counter, deque
@@ -237,9 +238,12 @@ async def load(ledger: Ledger, port: int, clients: int = 20) -> AsyncIterator[No
 
 @asynccontextmanager
 async def sink(
-    ledger: Ledger, behaviour: Behaviour | None = None, port: int = 0
+    ledger: Ledger,
+    behaviour: Behaviour | None = None,
+    port: int = 0,
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[Sink]:
-    running = Sink(behaviour, take=ledger.take)
+    running = Sink(behaviour, take=ledger.take, tls=tls)
     await running.start(port=port)
     try:
         yield running
