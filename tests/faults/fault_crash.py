@@ -44,7 +44,7 @@ async def _run(run: Run) -> None:
     ):
         async with load(ledger, one.port):
             for _ in run.each():
-                await ledger.acknowledges(run.dice.randrange(1, 200))
+                await ledger.acknowledges(run.dice.randrange(1, 400))
                 await asyncio.sleep(run.dice.random() * 0.05)
                 with run.striking():
                     await run.dice.choice((kill_worker, kill_all, _kill_supervisor))(run, one)

@@ -101,7 +101,7 @@ class Run:
             lost=len(ledger.missing()),
             altered=len(ledger.corrupt),
             duplicated=ledger.repeated(),
-            in_flight=len(ledger.in_flight),
+            in_flight=ledger.in_flight,
             unexcused=ledger.unexcused,
             recovered=round(self.recovered, 3),
             seconds=round(seconds, 1),

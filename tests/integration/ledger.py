@@ -49,7 +49,7 @@ next_hop = ["127.0.0.1:{next_hop}"]
 
 # Seconds from a delivery until it is in a transaction: two turns of the settling timer, which is 20
 # ms, and the loops of both sides on a machine that has much to do.
-SETTLING = 1.0
+SETTLING = 0.3
 LATELY = 20_000  # arrivals of which the time is kept
 
 _NUMBER = re.compile(rb"\r\nX-Number: (\d+)\r\n")
@@ -73,7 +73,8 @@ class Ledger:
         self._committed = 0.0  # when the latest message was sent that is on the disk
         self._arrivals: deque[tuple[float, tuple[int, str]]] = deque(maxlen=LATELY)
         self._is_struck = False
-        self.in_flight: set[tuple[int, str]] = set()  # when harm was done: may come once more
+        self._excused: Counter[tuple[int, str]] = Counter()  # how often each may come once more
+        self.in_flight = 0  # deliveries that were, when harm was done
         self.unexcused = 0  # deliveries that came once more without having been in flight
 
     def next(self) -> tuple[int, list[str], bytes]:
@@ -108,12 +109,18 @@ class Ledger:
 
     def arrives(self, number: int, recipients: list[str]) -> None:
         for delivery in [(number, recipient) for recipient in recipients]:
-            self.unexcused += delivery in self.arrived and delivery not in self.in_flight
+            if delivery in self.arrived:
+                self.unexcused += not self._excused[delivery]
+                self._excused[delivery] = max(0, self._excused[delivery] - 1)
             self.arrived[delivery] += 1
             self._open.discard(delivery)
             self._arrivals.append((time.monotonic(), delivery))
             if self._is_struck:
-                self.in_flight.add(delivery)
+                self._excuse(delivery)
+
+    def _excuse(self, delivery: tuple[int, str]) -> None:
+        self._excused[delivery] += 1
+        self.in_flight += 1
 
     def check(self, content: bytes) -> int:
         """The number of a message that has arrived, whole or not."""
@@ -145,7 +152,9 @@ class Ledger:
         that is acknowledged by now is on the disk, however slow that is.
         """
         since = self._committed - SETTLING
-        self.in_flight.update(delivery for at, delivery in self._arrivals if at > since)
+        for at, delivery in self._arrivals:
+            if at > since:
+                self._excuse(delivery)
         self._is_struck = True
         try:
             yield
