@@ -25,14 +25,20 @@ class Disk:
 
     def __init__(self, image: Path, folder: Path, size: int = 256 << 20) -> None:
         """Make it, not mounted yet; `size` is in octets."""
-        self._image, self.folder = image, folder
+        self._image, self._copy, self.folder = image, image.with_suffix(".copy"), folder
         with image.open("wb") as file:
             file.truncate(size)
         subprocess.run(["mkfs.ext4", "-q", "-F", str(image)], check=True)
         folder.mkdir()
 
     def mount(self) -> None:
-        """The journal is replayed, as at a boot."""
+        """The journal is replayed, as at a boot.
+
+        What is mounted is a copy of what had reached the disk: where somebody else has a name
+        space with the mount from before, that one would come back, cut off as it is.
+        """
+        subprocess.run(["cp", "--sparse=always", self._image, self._copy], check=True)
+        self._copy.replace(self._image)
         subprocess.run(["mount", "-o", "loop", str(self._image), str(self.folder)], check=True)
 
     def unmount(self) -> None:
