@@ -15,13 +15,13 @@ async def _run(run: Run) -> None:
     ):
         add_accounts(one.data)
         async with reader(ledger, one.data, run.dice) as somebody:
-            async with load(ledger, one.port):
+            async with load(ledger, one.port, clients=5):
                 for _ in run.each():
                     await ledger.acknowledges(run.dice.randrange(1, 100))
                     with run.striking():
                         await run.dice.choice((kill_worker, kill_all))(run, one)
                         await ledger.acknowledges(1)
-                    await somebody.read(share=run.dice.choice((0.0, 0.5, 1.0)))
+                    await somebody.read(share=run.dice.choice((0.5, 0.9, 1.0)))
             await run.settled(one)
             assert await one.stop() == 0
             await somebody.read()
