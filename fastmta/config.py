@@ -221,6 +221,11 @@ class Retry(Table, frozen=True, kw_only=True):
         """The least age at which any domain's mail is given up."""
         return min(each.give_up_after for each in (self, *map(self.merged, self.domain)))
 
+    @property
+    def longest(self) -> Pause:
+        """The longest pause between two attempts of any domain's mail."""
+        return max(each.max_interval for each in (self, *map(self.merged, self.domain)))
+
 
 class Reports(Table, frozen=True, kw_only=True):
     delay_after: Age = Duration(4 * HOUR)

@@ -32,6 +32,7 @@ from fastmta.mail.disposition import Disposition
 from fastmta.mail.reply import Reply
 from fastmta.policy_desk import PolicyDesk
 from fastmta.queue.adapt import SlowDownRules
+from fastmta.queue.clock import ClockWatch
 from fastmta.queue.expiry import Expiry
 from fastmta.queue.flow import Flow
 from fastmta.queue.limits import Answer
@@ -274,7 +275,7 @@ class Worker:
             expiry,
             self._orders,
         )
-        return Shard(spool, settlement, expiry, scheduler)
+        return Shard(spool, settlement, expiry, ClockWatch(spool, self._longest), scheduler)
 
     async def _finish_report(self, report: Arrival) -> list[Arrival]:
         await self._signing.sign_report(report)
@@ -282,6 +283,9 @@ class Worker:
 
     def _shortest(self) -> float:
         return self._config.retry.shortest
+
+    def _longest(self) -> float:
+        return self._config.retry.longest
 
     def _weight_of(self, tenant: Hashable) -> int:
         known = self._config.tenants.get(str(tenant))

@@ -9,6 +9,7 @@ from pathlib import Path
 from fastmta import metrics
 from fastmta.config import Config
 from fastmta.delivery.site import Site
+from fastmta.queue.clock import ClockWatch
 from fastmta.queue.expiry import Expiry
 from fastmta.queue.scheduler import Scheduler
 from fastmta.queue.settlement import Settlement
@@ -41,15 +42,20 @@ class Shard:
     """One spool with what empties it."""
 
     def __init__(
-        self, spool: Spool, settlement: Settlement, expiry: Expiry, scheduler: Scheduler[Site]
+        self,
+        spool: Spool,
+        settlement: Settlement,
+        expiry: Expiry,
+        clock: ClockWatch,
+        scheduler: Scheduler[Site],
     ) -> None:
         self.spool, self.settlement = spool, settlement
-        self.expiry, self.scheduler = expiry, scheduler
+        self.expiry, self._clock, self.scheduler = expiry, clock, scheduler
         self._runners: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         await self.spool.start(self.scheduler.admit)
-        for run in (self.scheduler.run(), self.expiry.run()):
+        for run in (self.scheduler.run(), self.expiry.run(), self._clock.run()):
             self._runners.append(asyncio.ensure_future(run))
 
     def reload(self, config: Config) -> None:

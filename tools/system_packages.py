@@ -28,6 +28,8 @@ NEEDS = {
         "lmtp": "dovecot-lmtpd",
         "/usr/lib/dovecot/pop3": "dovecot-pop3d",
         "strace": "strace",
+        "faketime": "faketime",
+        "mkfs.ext4": "e2fsprogs",
         "/usr/share/doc/libnet-ssleay-perl": "libnet-ssleay-perl",  # swaks over TLS
         "node": "nodejs",
         "/usr/share/nodejs/nodemailer": "node-nodemailer",

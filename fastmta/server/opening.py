@@ -34,6 +34,7 @@ class Opening:
     async def open(self, accepted: socket.socket, peer: str) -> None:
         """Until the session has its transport, or the connection is closed."""
         session = self._session()
+        session.sessions.note_descriptor(accepted.fileno())
         try:
             if self._is_proxy(peer):
                 peer = await self._told(session, accepted) or peer

@@ -8,10 +8,12 @@ from ipaddress import ip_address
 from fastmta.config import Endpoint, Listener, Network, TlsMode
 from fastmta.metrics import Counter
 from fastmta.protocol.smtp_limits import Load
+from fastmta.server import room
 from fastmta.server.port import Port
 from fastmta.server.session import Session, Sessions
 from fastmta.server.tls import ServerTls
 
+LEAST_HELD = 1 << 20  # octets that may be held whatever there seems to be left of memory
 STRESS_TIMEOUT = 10.0  # seconds; what is left of a client's time under stress
 
 
@@ -23,6 +25,7 @@ class Service:
     ) -> None:
         """`refused` counts connections that are not let in."""
         self.sessions, self.load, self.tls = sessions, load, tls
+        self.most_held = load.max_held  # where memory has room for it
         self.sessions.on_sweep = self._note_stress
         self.held: dict[str, int] = {}  # address -> descriptor, where it listens already
         self._refused = refused
@@ -85,6 +88,9 @@ class Service:
 
     def _note_stress(self) -> None:
         self.load.stressed = self.sessions.is_stressed
+        # What is held is copied on its way: to be joined, and to be written.
+        left = max(LEAST_HELD, self.load.held + room.memory() / 4)
+        self.load.max_held = int(min(self.most_held, left))
 
 
 def membership(networks: Sequence[Network]) -> Callable[[str], bool]:

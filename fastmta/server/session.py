@@ -6,9 +6,11 @@ import socket
 from collections import Counter
 from collections.abc import Callable
 from ipaddress import ip_address
+from math import inf
 from typing import cast
 
 from fastmta.config import Endpoint
+from fastmta.server import room
 
 _BACKLOG = 4096
 _SWEEP = 1.0  # seconds; how late a deadline may be noticed
@@ -44,6 +46,7 @@ class Session:
         """Call it first in connection_made: there is a connection, and who is at its end."""
         self.transport = cast(asyncio.Transport, transport)
         self.sessions.forget(self)
+        self.sessions.note_descriptor(transport.get_extra_info("socket").fileno())
         self.client = self.client or client_address(transport)
 
     def sweep(self, now: float) -> None:
@@ -93,6 +96,8 @@ class Sessions:
         self.now = 0.0
         self.on_sweep: Callable[[], None] | None = None
         self._open: set[Session] = set()
+        self._descriptors = inf  # those from this number on are not for sessions
+        self._is_crowded = False  # the latest connection had one of these
         self._expected: set[Session] = set()  # without a connection as yet, see Opening
         self._per_client: Counter[str] = Counter()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -105,7 +110,7 @@ class Sessions:
 
     @property
     def is_full(self) -> bool:
-        return self._in_use >= self.limit
+        return self._is_crowded or self._in_use >= self.limit
 
     @property
     def is_stressed(self) -> bool:
@@ -120,6 +125,10 @@ class Sessions:
     @property
     def _in_use(self) -> int:
         return len(self._open) + len(self._expected)
+
+    def note_descriptor(self, number: int) -> None:
+        """Of a connection that has come, before it is let in."""
+        self._is_crowded = number >= self._descriptors
 
     def has_too_many(self, client: str) -> bool:
         return self._per_client[client] >= self.limit_per_client
@@ -176,6 +185,7 @@ class Sessions:
     def _sweep(self) -> None:
         assert self._loop is not None
         self.now = now = self._loop.time()
+        self._descriptors = room.descriptors()
         self._timer = self._loop.call_later(_SWEEP, self._sweep)
         if self.on_sweep is not None:
             self.on_sweep()

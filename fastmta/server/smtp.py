@@ -70,7 +70,7 @@ class SmtpService(Service):
         self._take_on(config)
         self.sessions.limit = config.smtp.max_sessions
         self.sessions.limit_per_client = config.smtp.max_sessions_per_client
-        self.load.max_held = _most_held(config)
+        self.most_held = _most_held(config)
         self.sessions.each(lambda session: cast(SmtpSession, session).admit())
         listeners = [each for each in config.listener if each.service in MAIL_SERVICES]
         return await self._listen_on(listeners)

@@ -106,6 +106,11 @@ def position_time(position: bytes) -> float:
     return int.from_bytes(position[:8]) / 1000
 
 
+def position_after(time: float) -> bytes:
+    """Where the places begin that are after this time."""
+    return (int(time * 1000) + 1).to_bytes(8)
+
+
 def position_envelope(position: bytes) -> bytes:
     """The key of the envelope that lies there."""
     return position[8:]

@@ -213,6 +213,29 @@ def scan_envelopes(
     return found, key if more else None
 
 
+def scan_ahead(
+    start: bytes, after: float, count: int, txn: Transaction, db: Databases
+) -> tuple[list[Envelope], bytes | None]:
+    """Envelopes that wait for a time after this one, from key `start` on; and the key to go on
+    from, None at the end. Its cost is that of the lanes and of what is found."""
+    found: list[Envelope] = []
+    place = records.position_after(after)
+    key: bytes | None = start
+    with txn.cursor(db["waiting"]) as cursor:
+        while key is not None and cursor.set_range(key):
+            lane, _ = _split(cursor.key())
+            more = cursor.set_range(max(key, lane + place))
+            while more and (row := cursor.key()).startswith(lane):
+                if len(found) == count:
+                    return found, row
+                name = records.position_envelope(row[records.LANE_SIZE :])
+                with suppress(records.Unreadable):  # whoever reads its lane moves it aside
+                    found.append(records.unpack_envelope(txn.get(name, b"", db=db["envelopes"])))
+                more = cursor.next()
+            key = records.next_lane(lane)
+    return found, None
+
+
 def get_envelopes(
     wanted: Iterable[Envelope], txn: Transaction, db: Databases
 ) -> list[Envelope | None]:

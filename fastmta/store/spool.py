@@ -213,7 +213,8 @@ class Spool:
             self.take_back(envelope)
             self.note_waiting(envelope)
         else:
-            self.settle(envelope, msgspec.structs.replace(envelope, due=envelope.received))
+            due = min(envelope.received, time.time())  # the clock may have been set back
+            self.settle(envelope, msgspec.structs.replace(envelope, due=due))
 
     def room(self, path: str) -> None:
         """A path for which something was put back has room again, or is gone."""
@@ -396,6 +397,12 @@ class Spool:
         Begin with b""; the key is None at the end. What has never waited is not among them.
         """
         return await self._env.read(partial(rows.scan_envelopes, after, count))
+
+    async def scan_ahead(
+        self, start: bytes, after: float, count: int
+    ) -> tuple[list[Envelope], bytes | None]:
+        """Envelopes that wait for a time after this one, and the key to go on from; as `scan`."""
+        return await self._env.read(partial(rows.scan_ahead, start, after, count))
 
     async def holds(self, wanted: Sequence[Envelope]) -> list[bool]:
         """Whether each is still stored, out or not; only message and index are looked at."""

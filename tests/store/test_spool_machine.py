@@ -106,6 +106,7 @@ class SpoolMachine(RuleBasedStateMachine):
         self.faults: list[str] = []
         self.committing = threading.Lock()
         self.offset = 0.0  # of the clock
+        self.moment = 0.0  # while the clock stands still
         self.leasing: asyncio.Future[None] | None = None
         self.seen: list[Envelope] = []  # in the last scan, and perhaps no more as they were then
         self.problems: list[str] = []  # met in callbacks, where nobody hears an exception
@@ -125,7 +126,7 @@ class SpoolMachine(RuleBasedStateMachine):
     def begin(self, window: int, resident: int, delays: tuple[float, float]) -> None:
         self.writer_delay, self.reader_delay = delays
         environment = type("Environment", (WatchedEnvironment,), {"machine": self})
-        clock = SimpleNamespace(time=lambda: time.time() + self.offset)
+        clock = SimpleNamespace(time=lambda: self.moment or time.time() + self.offset)
         for name, value in {
             "WINDOW": window,
             "LEASE": min(3, window),
@@ -368,10 +369,12 @@ class SpoolMachine(RuleBasedStateMachine):
     def put_back(self, mail: Mail, b: int) -> None:
         """Nothing is written where it was read from the disk."""
         mail.is_out = False
-        if mail.envelope.due == 0:
-            later = msgspec.structs.replace(mail.envelope, due=mail.envelope.received)
+        self.moment = now = spool.time.time()
+        if mail.envelope.due == 0:  # it may have been received by a clock that was ahead
+            later = msgspec.structs.replace(mail.envelope, due=min(mail.envelope.received, now))
             mail.pending = Pending(later, None)
         self.spool.put_back(mail.envelope, PATHS[b % 2])
+        self.moment = 0.0
 
     async def scan(self) -> None:
         self.seen, key = [], b""
