@@ -49,3 +49,122 @@ def fuzz_down_conversion(data: bytes) -> None:
     dsn.parse_report(root)
     for part in root.walk():
         part.text(), part.filename, part.message(), part.headers.received()
+
+
+_SPACES = [b" ", b"\t", b"\r\n", b"\n", b"\r\n ", b"\r"]
+_MIME = [
+    *(b"Content-Type: multipart/mixed; boundary=b\r\n", b"content-type: text/plain\r\n", b"\r\n"),
+    *(b'Content-Type: multipart/alternative; boundary="b c"\r\n\r\n', b"--b\r\n", b"\r\n--b--\r\n"),
+    *(
+        b"Content-Type: message/rfc822\r\n\r\n",
+        b"--b c\r\n",
+        b"--b",
+        b"--",
+        b"\r\n--b\r\n\r\n",
+        b"-",
+    ),
+    *(
+        b"Content-Transfer-Encoding: base64\r\n\r\n",
+        b"Content-Transfer-Encoding: 8bit\r\n",
+        b"QUI=\r\n",
+    ),
+    *(b"Content-Type: multipart/signed; boundary=b\r\n\r\n", b"Subject: \xc3\xbc\r\n", b"text\r\n"),
+    *(b"Content-Type: message/delivery-status\r\n\r\n", b"\xc3\xbc\r\n", b":", b"\0", *_SPACES),
+    *(
+        b"Content-Type: multipart/digest; boundary=b\r\n\r\n--b\r\n",
+        b"\n--b\n\n",
+        b"x",
+        b"Name : v\r\n",
+    ),
+]
+_ADDRESS = [
+    *(b"a", b"Bob", b"b.c", b".", b"@", b"<", b">", b",", b";", b":", b'"', b'"x y"', b"(", b")"),
+    *(
+        b"(c)",
+        b"\\",
+        b"\\a",
+        b"[1.2.3.4]",
+        b"[IPv6:1::2]",
+        b"[",
+        b"]",
+        b"=?utf-8?q?a,b?=",
+        b"\xc3\xa9",
+    ),
+    *(
+        b"\xff",
+        b"a@b.c",
+        b"<a@b>",
+        b"\0",
+        b"-",
+        b"group:",
+        b"<@x:a@b>",
+        b"x" * 64,
+        b"y." * 30,
+        *_SPACES,
+    ),
+    *(b"::", b"1.2.3.4", b"IPv6:", b"\x07", b"\x7f", b"_", b"Bob <b@c.test>, "),
+]
+PIECES = {
+    "structure": _MIME,
+    "down_conversion": _MIME,
+    "header_values": [
+        *(
+            b"Subject: a\r\n",
+            b"X:",
+            b" folded\r\n",
+            b"\tfolded\n",
+            b"no field\r\n",
+            b"name=value",
+            b"; ",
+        ),
+        *(
+            b";",
+            b"=",
+            b'"',
+            b'"a b"',
+            b"\\",
+            b"(",
+            b")",
+            b"(c (d))",
+            b"<a@b>",
+            b"<",
+            b">",
+            b",",
+            b"text/plain",
+        ),
+        *(b"charset=utf-8", b"\xff", b"\0", b"a", b"/", b"name*0*=x", b":", b"Received:", *_SPACES),
+    ],
+    "address_list": _ADDRESS,
+    "addrspec": _ADDRESS,
+    "date": [
+        *(
+            b"Mon, ",
+            b"1",
+            b" 01",
+            b" Jan",
+            b"feb ",
+            b" 2026",
+            b" 99",
+            b" 1950",
+            b" 23:59:60",
+            b" 10:20",
+            b":",
+        ),
+        *(
+            b" +0100",
+            b" -0000",
+            b" GMT",
+            b" EST",
+            b" Z",
+            b" (c)",
+            b"(",
+            b")",
+            b",",
+            b"0",
+            b"9999",
+            b" +9999",
+            b"-",
+        ),
+        *(b"Thu, 29 Feb 2024 00:00:00 +0000", b"31 Apr 2026 25:00:00", b"Foo", *_SPACES),
+    ],
+}
