@@ -10,17 +10,17 @@ from random import Random
 
 HERE = Path(__file__).parent
 BLOCK = 10_000  # inputs
-MOST_PIECES = 12  # of one input; half of them have fewer than four
 _POOL = 400  # pieces that the inputs of one block are made of
 _SLICE = 60  # octets of a piece of the corpus
 
 
-def pieces_of(name: str) -> list[bytes]:
-    """What its grammar is made of: `PIECES` of the module that has the target."""
+def grammar_of(name: str) -> tuple[list[bytes], int]:
+    """What inputs are made of: `PIECES` of the module that has the target, and how many octets of
+    any kind stand in front (`PREFIXES`): they choose a way, and say nothing."""
     for path in HERE.glob("*_targets.py"):
         module = importlib.import_module(f"tests.fuzz.{path.stem}")
         if hasattr(module, f"fuzz_{name}"):
-            return module.PIECES[name]
+            return module.PIECES[name], getattr(module, "PREFIXES", {}).get(name, 0)
     raise KeyError(name)
 
 
@@ -29,27 +29,30 @@ def corpus_of(name: str) -> list[bytes]:
 
 
 def block(name: str, seed: int, number: int) -> list[bytes]:
-    """The inputs from `number` times BLOCK on."""
+    """The inputs from `number` times BLOCK on; half of them have fewer than four pieces or so."""
     draw = Random(f"{seed} {name} {number}")
-    pool = _pool(draw, pieces_of(name), corpus_of(name))
-    counts = draw.choices(range(1, MOST_PIECES + 1), _WEIGHTS, k=BLOCK)
+    pieces, prefix = grammar_of(name)
+    corpus = [found[prefix:] for found in corpus_of(name)]
+    # A dialogue that is nothing but mistakes gets nowhere: it has more pieces, and better ones.
+    pool = _pool(draw, pieces, corpus, 0.9 if prefix else 0.65)
+    most = range(1, 24 if prefix else 12)
+    counts = draw.choices(most, [1 / count for count in most], k=BLOCK)
     chosen = draw.choices(pool, k=sum(counts))
     inputs, at = [], 0
     for count in counts:
         made = b"".join(chosen[at : at + count])
-        inputs.append(made if count % 4 else _damaged(draw, made))
+        made = made if count % 4 else _damaged(draw, made)
+        inputs.append(draw.randbytes(prefix) + made if prefix else made)
         at += count
     return inputs
 
 
-_WEIGHTS = [1 / count for count in range(1, MOST_PIECES + 1)]
-
-
-def _pool(draw: Random, pieces: list[bytes], corpus: list[bytes]) -> list[bytes]:
-    """Two thirds grammar, a quarter corpus, whole and in slices, and the rest any octets."""
-    pool = draw.choices(pieces, k=_POOL * 2 // 3)
-    pool += [_slice(draw, draw.choice(corpus)) for _ in range(_POOL // 4)]
-    return pool + [draw.randbytes(draw.randint(1, 3)) for _ in range(_POOL // 12)]
+def _pool(draw: Random, pieces: list[bytes], corpus: list[bytes], share: float) -> list[bytes]:
+    """This share of it grammar; of the rest most is corpus, whole and in slices, or any octets."""
+    pool = draw.choices(pieces, k=int(_POOL * share))
+    rest = _POOL - len(pool)
+    pool += [_slice(draw, draw.choice(corpus)) for _ in range(rest * 3 // 4)]
+    return pool + [draw.randbytes(draw.randint(1, 3)) for _ in range(rest // 4)]
 
 
 def _slice(draw: Random, found: bytes) -> bytes:
