@@ -8,12 +8,13 @@ PXD    := $(wildcard fastmta/*/*.pxd bench/_core/*.pxd)
 PYX    := $(wildcard fastmta/_core/*.pyx fastmta/_core/*.h bench/_core/*.pyx bench/_core/*.h) \
           $(PXD) $(wildcard $(PXD:.pxd=.py))
 
-.PHONY: help run test bench check build setup packages peers sanitize clean
+.PHONY: help run test bench fuzz check build setup packages peers sanitize clean
 
 help:
 	@echo "make run    set up and start the demo"
 	@echo "make test   set up, lint, type-check and run every test"
 	@echo "make bench  measure fastmta beside other servers, for about twenty minutes"
+	@echo "make fuzz   give each reader of outside bytes ten million inputs, for hours"
 	@echo "make check  lint and type-check only"
 	@echo "make build  compile what changed"
 	@echo "make sanitize  run the tests of _core and mail under gcc's address and UB sanitizers"
@@ -68,6 +69,10 @@ packages: $(VENV)/installed peers
 # With a folder of its own for each run: make bench BENCH='--out results-1'
 bench: build peers
 	$(BIN)/python -m bench all $(BENCH)
+
+# Goes on where it was stopped: make fuzz FUZZ='--jobs 4 --seconds 600 smtp_server pop3'
+fuzz: build
+	$(BIN)/python -m tests.fuzz.mass --record .build/fuzz.json $(FUZZ)
 
 # Servers that the benchmark runs beside fastmta; what cannot be had is said, and left out.
 peers: $(VENV)/installed

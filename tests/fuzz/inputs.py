@@ -4,24 +4,28 @@ They come in blocks, each from a generator of its own, so that any of them can b
 the target, the seed and its number.
 """
 
-import importlib
 from pathlib import Path
 from random import Random
 
 HERE = Path(__file__).parent
 BLOCK = 10_000  # inputs
+PREFIXES = {"smtp_server": 2, "smtp_client": 2, "pop3": 2}  # octets that choose, and say nothing
 _POOL = 400  # pieces that the inputs of one block are made of
 _SLICE = 60  # octets of a piece of the corpus
 
 
-def grammar_of(name: str) -> tuple[list[bytes], int]:
-    """What inputs are made of: `PIECES` of the module that has the target, and how many octets of
-    any kind stand in front (`PREFIXES`): they choose a way, and say nothing."""
-    for path in HERE.glob("*_targets.py"):
-        module = importlib.import_module(f"tests.fuzz.{path.stem}")
-        if hasattr(module, f"fuzz_{name}"):
-            return module.PIECES[name], getattr(module, "PREFIXES", {}).get(name, 0)
-    raise KeyError(name)
+def pieces_of(name: str) -> list[bytes]:
+    """What its grammar is made of, one to a line of pieces/NAME, escaped as in a bytes literal.
+
+    Below `## 6` each counts six times.
+    """
+    pieces, weight = [], 1
+    for line in (HERE / "pieces" / name).read_text().splitlines():
+        if line.startswith("## "):
+            weight = int(line[3:])
+        else:
+            pieces += [line.encode().decode("unicode_escape").encode("latin-1")] * weight
+    return pieces
 
 
 def corpus_of(name: str) -> list[bytes]:
@@ -31,7 +35,7 @@ def corpus_of(name: str) -> list[bytes]:
 def block(name: str, seed: int, number: int) -> list[bytes]:
     """The inputs from `number` times BLOCK on; half of them have fewer than four pieces or so."""
     draw = Random(f"{seed} {name} {number}")
-    pieces, prefix = grammar_of(name)
+    pieces, prefix = pieces_of(name), PREFIXES.get(name, 0)
     corpus = [found[prefix:] for found in corpus_of(name)]
     # A dialogue that is nothing but mistakes gets nowhere: it has more pieces, and better ones.
     pool = _pool(draw, pieces, corpus, 0.9 if prefix else 0.65)
