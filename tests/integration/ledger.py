@@ -1,4 +1,8 @@
-"""A ledger of mail: what the relay acknowledged to its clients, and what then arrived."""
+"""A ledger of mail: what the relay acknowledged to its clients, and what then arrived.
+
+The order of arrival is not written down: messages of different transactions have none (a message
+that is deferred is passed by others, RFC 5321 section 4.5.4.1), and connections run side by side.
+"""
 
 import asyncio
 import os
@@ -6,9 +10,10 @@ import random
 import re
 import signal
 import sys
-from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+import time
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from zlib import crc32
@@ -17,6 +22,7 @@ from bench.processes import free_port, tree
 from fastmta.sink import Behaviour, Mail, Sink
 from fastmta.store import records
 from fastmta.store.env import open_environment
+from fastmta.store.view import SpoolView, shard_folders
 from tests.support import until
 
 PROGRAM = Path(sys.executable).with_name("fastmta")
@@ -40,6 +46,11 @@ domain   = "*"
 next_hop = ["127.0.0.1:{next_hop}"]
 """
 
+# Seconds from a delivery until it is in a transaction: two turns of the settling timer, which is 20
+# ms, and the loops of both sides on a machine that has much to do.
+SETTLING = 1.0
+LATELY = 20_000  # arrivals of which the time is kept
+
 _NUMBER = re.compile(rb"\r\nX-Number: (\d+)\r\n")
 
 
@@ -56,6 +67,13 @@ class Ledger:
         self.replies: Counter[int] = Counter()  # to the end of data
         self.arrived: Counter[tuple[int, str]] = Counter()
         self.corrupt: list[int] = []
+        self._open: set[tuple[int, str]] = set()  # acknowledged, and not arrived
+        self._sent: dict[int, float] = {}  # when the end of data was sent, until it is answered
+        self._committed = 0.0  # when the latest message was sent that is on the disk
+        self._arrivals: deque[tuple[float, tuple[int, str]]] = deque(maxlen=LATELY)
+        self._is_struck = False
+        self.in_flight: set[tuple[int, str]] = set()  # when harm was done: may come once more
+        self.unexcused = 0  # deliveries that came once more without having been in flight
 
     def next(self) -> tuple[int, list[str], bytes]:
         """A message that nobody has sent yet: number, recipients, content."""
@@ -70,15 +88,31 @@ class Ledger:
         self._recipients[number] = recipients
         return number, recipients, b"Subject: x\r\nX-Number: %d\r\n\r\n%b" % (number, lines)
 
+    def sends(self, number: int) -> None:
+        """The end of its data is about to be sent."""
+        self._sent[number] = time.monotonic()
+
     def answered(self, number: int, code: int) -> None:
         self.replies[code] += 1
+        sent = self._sent.pop(number, 0.0)
         if code == 250:
             self.acknowledged.append(number)
+            self._committed = max(self._committed, sent)
+            wanted = {(number, recipient) for recipient in self._recipients[number]}
+            self._open |= {one for one in wanted if one not in self.arrived}
 
     def take(self, mail: Mail) -> None:
         """What a sink calls for each message that it takes."""
-        number = self.check(mail.content)
-        self.arrived.update((number, recipient) for recipient in mail.recipients)
+        self.arrives(self.check(mail.content), mail.recipients)
+
+    def arrives(self, number: int, recipients: list[str]) -> None:
+        for delivery in [(number, recipient) for recipient in recipients]:
+            self.unexcused += delivery in self.arrived and delivery not in self.in_flight
+            self.arrived[delivery] += 1
+            self._open.discard(delivery)
+            self._arrivals.append((time.monotonic(), delivery))
+            if self._is_struck:
+                self.in_flight.add(delivery)
 
     def check(self, content: bytes) -> int:
         """The number of a message that has arrived, whole or not."""
@@ -96,12 +130,26 @@ class Ledger:
 
     def missing(self) -> list[tuple[int, str]]:
         """What was acknowledged and has not arrived."""
-        wanted = ((n, recipient) for n in self.acknowledged for recipient in self._recipients[n])
-        return [one for one in wanted if one not in self.arrived]
+        return sorted(self._open)
 
     def repeated(self) -> int:
         """How many deliveries were one too many."""
         return self.arrived.total() - len(self.arrived)
+
+    @contextmanager
+    def struck(self) -> Iterator[None]:
+        """While the relay is harmed: what is delivered now, or was lately, may come once more.
+
+        A settlement rides with the next commit, so what had been settled when a message was sent
+        that is acknowledged by now is on the disk, however slow that is.
+        """
+        since = self._committed - SETTLING
+        self.in_flight.update(delivery for at, delivery in self._arrivals if at > since)
+        self._is_struck = True
+        try:
+            yield
+        finally:
+            self._is_struck = False
 
     async def acknowledges(self, more: int) -> None:
         """Wait for so many more 250s."""
@@ -111,10 +159,20 @@ class Ledger:
     async def complete(self) -> None:
         """Wait until all that was acknowledged has arrived, whole."""
         try:
-            await until(lambda: not self.missing())
+            await until(lambda: not self._open)
         finally:
             assert not self.missing(), f"{len(self.missing())}: {self.missing()[:5]}"
         assert not self.corrupt
+
+
+async def read_reply(reader: asyncio.StreamReader) -> int:
+    """The code of a reply; EOFError where the server goes away."""
+    # Without wait_for, which may swallow that this task is cancelled.
+    while (line := await reader.readline())[3:4] == b"-":
+        pass
+    if not line.endswith(b"\n") or line.startswith(b"421"):
+        raise EOFError
+    return int(line[:3])
 
 
 class Client:
@@ -135,9 +193,9 @@ class Client:
         reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
         self._ledger.connections += 1
         try:
-            await self._reply(reader)
+            await read_reply(reader)
             writer.write(b"EHLO client.example.test\r\n")
-            await self._reply(reader)
+            await read_reply(reader)
             while not self.is_ending:
                 await self._send(reader, writer)
         finally:
@@ -150,24 +208,15 @@ class Client:
         commands = [b"MAIL FROM:<load@client.example.test>"]
         commands += [b"RCPT TO:<%b>" % recipient.encode() for recipient in recipients]
         writer.write(b"\r\n".join([*commands, b"DATA", b""]))
-        codes = [await self._reply(reader) for _ in range(len(commands) + 1)]
+        codes = [await read_reply(reader) for _ in range(len(commands) + 1)]
         if codes[-1] != 354:
             self._ledger.answered(number, codes[0])
             writer.write(b"RSET\r\n")
-            await self._reply(reader)
+            await read_reply(reader)
             return
+        self._ledger.sends(number)
         writer.write(content + b".\r\n")
-        self._ledger.answered(number, await self._reply(reader))
-
-    async def _reply(self, reader: asyncio.StreamReader) -> int:
-        # Without wait_for, which may swallow that this task is cancelled.
-        while (line := await reader.readline())[3:4] == b"-":
-            pass
-        if not line.endswith(b"\n"):
-            raise EOFError
-        if line.startswith(b"421"):
-            raise EOFError
-        return int(line[:3])
+        self._ledger.answered(number, await read_reply(reader))
 
 
 @asynccontextmanager
@@ -256,6 +305,14 @@ class Node:
         """SIGTERM; the exit code."""
         self.process.send_signal(signal.SIGTERM)
         return await self.process.wait()
+
+    def has_mail(self) -> bool:
+        """Whether anything is in the queue; the node may run."""
+        for folder in shard_folders(self.data):
+            with closing(SpoolView(folder)) as view:
+                if any(True for _ in view.envelopes()):
+                    return True
+        return False
 
     def rows(self) -> Counter[str]:
         """How much is in the spools of a node that has ended."""

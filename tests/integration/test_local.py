@@ -13,6 +13,7 @@ from fastmta.mail.dsn import parse_report
 from fastmta.mail.message import parse
 from fastmta.store import mail_records
 from fastmta.store.env import open_environment
+from tests.faults.strace import needs_strace, strace
 from tests.integration.mailboxes import add_account, change_account, mail_of
 from tests.integration.servers import (
     LIMIT,
@@ -24,7 +25,6 @@ from tests.integration.servers import (
     relay,
     route,
 )
-from tests.integration.test_faults import needs_strace, strace
 from tests.integration.test_orders import order, queue
 
 DOMAIN = '[domains."example.test"]\n'

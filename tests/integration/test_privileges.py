@@ -17,8 +17,8 @@ import pytest
 
 from bench.processes import free_port
 from tests.certificates import make_certificate
+from tests.faults.strace import needs_strace, strace
 from tests.integration.ledger import PROGRAM, Ledger, Node, ending, load, sink
-from tests.integration.test_faults import needs_strace, strace
 from tests.integration.unprivileged import (
     GROUP,
     USER,

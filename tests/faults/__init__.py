@@ -1,0 +1,1 @@
+"""Faults that nothing acknowledged may be lost by: docs/reliability.md."""
