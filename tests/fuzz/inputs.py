@@ -1,7 +1,7 @@
 """Inputs by the million: pieces of a target's grammar and of its corpus, joined and damaged.
 
 They come in blocks, each from a generator of its own, so that any of them can be made again from
-the target, the seed and its number.
+the target, the seed and its number, as long as pieces and corpus are the same.
 """
 
 from pathlib import Path

@@ -138,17 +138,18 @@ class Oracle:
             if not initial:
                 self.mechanism = b"PLAIN"
                 return [b"+ "]
-            return self.plain(initial)
+            return self.plain(initial, keeps_name=True)
         return self.common(name, argument) or self.error()
 
-    def plain(self, word: bytes) -> list[bytes]:
+    def plain(self, word: bytes, keeps_name: bool = False) -> list[bytes]:
+        """What USER said stays where no exchange was begun: where AUTH itself was no good."""
         self.mechanism = b""
         try:
             octets = b"" if word == b"=" else b64decode(word, validate=True)
             if b64encode(octets) != word.replace(b"=", b"", word == b"="):
                 raise ValueError
         except ValueError:
-            return self.bad_login(keeps_name=True)
+            return self.bad_login(keeps_name)
         parts = octets.split(b"\0")
         if len(parts) != 3:
             return self.bad_login()
