@@ -15,7 +15,7 @@ from tests.support import until
 
 DESTINATIONS = [f"d{number}.test" for number in range(500)]
 SIZES = (1_000, 2_000, 4_000, 40_000, 400_000, 2_000_000)  # octets of a body
-DEPTH = {False: 100, True: 400}  # messages that wait in the queue at its deepest, by form
+DEPTH = {False: 40, True: 400}  # messages that wait in the queue at its deepest, by form
 LONG = 20  # cycles from which it is the long form
 
 # What a process may hold more than it did, and a file more than twice its peak: what is small
@@ -69,7 +69,7 @@ async def _run(run: Run) -> None:
             async with load(ledger, one.port):
                 await ledger.acknowledges(depth)
             peak = max(peak, await live_octets(admin))
-            destination.behaviour = Behaviour(tempfail=0.3)
+            destination.behaviour = Behaviour(tempfail=0.1)
             for each in list(destination.sessions):
                 each.close()
             with run.recovering():
