@@ -8,16 +8,17 @@ PXD    := $(wildcard fastmta/*/*.pxd bench/_core/*.pxd)
 PYX    := $(wildcard fastmta/_core/*.pyx fastmta/_core/*.h bench/_core/*.pyx bench/_core/*.h) \
           $(PXD) $(wildcard $(PXD:.pxd=.py))
 
-.PHONY: help run test bench faults check build setup packages peers sanitize clean
+.PHONY: help run test bench faults fuzz check build setup packages peers sanitize clean
 
 help:
 	@echo "make run    set up and start the demo"
 	@echo "make test   set up, lint, type-check and run every test"
 	@echo "make bench  measure fastmta beside other servers, for a quarter of an hour"
 	@echo "make faults  kill, cut off, starve and lie to the server for up to an hour: is anything lost?"
+	@echo "make fuzz   give each reader of outside bytes ten million inputs, for hours"
 	@echo "make check  lint and type-check only"
 	@echo "make build  compile what changed"
-	@echo "make sanitize  run the tests of _core and mail under gcc's address and UB sanitizers"
+	@echo "make sanitize  run the tests of _core, mail and protocol, and fuzz, under gcc's address and UB sanitizers"
 	@echo "make clean  remove everything that make created"
 
 run: build
@@ -58,8 +59,9 @@ sanitize: build
 	CFLAGS="-g $(SANITIZE)" LDFLAGS="$(SANITIZE)" $(BIN)/python setup.py --quiet build \
 	  --build-base $(SANITIZED) --build-lib $(SANITIZED)/lib
 	LD_PRELOAD="$(RUNTIME)" PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 \
-	  PYTHONPATH=$(SANITIZED)/lib $(BIN)/pytest -q -s tests/core tests/mail tests/fuzz --timeout=0 \
-	  -o pythonpath="$(SANITIZED)/lib ." -k "not short_run"
+	  PYTHONPATH=$(SANITIZED)/lib:. sh -c '$(BIN)/pytest -q -s tests/core tests/mail tests/protocol \
+	  tests/fuzz --timeout=0 -o pythonpath="$(SANITIZED)/lib ." -k "not short_run" && \
+	  $(BIN)/python -P -m tests.fuzz.mass --inputs 20000'
 
 packages: $(VENV)/installed peers
 	$(BIN)/python tools/system_packages.py test
@@ -73,6 +75,10 @@ bench: build peers
 # One fault alone: make faults FAULTS='--only crash'
 faults: build packages
 	$(BIN)/python -m tests.faults $(FAULTS)
+
+# Goes on where it was stopped: make fuzz FUZZ='--jobs 4 --seconds 600 smtp_server pop3'
+fuzz: build
+	$(BIN)/python -m tests.fuzz.mass --record .build/fuzz.json $(FUZZ)
 
 # Servers that the benchmark runs beside fastmta; what cannot be had is said, and left out.
 peers: $(VENV)/installed

@@ -61,10 +61,16 @@ cdef const unsigned char* dot_string_end(
 
 cdef const unsigned char* quoted_end(
         const unsigned char* at, const unsigned char* end) noexcept nogil:
-    """Quoted-string = DQUOTE *QcontentSMTP DQUOTE; nothing in it is a control."""
+    """Quoted-string = DQUOTE *QcontentSMTP DQUOTE; nothing in it is a control.
+
+    Behind a backslash stands ASCII alone, also by RFC 6531.
+    """
     at += 1
     while at < end and at[0] != c'"':
-        at += at[0] == c"\\"
+        if at[0] == c"\\":
+            at += 1
+            if at < end and at[0] > 126:
+                return NULL
         if at >= end or at[0] < 32 or at[0] == 127:
             return NULL
         at += 1
@@ -117,10 +123,10 @@ cdef const unsigned char* literal_end(
 cdef bint has_ipv6_tag(const char* text) noexcept nogil:
     """The tag in any case; `text` ends in NUL, which stops this in time."""
     cdef int i
-    for i in range(5):
-        if (text[i] | 32) != b"ipv6:"[i]:
+    for i in range(3):
+        if (text[i] | 32) != b"ipv"[i]:
             return False
-    return True
+    return text[3] == c"6" and text[4] == c":"
 
 
 def is_mailbox(str text not None):

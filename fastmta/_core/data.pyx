@@ -28,12 +28,13 @@ cdef enum Place:
     END  # behind CRLF "." CRLF
 
 
-NO_FAULT, BARE_NEWLINE, TOO_BIG, HEADER_TOO_BIG, NO_ROOM = range(5)
+NO_FAULT, BARE_NEWLINE, HEADER_TOO_BIG, TOO_BIG, NO_ROOM = range(5)  # the gravest first
 
 cdef enum:
     C_BARE_NEWLINE = 1
-    C_TOO_BIG = 2
-    C_HEADER_TOO_BIG = 3
+    C_HEADER_TOO_BIG = 2
+    C_TOO_BIG = 3
+    C_NO_ROOM = 4
     SMALL = 8192  # a shorter piece is joined with its neighbours
     JOINED = 32768
 
@@ -134,8 +135,11 @@ cdef class DataScanner:
         return parts
 
     cpdef drop(self, int fault):
-        """Keep nothing of this message from now on; the first reason stays."""
-        if self.fault == 0:
+        """Keep nothing of this message from now on.
+
+        Of its own faults the gravest stays, so that the answer is the same however it came.
+        """
+        if self.fault == 0 or fault < self.fault != C_NO_ROOM:
             self.fault = fault
         self._forget()
 

@@ -48,7 +48,8 @@ cdef class LineBuffer:
             return None
         cdef const char* start = <const char*>self.data + self.at
         cdef Py_ssize_t held = len(self.data) - self.at
-        cdef const char* feed = <const char*>memchr(start, c"\n", held)
+        # Not beyond the limit: what a line is must not depend on how much of it came at a time.
+        cdef const char* feed = <const char*>memchr(start, c"\n", min(held, self.limit + 1))
         if feed == NULL:
             if held > self.limit:
                 self._too_long()

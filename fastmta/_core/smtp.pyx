@@ -84,7 +84,7 @@ cdef bint is_word(const unsigned char* at, const unsigned char* end,
     if end - at < length:
         return False
     for i in range(length):
-        if (at[i] | 32) != word[i]:
+        if at[i] != word[i] and not (c"a" <= word[i] <= c"z" and at[i] == word[i] - 32):
             return False
     return True
 
@@ -134,6 +134,7 @@ cdef tuple path(const unsigned char* at, const unsigned char* end, bint forward)
     start = after_source_route(at + 1, end)
     if start == NULL:
         raise PathError("no source route as RFC 5321 section 4.1.2 has it")
+    text_of(at + 1, start - at - 1)  # ignored, but UTF-8 as all that is said
     at = mailbox_end(start, end)
     if at == NULL and forward and is_word(start, end, b"postmaster>", 11):
         at = start + 10

@@ -39,6 +39,7 @@ _LANE = Layout(">BH")  # priority, hash of tenant and domain
 _MARK = Layout(">HH")  # hashes of the tenant, and of tenant and domain
 _POSITION = Layout(">QQH")  # milliseconds, message id, index
 _ENTRY = Layout(">QII")  # message id, octets of the envelope, octets of the body
+_SINGLE = Layout(">BI")  # of older releases: version, octets of the envelope
 _VERSION = EMPTY_SEGMENT = NO_IDS = bytes([VERSION])
 
 _encoder = msgspec.msgpack.Encoder()
@@ -140,6 +141,10 @@ def first_of(pieces: list[bytes]) -> int:
 def unpack_segment(row: bytes) -> Iterator[Entry]:
     """The messages of a segment; Unreadable where its framing is broken."""
     _check_version(row)
+    # No id begins so: its first 16 bits count three days each, from 1970 on.
+    if row[1:3] == b"\0\0" and (single := _unpack_single(row)):
+        yield single
+        return
     at, end = 1, len(row)
     while at < end:
         if at + _ENTRY.size > end:
@@ -150,6 +155,17 @@ def unpack_segment(row: bytes) -> Iterator[Entry]:
         if at > end:
             raise Unreadable("a segment ends in the middle of a message")
         yield Entry(message, row[start : start + head], row[start + head : at])
+
+
+def _unpack_single(row: bytes) -> Entry | None:
+    """The one message of a row, as it was before segments; None where it is not that."""
+    _, length = _SINGLE.unpack_from(row)
+    body = _SINGLE.size + length
+    encoded = row[_SINGLE.size : body]
+    try:
+        return Entry(decode_envelope(encoded).message, encoded, row[body:])
+    except Unreadable:
+        return None
 
 
 def pack_ids(ids: Iterable[int]) -> bytes:

@@ -68,7 +68,7 @@ def recover(txn: Transaction, db: Databases) -> Recovered:
     with txn.cursor(db["fresh"]) as cursor:
         for key, row in cursor:
             try:
-                settled = records.unpack_ids(txn.get(key, records.NO_IDS, db=db["settled"]))
+                settled = _settled(txn, db, key)
                 entries = list(records.unpack_segment(row))
             except records.Unreadable:
                 found.unreadable.append(rows.MoveAside("fresh", key))
@@ -79,6 +79,13 @@ def recover(txn: Transaction, db: Databases) -> Recovered:
             segment = Segment(records.message_of(key), len(entries))
             _recover_segment(found, segment, [e for e in entries if e.message not in settled])
     return found
+
+
+def _settled(txn: Transaction, db: Databases, key: bytes) -> set[int]:
+    """What was delivered of a segment; nothing where a file from before segments is looked into."""
+    if "settled" not in db:
+        return set()
+    return records.unpack_ids(txn.get(key, records.NO_IDS, db=db["settled"]))
 
 
 def _recover_segment(found: Recovered, segment: Segment, left: list[records.Entry]) -> None:

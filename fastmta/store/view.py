@@ -9,14 +9,15 @@ from fastmta.store.env import Transaction, open_environment
 
 # Rows in one read transaction: one that lasts keeps the writer from using freed pages again.
 BATCH = 500
-DATABASES = ("fresh", "settled", "chunks", "envelopes")  # that every release has
+DATABASES = ("fresh", "chunks", "envelopes")  # that every release has
+SINCE_SEGMENTS = ("settled",)
 
 
 class SpoolView:
     """One shard, read-only; lmdb.Error where it cannot be opened."""
 
     def __init__(self, folder: Path) -> None:
-        self._env, self._db = open_environment(folder, DATABASES, readonly=True)
+        self._env, self._db = open_environment(folder, DATABASES, SINCE_SEGMENTS, readonly=True)
 
     def envelopes(self) -> Iterator[Envelope]:
         """Those that are on their way for the first time, then those that wait; oldest first.

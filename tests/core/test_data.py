@@ -1,6 +1,5 @@
 """Content on the wire: where it ends, its dots, and what is counted, against plain-Python twins."""
 
-import re
 from itertools import pairwise
 
 import pytest
@@ -16,9 +15,17 @@ from fastmta._core.data import (
     DataScanner,
     Stuffer,
 )
+from tests.core.wire_oracles import (
+    END,
+    count_received,
+    end_of_data,
+    has_bare_newline,
+    normalised,
+    stuffed,
+    unstuffed,
+)
 
 LARGE = 1 << 30
-END = b"\r\n.\r\n"
 
 # THREATS: each stands between two lines and must not end the message.
 SMUGGLING = [
@@ -52,34 +59,6 @@ def scan(scanner: DataScanner, pieces: list[bytes]) -> int:
             return before + end
         before += len(piece)
     return -1
-
-
-def end_of_data(data: bytes) -> int:
-    """The twin of `feed`: CRLF "." CRLF, the first of them where the message is empty."""
-    found = (b"\r\n" + data).find(END)
-    return found + 3 if found >= 0 else -1
-
-
-def has_bare_newline(content: bytes) -> bool:
-    return re.search(rb"(?<!\r)\n|\r(?!\n)", content) is not None
-
-
-def unstuffed(content: bytes) -> bytes:
-    lines = content.split(b"\r\n")
-    return b"\r\n".join(line[1:] if line.startswith(b".") else line for line in lines)
-
-
-def normalised(content: bytes) -> bytes:
-    return re.sub(rb"\r\n|\r|\n", b"\r\n", content)
-
-
-def count_received(content: bytes) -> int:
-    count = 0
-    for line in content.split(b"\r\n"):
-        if not line or not (line[:1] in b" \t" or b":" in line):
-            break
-        count += line.lower().startswith(b"received:")
-    return count
 
 
 @given(wire, cuts)
@@ -237,17 +216,6 @@ def test_dropping_keeps_the_first_reason_and_no_octets() -> None:
     scanner.feed(b"\n.stuffed\r\n.x\r\n" * 10)
     assert (scanner.fault, scanner.held) == (NO_ROOM, 0)
     assert scanner.take() == []
-
-
-def stuffed(content: bytes) -> bytes:
-    """The twin of Stuffer."""
-    content = normalised(content)
-    if content and not content.endswith(b"\r\n"):
-        content += b"\r\n"
-    return (
-        re.sub(rb"(?m)^\.", b"..", content.replace(b"\r\n", b"\n")).replace(b"\n", b"\r\n")
-        + b".\r\n"
-    )
 
 
 @given(wire, cuts)

@@ -13,7 +13,7 @@ import ssl
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from itertools import count
 from pathlib import Path
@@ -63,6 +63,8 @@ class Ledger:
         self._random = random.Random(1)
         self._sums: dict[int, int] = {}
         self._recipients: dict[int, list[str]] = {}
+        self.domains: Sequence[str] = DOMAINS  # of recipients
+        self.sizes: Sequence[int] = SIZES  # octets of a body
         self.connections = 0  # that its clients made
         self.acknowledged: list[int] = []
         self.replies: Counter[int] = Counter()  # to the end of data
@@ -80,11 +82,11 @@ class Ledger:
     def next(self) -> tuple[int, list[str], bytes]:
         """A message that nobody has sent yet: number, recipients, content."""
         number = next(self._numbers)
-        domains = self._random.sample(DOMAINS, self._random.choice((1, 1, 1, 3)))
+        domains = self._random.sample(self.domains, self._random.choice((1, 1, 1, 3)))
         recipients = [f"n{number}@{domain}" for domain in domains]
         if len(domains) > 1:
             recipients.append(f"again{number}@{domains[0]}")
-        body = self._random.randbytes(self._random.choice(SIZES) // 2).hex().encode()
+        body = self._random.randbytes(self._random.choice(self.sizes) // 2).hex().encode()
         lines = b"".join(body[i : i + 76] + b"\r\n" for i in range(0, len(body), 76))
         self._sums[number] = crc32(lines)
         self._recipients[number] = recipients

@@ -13,6 +13,18 @@ KEYWORDS = (
     *("UIDL", "CAPA", "STLS", "UTF8", "LANG", "QUIT"),
 )
 NAME, PASSWORD = b"bob@example.test", b"hun gry"
+MAX_ERRORS = 6
+MESSAGES = [
+    b"Subject: one\r\n\r\nhello\r\n",
+    b"",
+    b"Subject: dots\r\n\r\n.\r\n..\r\n.a\r\n\r\n.\r\n",
+    b"no end of line",
+    b"only: header\r\n",
+    b"\r\n",
+    b"bare\n.line\rends\r\n\r\r\n\n.\n",
+    b"Subject: long\r\n\r\n" + b"x" * 997 + b"\r\n" * 50,
+]
+GOOD = b"USER bob@example.test\r\nPASS hun gry\r\n"
 
 
 def twin_command(line: bytes) -> tuple[int, bytes]:
@@ -126,17 +138,18 @@ class Oracle:
             if not initial:
                 self.mechanism = b"PLAIN"
                 return [b"+ "]
-            return self.plain(initial)
+            return self.plain(initial, keeps_name=True)
         return self.common(name, argument) or self.error()
 
-    def plain(self, word: bytes) -> list[bytes]:
+    def plain(self, word: bytes, keeps_name: bool = False) -> list[bytes]:
+        """What USER said stays where no exchange was begun: where AUTH itself was no good."""
         self.mechanism = b""
         try:
             octets = b"" if word == b"=" else b64decode(word, validate=True)
             if b64encode(octets) != word.replace(b"=", b"", word == b"="):
                 raise ValueError
         except ValueError:
-            return self.bad_login(keeps_name=True)
+            return self.bad_login(keeps_name)
         parts = octets.split(b"\0")
         if len(parts) != 3:
             return self.bad_login()
@@ -212,3 +225,24 @@ class Oracle:
         if name == "RETR":
             return [b"+OK\r\n" + wire(self.messages[n - 1]) + b".\r\n"]
         return [b"+OK " + self.listing(name, n)]
+
+
+def told(wanted: list[bytes], said: bytes) -> bool:
+    """Whether these replies, of which the words do not count, are what was said."""
+    for reply in wanted:
+        first, _, rest = reply.partition(b"\r\n")
+        line, _, said = said.partition(b"\r\n")
+        if reply == b"CAPA":
+            body, dot, said = said.partition(b"\r\n.\r\n")
+            if line[:3] != b"+OK" or b"RESP-CODES" not in body or not dot:
+                return False
+        elif reply in (b"+OK", b"-ERR"):
+            if line != reply and not line.startswith(reply + b" "):
+                return False
+        elif rest or reply.endswith(b"\r\n"):
+            if line[:3] != first or not said.startswith(rest):
+                return False
+            said = said[len(rest) :]
+        elif line != first:
+            return False
+    return not said

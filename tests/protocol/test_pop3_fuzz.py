@@ -6,21 +6,17 @@ from collections.abc import Iterable
 import pytest
 
 from tests.protocol.pop3_dialogue import VALIDITY, Dialogue
-from tests.protocol.pop3_oracle import KEYWORDS, Ended, Oracle
+from tests.protocol.pop3_oracle import (
+    GOOD,
+    KEYWORDS,
+    MAX_ERRORS,
+    MESSAGES,
+    Ended,
+    Oracle,
+    told,
+)
 
 DIALOGUES = 1000
-MAX_ERRORS = 6
-MESSAGES = [
-    b"Subject: one\r\n\r\nhello\r\n",
-    b"",
-    b"Subject: dots\r\n\r\n.\r\n..\r\n.a\r\n\r\n.\r\n",
-    b"no end of line",
-    b"only: header\r\n",
-    b"\r\n",
-    b"bare\n.line\rends\r\n\r\r\n\n.\n",
-    b"Subject: long\r\n\r\n" + b"x" * 997 + b"\r\n" * 50,
-]
-GOOD = b"USER bob@example.test\r\nPASS hun gry\r\n"
 ARGUMENTS = [
     *(
         b"",
@@ -80,27 +76,6 @@ def spoken(messages: dict[int, bytes], pieces: Iterable[bytes], draw: random.Ran
     dialogue.piece = draw.choice([1, 2, 7, 1 << 20])
     said = dialogue.greeting + b"".join(map(dialogue.send, pieces))
     return Ended([said], dialogue.deleted)
-
-
-def told(wanted: list[bytes], said: bytes) -> bool:
-    """Whether these replies, of which the words do not count, are what was said."""
-    for reply in wanted:
-        first, _, rest = reply.partition(b"\r\n")
-        line, _, said = said.partition(b"\r\n")
-        if reply == b"CAPA":
-            body, dot, said = said.partition(b"\r\n.\r\n")
-            if line[:3] != b"+OK" or b"RESP-CODES" not in body or not dot:
-                return False
-        elif reply in (b"+OK", b"-ERR"):
-            if line != reply and not line.startswith(reply + b" "):
-                return False
-        elif rest or reply.endswith(b"\r\n"):
-            if line[:3] != first or not said.startswith(rest):
-                return False
-            said = said[len(rest) :]
-        elif line != first:
-            return False
-    return not said
 
 
 @pytest.mark.parametrize("part", range(10))

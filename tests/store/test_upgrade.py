@@ -1,8 +1,11 @@
 """What older releases have left on the disk goes out as if this one had written it."""
 
 import gzip
+import re
 import shutil
+import tarfile
 import tempfile
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -10,9 +13,11 @@ import pytest
 
 from fastmta.mail.envelope import Envelope, Priority, Recipient
 from fastmta.store import env as store_env
-from fastmta.store import records, upgrade
+from fastmta.store import passwords, records, upgrade
+from fastmta.store.accounts import Accounts
 from fastmta.store.spool import Spool
 from fastmta.store.view import SpoolView
+from tests.integration.mailboxes import mail_of
 from tests.store.test_spool import Box, opened
 from tests.support import run
 
@@ -135,3 +140,74 @@ def test_an_envelope_without_the_later_fields_is_read() -> None:
         row = bytes([records.VERSION]) + msgspec.msgpack.encode(fields[:count])
         assert records.unpack_envelope(row) == envelope
     assert (envelope.priority, envelope.tenant, envelope.held) == (Priority.NORMAL, "", "")
+
+
+# Data directories of servers that were killed: of the release before segments, of one with lanes,
+# and of the first with mailboxes. What their hosts were at the time is in the domains: of two.test
+# and three.test nobody answered, and hangs.test never said a word.
+DELIVERED_BEFORE = {"first": 0, "lanes": 0, "mailboxes": 5}
+WAITED = 7  # messages
+UNDER_WAY = 6
+LARGE = 40_000  # octets of every last message of a kind; others have a tenth of that at most
+
+
+def unpacked(name: str, folder: Path) -> Path:
+    with tarfile.open(OLD.with_name(f"{name}.tar.xz")) as archive:
+        archive.extractall(folder, filter="data")
+    return folder
+
+
+def expected(name: str) -> dict[str, int]:
+    """Number of the message that each address gets."""
+    first = WAITED + DELIVERED_BEFORE[name] + 1
+    numbers = {f"n{n}@two.test": n for n in range(1, WAITED + 1)}
+    numbers |= {f"n{n}@hangs.test": n for n in range(first, first + UNDER_WAY)}
+    last = first + UNDER_WAY - 1
+    return numbers | {"n6@three.test": 6, "again6@two.test": 6, f"n{last}@two.test": last}
+
+
+@pytest.mark.parametrize("name", DELIVERED_BEFORE)
+def test_the_queue_of_an_older_server_goes_out_whole(name: str, tmp_path: Path) -> None:
+    wanted = expected(name)
+    spool = unpacked(name, tmp_path) / "spool" / "0"
+    assert {r.address for e in SpoolView(spool).envelopes() for r in e.recipients} == set(wanted)
+    got: dict[str, int] = {}
+
+    async def scenario() -> None:
+        async with opened(spool) as (one, box):
+            while len(got) < len(wanted):
+                await one.lease()
+                for envelope, _ in box.handed:
+                    got.update(await read_whole(one, envelope))
+                    one.settle(envelope, None)
+                box.handed.clear()
+
+    run(scenario())
+    assert got == wanted
+    assert set(rows_in(spool).values()) == {0}
+
+
+async def read_whole(one: Spool, envelope: Envelope) -> dict[str, int]:
+    """The number of a message for each of its recipients; all of its octets are there."""
+    body = b"".join(await one.read(envelope.message, 0))
+    assert len(body) == envelope.size
+    found = re.search(rb"\r\nX-Number: (\d+)\r\n\r\n((?:line \1 of an old message\r\n)+)$", body)
+    assert found is not None
+    number = int(found[1])
+    assert (len(found[2]) > LARGE) == (number in (WAITED, WAITED + 5, WAITED + 10))
+    return {recipient.address: number for recipient in envelope.recipients}
+
+
+def test_the_mailboxes_and_accounts_of_an_older_server_are_read(tmp_path: Path) -> None:
+    data = unpacked("mailboxes", tmp_path)
+    found = mail_of(data, "alice@mine.test", "bob@mine.test")
+    numbers = [
+        [int(n) for mail in mails for n in re.findall(rb"X-Number: (\d+)\r\n", mail)]
+        for mails in found.values()
+    ]
+    assert numbers == [[8, 9, 10, 11, 12], [12]]
+    assert all(b"an old message" in mail for mails in found.values() for mail in mails)
+    with closing(Accounts(data / "accounts")) as accounts:
+        account = accounts.get("alice@mine.test")
+        assert account is not None
+        assert passwords.check_password(account.password, "correct horse")

@@ -1,0 +1,150 @@
+"""Peers that break off at every step, talk for ever, never listen, or are slow in thousands."""
+
+import asyncio
+import resource
+import time
+from contextlib import suppress
+from itertools import product
+from pathlib import Path
+
+from fastmta.sink import Behaviour
+from tests.faults.frame import Fault, Run
+from tests.faults.rude import HARMS_OF_CLIENTS, STEPS, rude_client, rude_host
+from tests.integration.ledger import Node, load, node, read_reply, sink
+from tests.support import until
+
+CROWD = 5000  # sessions in the long form
+PER_CYCLE = 100  # slow sessions that come in each cycle
+GOOD = 2.0  # seconds in which a good client's mail is there, whatever the crowd does
+SLOWLY = 2.0  # seconds between two octets of a slow session
+
+
+def open_files(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+async def _clients(run: Run) -> None:
+    """Each way to break off at each step, all at once, while others send."""
+    ledger = run.ledger
+    ways = list(product(STEPS, HARMS_OF_CLIENTS))
+    async with (
+        sink(ledger, Behaviour(tempfail=0.2)) as destination,
+        node(run.folder, destination.endpoint[1]) as one,
+    ):
+        workers, idle = one.pids(), open_files(one.pids()[1])
+        async with load(ledger, one.port, clients=10):
+            for _ in run.each():
+                with run.recovering():
+                    await asyncio.gather(*(rude_client(ledger, one.port, *way) for way in ways))
+                    await ledger.acknowledges(10)
+        await run.settled(one)
+        assert one.pids() == workers
+        # Those to the sink stay open for more mail; of clients there are none any more.
+        await until(lambda: open_files(workers[1]) <= idle + len(destination.sessions), 0.02)
+        assert await one.stop() == 0
+        assert "Traceback" not in one.stderr.read_text()
+
+
+async def _hosts(run: Run) -> None:
+    """Where mail goes, most connections are harmed at one step or another."""
+    ledger = run.ledger
+    async with (
+        sink(ledger) as destination,
+        rude_host(destination.endpoint[1], run.dice, share=0.5) as host,
+        node(run.folder, host.port) as one,
+    ):
+        workers = one.pids()
+        for _ in run.each():
+            aim = host.harmed + 10
+            with run.recovering():
+                async with load(ledger, one.port, clients=5):
+                    await ledger.acknowledges(20)
+                await until(lambda aim=aim: host.harmed >= aim or not ledger.missing(), 0.02)
+                await until(lambda: not ledger.missing(), 0.02)
+        await run.settled(one)
+        assert not host.problems
+        assert one.pids() == workers
+        assert await one.stop() == 0
+        assert "Traceback" not in one.stderr.read_text()
+
+
+async def _slow_session(port: int, number: int) -> None:
+    """Say something, an octet at a time; whoever is sent away comes again."""
+    while True:
+        with suppress(OSError, EOFError):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            try:
+                await read_reply(reader)
+                await _trickle(reader, writer, number)
+            finally:
+                writer.close()
+        await asyncio.sleep(SLOWLY)
+
+
+async def _trickle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, number: int) -> None:
+    if number % 4 == 0:  # some are in the middle of a message
+        writer.write(b"HELO a\r\nMAIL FROM:<slow@a.test>\r\nRCPT TO:<x@one.test>\r\nDATA\r\n")
+    while not reader.at_eof():
+        writer.write(b"x")
+        await writer.drain()
+        await asyncio.sleep(SLOWLY)
+
+
+async def _crowd(run: Run) -> None:
+    """A good client's mail, from its connection to its arrival."""
+    ledger = run.ledger
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    slow: list[asyncio.Task[None]] = []
+    async with (
+        sink(ledger) as destination,
+        node(run.folder, destination.endpoint[1], workers=2) as one,  # 5,000 sessions each
+    ):
+        try:
+            for _ in run.each():
+                slow += _come(one, len(slow), min(PER_CYCLE, CROWD - len(slow)))
+                many = len(slow)
+                await until(lambda many=many: sum(map(open_files, one.pids()[1:])) > many, 0.02)
+                with run.recovering():
+                    began = time.monotonic()
+                    async with load(ledger, one.port, clients=1):
+                        await ledger.acknowledges(1)
+                    await until(lambda: not ledger.missing())
+                    # Of a few sessions nothing follows; and a slow machine need not hold 5,000.
+                    assert len(slow) < CROWD or time.monotonic() - began < GOOD
+        finally:
+            for each in slow:
+                each.cancel()
+            await asyncio.gather(*slow, return_exceptions=True)
+        await run.settled(one)
+        assert await one.stop() == 0
+
+
+def _come(one: Node, before: int, count: int) -> list[asyncio.Task[None]]:
+    numbers = range(before, before + count)
+    return [asyncio.ensure_future(_slow_session(one.port, number)) for number in numbers]
+
+
+FAULTS = [
+    Fault(
+        name="peers-in",
+        about="clients reset, half-close or stop reading at each step, also behind the dot",
+        run=_clients,
+        short=2,
+        long=100,
+    ),
+    Fault(
+        name="peers-out",
+        about="half of the connections to hosts: reset, half-closed, endless replies, at each step",
+        run=_hosts,
+        short=2,
+        long=60,
+    ),
+    Fault(
+        name="peers-slow",
+        about=f"{PER_CYCLE} more slow sessions in each cycle, up to {CROWD:,}, and a good client",
+        run=_crowd,
+        short=3,
+        long=60,
+    ),
+]
