@@ -15,12 +15,13 @@ COMMANDS = {
     "dkim": "Make keys for DKIM signatures, and check their DNS records.",
     "dns": "Show where mail for a domain goes.",
     "limits": "Show who is at a rate limit now, and lift it.",
-    "mailbox": "Look into mailboxes; import, export and verify them.",
+    "mailbox": "Look into mailboxes; import and export them.",
     "queue": "Look into the queue: top, why, list; change it: hold, bounce, reroute.",
     "serve": "Run the server.",
     "suppression": "Show and change the addresses that get no mail.",
     "sink": "Run a receiving server that misbehaves as told.",
     "status": "Show how the workers of a running server stand.",
+    "verify": "Look whether queue and mailboxes are whole; repair them.",
 }
 
 
