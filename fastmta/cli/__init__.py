@@ -10,6 +10,7 @@ import click
 # Name -> short help. `fastmta.cli.NAME` holds the click command NAME.
 COMMANDS = {
     "account": "Show and change the accounts that may log in.",
+    "backup": "Copy all that a server keeps, while it runs.",
     "check": "Say whether a configuration can be used.",
     "demo": "Try fastmta here: two users with mailboxes, on high ports.",
     "dkim": "Make keys for DKIM signatures, and check their DNS records.",
@@ -17,6 +18,7 @@ COMMANDS = {
     "limits": "Show who is at a rate limit now, and lift it.",
     "mailbox": "Look into mailboxes; import and export them.",
     "queue": "Look into the queue: top, why, list; change it: hold, bounce, reroute.",
+    "restore": "Bring a backup back, into an empty data directory.",
     "serve": "Run the server.",
     "suppression": "Show and change the addresses that get no mail.",
     "sink": "Run a receiving server that misbehaves as told.",

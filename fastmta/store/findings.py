@@ -14,7 +14,7 @@ from fastmta.store.env import Databases, Transaction
 
 MOST_PROBLEMS = 1000  # that are told, and mended in one round
 # Seconds of one read transaction: one that lasts keeps the writer from using freed pages again.
-LOOK = 0.05
+LOOK = 0.01
 _GLANCE = 64  # rows between looks at the clock
 _KEYS = 1000  # that are read in one transaction
 
@@ -52,7 +52,7 @@ class MoveRow:
 
 class Finding(NamedTuple):
     what: str
-    mend: Mend | None  # None: what is wrong goes with another finding
+    mend: Mend
 
 
 class Look:
@@ -72,7 +72,7 @@ class Look:
     def entries(self, txn: Transaction, database: str) -> int:
         return int(txn.stat(self.db[database])["entries"])
 
-    def find(self, what: str, mend: Mend | None = None) -> None:
+    def find(self, what: str, mend: Mend) -> None:
         if len(self.findings) < MOST_PROBLEMS:
             self.findings.append(Finding(what, mend))
         else:

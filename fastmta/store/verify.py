@@ -154,10 +154,11 @@ class _Environment:
             return self._part
         if self._is_broken:
             self._make_anew(aside)
+        self._part.more = 0  # they are told in later rounds
         with self._opened(readonly=False) as (env, db):
             for _ in range(ROUNDS):
                 findings = self._rows(env, db).findings
-                if not any(each.mend for each in findings):
+                if not findings:
                     break
                 self._mend(env, db, findings, aside)
         return self._part
@@ -169,8 +170,7 @@ class _Environment:
         while some := list(islice(left, TOGETHER)):
             with env.begin(write=True) as txn:
                 for what, mend in some:
-                    if mend is not None:
-                        self._part.mended.append(f"{what}: {mend(txn, db, aside)}")
+                    self._part.mended.append(f"{what}: {mend(txn, db, aside)}")
                 aside.flush()
         self._part.problems += [each.what for each in findings if each.what not in known]
 
