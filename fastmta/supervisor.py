@@ -29,7 +29,8 @@ from fastmta.queue.standing import CannotStand
 from fastmta.server.counts import Row
 from fastmta.server.http import HttpServer
 from fastmta.server.tls import show_expiry
-from fastmta.store.env import OWNER_LOCK, Locked, own
+from fastmta.store.env import LOCK, OWNER_LOCK, Locked, own
+from fastmta.store.restore import MOVING
 from fastmta.store.view import shard_folders
 from fastmta.web.metrics import Health, admin_app
 from fastmta.web.totals import Totals
@@ -350,8 +351,10 @@ def _smtp(config: Config) -> set[Endpoint]:
 def _take(folder: Path) -> int:
     """Take the data directory for this process and those that it starts."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if (folder / MOVING).exists():
+        raise CannotStart(f"{folder} is half restored: give fastmta restore again")
     try:
-        return own(folder / "lock")
+        return own(folder / LOCK)
     except Locked:
         raise CannotStart(f"another fastmta is running with data_dir {folder}") from None
 

@@ -10,17 +10,20 @@ import click
 # Name -> short help. `fastmta.cli.NAME` holds the click command NAME.
 COMMANDS = {
     "account": "Show and change the accounts that may log in.",
+    "backup": "Copy all that a server keeps, while it runs.",
     "check": "Say whether a configuration can be used.",
     "demo": "Try fastmta here: two users with mailboxes, on high ports.",
     "dkim": "Make keys for DKIM signatures, and check their DNS records.",
     "dns": "Show where mail for a domain goes.",
     "limits": "Show who is at a rate limit now, and lift it.",
-    "mailbox": "Look into mailboxes; import, export and verify them.",
+    "mailbox": "Look into mailboxes; import and export them.",
     "queue": "Look into the queue: top, why, list; change it: hold, bounce, reroute.",
+    "restore": "Bring a backup back, into an empty data directory.",
     "serve": "Run the server.",
     "suppression": "Show and change the addresses that get no mail.",
     "sink": "Run a receiving server that misbehaves as told.",
     "status": "Show how the workers of a running server stand.",
+    "verify": "Look whether queue and mailboxes are whole; repair them.",
 }
 
 

@@ -54,6 +54,7 @@ MAX_READERS = 1024  # at a time, of all processes: three for each worker
 # LMDB 0.9's file format: the other engine of py-lmdb cannot read it, so it is never left open.
 LIB_VERSION = 0
 
+LOCK = "lock"  # in the data directory, locked by the supervisor
 OWNER_LOCK = "owner.lock"  # in the environment's folder, locked by the process that owns it
 # Seconds between attempts to read: about when the writer has reopened the files.
 READ_AGAIN = (0.01, 0.1, 1.0)

@@ -44,9 +44,9 @@ def sum_mailboxes(txn: Transaction, db: Databases, key: bytes, inbox: Mailbox) -
     start = records.account_key(key)
     with txn.cursor(db["mailboxes"]) as cursor:
         more = cursor.set_range(start)
-        while more and cursor.key().startswith(start):
+        while more and (other_key := cursor.key()).startswith(start):
             with suppress(Unreadable):
                 other = records.unpack_mailbox(cursor.value())
-                inbox.all_messages += other.messages
-                inbox.all_octets += other.octets
+                inbox.all_messages += other.messages if other_key != key else 0
+                inbox.all_octets += other.octets if other_key != key else 0
             more = cursor.next()

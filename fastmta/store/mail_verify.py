@@ -1,226 +1,265 @@
 """Whether all rows of the mailboxes can be read, and agree with each other.
 
-All is looked at in one read transaction, so a server may run. While that lasts, pages that it
-frees are not used again. Memory does not grow with the mail: who has which body is counted for
-some million bodies at a time.
+Transactions are short, so a server may run. Who has which body is counted in many of them, and
+meanwhile mail comes and goes: what does not agree by that count is a suspect only, and looked at
+again in one transaction over the entries. Memory does not grow with the mail.
 """
 
 from array import array
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from typing import NamedTuple
 
-from msgspec import Struct
-
+from fastmta._core.mail_rows import place_of
+from fastmta.store import mail_mend as mends
 from fastmta.store import mail_records as records
-from fastmta.store import residence, rows
-from fastmta.store.env import Databases, Transaction, open_environment
+from fastmta.store import rows
+from fastmta.store.env import Transaction
+from fastmta.store.findings import Look, MoveRow
 from fastmta.store.mail_records import Mailbox
 from fastmta.store.records import Unreadable
 
 WINDOW = 4_000_000  # bodies of which owners are counted at a time
-MOST_PROBLEMS = 1000  # that are told
-OFTEN = 1000  # rows after which progress is told
-GIVE_BACK = 2000  # rows after which the pages that were read are given back
+SUSPECTS = 100_000  # that are looked at again together
 
 
-class Report(Struct):
-    mailboxes: int = 0
-    messages: int = 0
+def check_mail(look: Look) -> dict[str, int]:
+    """Look at the mailboxes; how much there is."""
+    check = MailCheck(look)
+    check.run()
+    return check.counts
+
+
+class Owners(NamedTuple):
+    """The entries that have a body: how many, and how many octets one of them tells."""
+
+    entries: int = 0
     octets: int = 0
-    bodies: int = 0
-    aside: int = 0  # rows that were moved aside at some time; no problem by themselves
-    problems: list[str] = []
-    more: int = 0  # problems that are not among these
-
-    def add(self, problem: str) -> None:
-        if len(self.problems) < MOST_PROBLEMS:
-            self.problems.append(problem)
-        else:
-            self.more += 1
 
 
-def verify(folder: Path, told: Callable[[int, int], None]) -> Report:
-    """Look at everything; `told` hears of how many rows of how many.
-
-    lmdb.Error where there are no mailboxes, or the file itself is broken.
-    """
-    env, db = open_environment(folder, records.DATABASES, readonly=True)
-    with env, env.begin() as txn:
-        return Verification(txn, db, told, folder / "data.mdb").run()
-
-
-class Verification:
+class MailCheck:
     """One look at everything."""
 
-    def __init__(
-        self, txn: Transaction, db: Databases, told: Callable[[int, int], None], file: Path
-    ) -> None:
-        self._txn, self._db, self._told, self._file = txn, db, told, file
-        self._report = Report()
-        self._done = self._read = 0
-        self._all = self._entries("entries") + self._entries("bodies")
+    def __init__(self, look: Look) -> None:
+        self._look, self._db = look, look.db
+        self.counts = {"mailboxes": 0, "messages": 0, "octets": 0, "bodies": 0}
+        self._first, self._last = 1, 0  # bodies that there are, or that entries have
+        self._suspects: dict[int, Owners] = {}
 
-    def _entries(self, database: str) -> int:
-        return int(self._txn.stat(self._db[database])["entries"])
-
-    def _step(self) -> None:
-        self._done += 1
-        if self._done % OFTEN == 0:
-            self._told(self._done, self._all)
-
-    def run(self) -> Report:
+    def run(self) -> None:
         self._check_mailboxes()
+        self._check_totals()
         self._check_strays()
-        first, last = self._range()
-        while first <= last:
-            self._check_bodies(first, min(last, first + WINDOW - 1))
-            first += WINDOW
+        self._see_bodies()
+        for first in range(self._first, self._last + 1, WINDOW):
+            self._check_bodies(first, min(self._last, first + WINDOW - 1))
+        self._check_suspects()
         self._check_chunks()
-        self._report.aside = self._entries("aside")
-        return self._report
-
-    def _rows(self, database: str, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-        with self._txn.cursor(self._db[database]) as cursor:
-            more = cursor.set_range(start)
-            while more:
-                yield cursor.item()
-                more = cursor.next()
-                self._read += 1
-                if self._read % GIVE_BACK == 0:
-                    residence.give_back(self._file)
+        self._check_receipts()
 
     # Mailboxes and their entries
 
     def _check_mailboxes(self) -> None:
-        account, inbox = "", Mailbox(0, 0)
-        messages = octets = 0
-        for key, row in self._rows("mailboxes"):
-            self._report.mailboxes += 1
-            owner, name = records.split_name(key)
-            if owner != account:
-                self._check_total(account, inbox, messages, octets)
-                account, inbox, messages, octets = owner, Mailbox(0, 0), 0, 0
-            try:
-                mailbox = records.unpack_mailbox(row)
-            except Unreadable as error:
-                self._report.add(f"{owner} {name}: its row cannot be read: {error}")
-                continue
-            if self._txn.get(records.mailbox_key(mailbox.id), db=self._db["names"]) != key:
-                self._report.add(f"{owner} {name}: number {mailbox.id} is not known as its own")
-            if name == records.INBOX:
-                inbox = mailbox
-            count, size = self._check_entries(f"{owner} {name}", mailbox)
-            messages, octets = messages + count, octets + size
-        self._check_total(account, inbox, messages, octets)
+        for key in self._look.keys("mailboxes"):
+            with self._look.env.begin() as txn:
+                self._check_mailbox(txn, key, txn.get(key, db=self._db["mailboxes"]))
 
-    def _check_total(self, account: str, inbox: Mailbox, messages: int, octets: int) -> None:
-        if (inbox.all_messages, inbox.all_octets) != (messages, octets):
-            self._report.add(
-                f"{account}: counted as {inbox.all_messages} messages of {inbox.all_octets} octets,"
-                f" is {messages} of {octets}"
-            )
+    def _check_mailbox(self, txn: Transaction, key: bytes, row: bytes | None) -> None:
+        self.counts["mailboxes"] += 1
+        name = " ".join(records.split_name(key))
+        try:
+            mailbox = records.unpack_mailbox(row or b"")
+        except Unreadable as error:
+            self._look.find(f"{name}: its row cannot be read: {error}", mends.Mailbox(key))
+            return
+        if txn.get(records.mailbox_key(mailbox.id), db=self._db["names"]) != key:
+            what = f"{name}: number {mailbox.id} is not known as its own"
+            self._look.find(what, mends.Name(key, mailbox.id))
+        self._check_entries(txn, key, name, mailbox)
 
-    def _check_entries(self, name: str, mailbox: Mailbox) -> tuple[int, int]:
-        messages = octets = 0
+    def _check_entries(self, txn: Transaction, key: bytes, name: str, mailbox: Mailbox) -> None:
+        messages = octets = last = 0
         start = records.mailbox_key(mailbox.id)
-        for key, row in self._rows("entries", start):
-            if not key.startswith(start):
-                break
-            uid = int.from_bytes(key[4:])
-            try:
-                octets += records.unpack_entry(row).size
-            except Unreadable as error:
-                self._report.add(f"{name}: message {uid} cannot be read: {error}")
-            messages += 1
-            if uid >= mailbox.uidnext:
-                self._report.add(f"{name}: message {uid} is not below the next uid")
-            self._step()
+        with txn.cursor(self._db["entries"]) as cursor:
+            more = cursor.set_range(start)
+            while more and (place := cursor.key()).startswith(start):
+                last = int.from_bytes(place[4:])
+                try:
+                    entry = records.unpack_entry(cursor.value())
+                    octets += entry.size
+                    self._see(entry.body)
+                except Unreadable as error:
+                    mend = mends.Entry(place)
+                    self._look.find(f"{name}: message {last} cannot be read: {error}", mend)
+                messages += 1
+                more = cursor.next()
+        self._look.passed(messages)
+        if last >= mailbox.uidnext:
+            what = f"{name}: message {last} is not below the next uid"
+            self._look.find(what, mends.Recount(key))
         if (mailbox.messages, mailbox.octets) != (messages, octets):
-            self._report.add(
+            self._look.find(
                 f"{name}: counted as {mailbox.messages} messages of {mailbox.octets} octets,"
-                f" is {messages} of {octets}"
+                f" is {messages} of {octets}",
+                mends.Recount(key),
             )
-        self._report.messages += messages
-        self._report.octets += octets
-        return messages, octets
+        self.counts["messages"] += messages
+        self.counts["octets"] += octets
+
+    def _check_totals(self) -> None:
+        """That INBOX counts what its whole account has, as the rows of its mailboxes tell it."""
+        for key in self._look.keys("mailboxes"):
+            if records.is_inbox(key):
+                with self._look.env.begin() as txn:
+                    self._check_total(txn, key)
+
+    def _check_total(self, txn: Transaction, key: bytes) -> None:
+        messages = octets = 0
+        with txn.cursor(self._db["mailboxes"]) as cursor:
+            more = cursor.set_range(start := records.account_key(key))
+            while more and cursor.key().startswith(start):
+                try:
+                    each = records.unpack_mailbox(cursor.value())
+                except Unreadable:
+                    return  # and is told as such
+                if cursor.key() == key:
+                    inbox = each
+                messages, octets = messages + each.messages, octets + each.octets
+                more = cursor.next()
+        if (inbox.all_messages, inbox.all_octets) != (messages, octets):
+            self._look.find(
+                f"{records.split_name(key)[0]}: counted as {inbox.all_messages} messages of"
+                f" {inbox.all_octets} octets, is {messages} of {octets}",
+                mends.Recount(key),
+            )
 
     def _check_strays(self) -> None:
-        """Entries of mailboxes that are not there: as many as were not counted."""
-        if strays := self._entries("entries") - self._report.messages:
-            self._report.add(f"{strays} messages are in mailboxes that are not there")
+        """Entries of mailboxes that are not there."""
+        for txn, start in self._look.groups("entries", 4):
+            key = txn.get(start, db=self._db["names"])
+            row = None if key is None else txn.get(key, db=self._db["mailboxes"])
+            try:
+                is_there = row is not None and records.unpack_mailbox(row).id == int.from_bytes(
+                    start
+                )
+            except Unreadable:
+                continue  # and is told as such
+            if not is_there and not self._has_row(txn, int.from_bytes(start)):
+                what = f"messages are in mailbox {int.from_bytes(start)}, which is not there"
+                self._look.find(what, mends.Strays(start))
+
+    def _has_row(self, txn: Transaction, number: int) -> bool:
+        """Whether a mailbox is there that is not known by its number, which is told as such."""
+        with txn.cursor(self._db["mailboxes"]) as cursor:
+            for _, row in cursor:
+                try:
+                    if records.unpack_mailbox(row).id == number:
+                        return True
+                except Unreadable:
+                    return True  # it may be this one, and is mended first
+        return False
 
     # Bodies
 
-    def _range(self) -> tuple[int, int]:
-        with self._txn.cursor(self._db["bodies"]) as cursor:
-            if not cursor.first():
-                return 1, 0
-            first = int.from_bytes(cursor.key())
-            cursor.last()
-            return first, int.from_bytes(cursor.key())
+    def _see(self, body: int) -> None:
+        if self._last == 0:
+            self._first = body
+        self._first, self._last = min(self._first, body), max(self._last, body)
+
+    def _see_bodies(self) -> None:
+        with self._look.env.begin() as txn, txn.cursor(self._db["bodies"]) as cursor:
+            if cursor.first():
+                self._see(int.from_bytes(cursor.key()))
+                cursor.last()
+                self._see(int.from_bytes(cursor.key()))
 
     def _check_bodies(self, first: int, last: int) -> None:
         """That each body is whole, and counts the entries that have it."""
-        owners = array("I", bytes(4 * (last - first + 1)))
-        sizes = array("Q", bytes(8 * (last - first + 1)))  # as the entries tell
-        self._count_owners(first, last, owners, sizes)
-        for key, row in self._rows("bodies", records.body_key(first)):
-            body = int.from_bytes(key)
-            if body > last:
+        counts = array("I", bytes(4 * (last - first + 1)))
+        octets = array("Q", bytes(8 * (last - first + 1)))  # as the entries tell
+        for _, _, row in self._look.rows("entries"):
+            if (place := place_of(row)) and first <= (body := int.from_bytes(place[0])) <= last:
+                counts[body - first] += 1
+                octets[body - first] = place[1] - place[2]
+        for txn, key, row in self._look.rows("bodies", records.body_key(first)):
+            if (body := int.from_bytes(key)) > last:
                 break
+            self.counts["bodies"] += 1
             at = body - first
-            self._check_body(body, row, owners[at], sizes[at])
-            owners[at] = 0
-            self._report.bodies += 1
-            self._step()
-        for at, count in enumerate(owners):
+            self._check_body(txn, body, row, Owners(counts[at], octets[at]))
+            counts[at] = 0
+        for at, count in enumerate(counts):
             if count:
-                self._report.add(f"body {first + at} of {count} messages is not there")
+                self._suspect(first + at)
 
-    def _count_owners(
-        self, first: int, last: int, owners: "array[int]", sizes: "array[int]"
-    ) -> None:
-        for _, row in self._rows("entries"):
-            try:
-                entry = records.unpack_entry(row)
-            except Unreadable:
-                continue
-            if first <= entry.body <= last:
-                owners[entry.body - first] += 1
-                sizes[entry.body - first] = entry.size - len(entry.front)
-
-    def _check_body(self, body: int, row: bytes, owners: int, size: int) -> None:
-        key = records.body_key(body)
+    def _check_body(self, txn: Transaction, body: int, row: bytes, owners: Owners) -> None:
         try:
             found = records.unpack_body(row)
-            shares = records.unpack_count(self._txn.get(key, b"", db=self._db["shares"]))
+            shares = self._shares(txn, body)
         except Unreadable as error:
-            self._report.add(f"body {body} cannot be read: {error}")
+            self._look.find(f"body {body} cannot be read: {error}", mends.Body(body))
             return
-        if found.octets is None:
-            there = self._octets_in_chunks(body)
-            if there != found.size:
-                self._report.add(f"body {body}: {there} octets are there of {found.size}")
-        if owners == 0:
-            self._report.add(f"body {body} is in no mailbox")
-        elif owners != shares:
-            self._report.add(f"body {body} is counted for {shares} messages, is in {owners}")
-        elif size != found.size:
-            self._report.add(f"body {body}: {found.size} octets where the message tells {size}")
+        if found.octets is None and (there := self._octets(txn, body)) != found.size:
+            what = f"body {body}: {there} octets are there of {found.size}"
+            self._look.find(what, mends.Body(body))
+        elif owners != (shares, found.size):
+            self._suspect(body)
 
-    def _octets_in_chunks(self, body: int) -> int:
+    def _shares(self, txn: Transaction, body: int) -> int:
+        return records.unpack_count(txn.get(records.body_key(body), b"", db=self._db["shares"]))
+
+    def _octets(self, txn: Transaction, body: int) -> int:
         octets = number = 0
-        while chunks := rows.read_chunks(body, number, self._txn, self._db):
+        while chunks := rows.read_chunks(body, number, txn, self._db):
             octets += sum(map(len, chunks))
             number += len(chunks)
         return octets
 
+    def _suspect(self, body: int) -> None:
+        self._suspects[body] = Owners()
+        if len(self._suspects) == SUSPECTS:
+            self._check_suspects()
+
+    def _check_suspects(self) -> None:
+        suspects, self._suspects = self._suspects, {}
+        if not suspects:
+            return
+        with self._look.env.begin() as txn:
+            with txn.cursor(self._db["entries"]) as cursor:
+                for row in cursor.iternext(keys=False):
+                    place = place_of(row)
+                    if place and (known := suspects.get(body := int.from_bytes(place[0]))):
+                        suspects[body] = Owners(known.entries + 1, place[1] - place[2])
+            for body, owners in sorted(suspects.items()):
+                self._check_owners(txn, body, owners)
+
+    def _check_owners(self, txn: Transaction, body: int, owners: Owners) -> None:
+        row = txn.get(records.body_key(body), db=self._db["bodies"])
+        if row is None:
+            if owners.entries:
+                what = f"body {body} of {owners.entries} messages is not there"
+                self._look.find(what, mends.Body(body))
+            return
+        size, shares = records.unpack_body(row).size, self._shares(txn, body)
+        if owners.entries == 0:
+            self._look.find(f"body {body} is in no mailbox", mends.Body(body))
+        elif owners.entries != shares:
+            what = f"body {body} is counted for {shares} messages, is in {owners.entries}"
+            self._look.find(what, mends.Shares(body, owners.entries))
+        elif owners.octets != size:
+            what = f"body {body}: {size} octets where the message tells {owners.octets}"
+            self._look.find(what, mends.Size(body))
+
     def _check_chunks(self) -> None:
         """That none is left of a body that is gone."""
-        start: bytes | None = b""
-        with self._txn.cursor(self._db["chunks"]) as cursor:
-            while start is not None and cursor.set_range(start):
-                body = int.from_bytes(cursor.key()[:8])
-                if self._txn.get(records.body_key(body), db=self._db["bodies"]) is None:
-                    self._report.add(f"chunks are left of body {body}, which is not there")
-                start = records.body_key(body + 1)
+        for txn, key in self._look.groups("chunks", 8):
+            if txn.get(key, db=self._db["bodies"]) is None:
+                body = int.from_bytes(key)
+                what = f"chunks are left of body {body}, which is not there"
+                self._look.find(what, mends.Body(body))
+
+    def _check_receipts(self) -> None:
+        for _, key, row in self._look.rows("receipts"):
+            try:
+                records.unpack_receipts(row)
+            except Unreadable as error:
+                what = f"row {key.hex()} of receipts cannot be read: {error}"
+                self._look.find(what, MoveRow("receipts", key))

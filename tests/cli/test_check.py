@@ -114,6 +114,7 @@ MODULES = {path.stem for path in Path(fastmta.cli.__file__).parent.glob("[a-z]*.
     "common",
     "demo_people",
     "demo_tour",
+    "progress",
     "words",
 }
 

@@ -22,7 +22,7 @@ from fastmta.store import mail_records as records
 from fastmta.store.accounts import Accounts
 from fastmta.store.env import open_environment
 from fastmta.store.mailboxes import Mailboxes, folder_of
-from fastmta.store.post import Drop, Post
+from tests.store.whole import problems
 from tests.support import run
 
 PROGRAM = Path(sys.executable).parent / "fastmta"
@@ -276,7 +276,7 @@ def test_an_import_that_is_killed_goes_on_and_doubles_nothing(
         {"imported": 3000 - left, "before": left}
     ]
     assert [mail.date for mail in stored_all(config)] == [WHEN + n for n in range(3000)]
-    assert "all is well" in mailbox(config, "verify").stdout
+    assert problems(folder_of(config.parent / "data")) == []
 
 
 def size_of(config: Path) -> int:
@@ -311,7 +311,7 @@ def stored_all(config: Path) -> list[Mail]:
 
 def test_what_is_shown(config: Path, tmp_path: Path) -> None:
     assert mailbox(config, "list").stdout == "there are no mailboxes\n"
-    assert "all is well" in mailbox(config, "verify").stdout
+    assert problems(folder_of(config.parent / "data")) == []
     mailbox(config, "import", BOB, write_mbox(tmp_path / "in", mails(3)), "--mailbox", "Old")
     (inbox, old) = shown(config, "list", "--json", BOB)
     assert (inbox["mailbox"], inbox["messages"]) == ("INBOX", 0)
@@ -380,45 +380,6 @@ def damage(config: Path, database: str, key: bytes, row: bytes | None) -> None:
             txn.put(key, row, db=db[database])
 
 
-INBOX_ROW = records.pack_mailbox(records.Mailbox(1, 1, 9, 9, 4, 9, 0, 0, 9, 9))
-
-
-@pytest.mark.parametrize(
-    ("database", "key", "row", "problem"),
-    [
-        ("entries", records.entry_key(1, 2), b"\x01short", "message 2 cannot be read"),
-        ("entries", records.entry_key(1, 2), None, "counted as 4 messages"),
-        ("entries", records.entry_key(7, 2), b"\x01", "1 messages are in mailboxes that are not"),
-        ("bodies", records.body_key(2), None, "body 2 of 1 messages is not there"),
-        ("bodies", records.body_key(2), b"\x01\x00", "body 2 cannot be read"),
-        ("bodies", records.body_key(9), records.pack_body(0, b"", ()), "body 9 is in no mailbox"),
-        ("bodies", records.body_key(2), records.pack_body(0, b"", ()), "where the message tells"),
-        ("shares", records.body_key(2), records.pack_count(3), "counted for 3 messages, is in 1"),
-        ("chunks", records.body_key(9) + b"0000", b"x", "chunks are left of body 9"),
-        ("chunks", records.body_key(4) + bytes(4), None, "octets are there of 100000"),
-        ("mailboxes", records.name_key(BOB, "INBOX"), b"", "its row cannot be read"),
-        ("mailboxes", records.name_key(BOB, "INBOX"), INBOX_ROW, "counted as 9 messages of 9"),
-        ("names", records.mailbox_key(1), None, "is not known as its own"),
-    ],
-    ids=map(str, range(13)),
-)
-def test_verify_finds_what_is_wrong(
-    config: Path, database: str, key: bytes, row: bytes | None, problem: str
-) -> None:
-    async def scenario() -> None:
-        boxes = Mailboxes(folder_of(config.parent / "data"), lambda account: 0)
-        for body in (b"1", b"2", b"3", b"4" * 100_000):
-            await boxes.append(Post(b"", [body], len(body), 1.0, [Drop(BOB)]))
-        await boxes.close()
-
-    run(scenario())
-    assert "1 mailbox, 4 messages" in mailbox(config, "verify").stdout
-    damage(config, database, key, row)
-    (report,) = shown(config, "verify", "--json", code=1)
-    assert problem in str(report["problems"])
-    assert problem in mailbox(config, "verify", code=1).stdout
-
-
 def test_mail_of_an_account_that_is_gone_is_deleted(config: Path, tmp_path: Path) -> None:
     """Or who gets its name next would have it."""
     source = write_mbox(tmp_path / "in", mails(3))
@@ -433,5 +394,5 @@ def test_mail_of_an_account_that_is_gone_is_deleted(config: Path, tmp_path: Path
     assert len(stored(config)) == 3
     assert mailbox(config, "empty", BOB, "--yes").stdout == f"deleted 3 messages of {BOB}\n"
     assert stored(config) == []
-    mailbox(config, "verify")
+    assert problems(folder_of(config.parent / "data")) == []
     mailbox(config, "empty", "nobody@example.test", "--yes", code=1)

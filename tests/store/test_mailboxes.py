@@ -16,11 +16,11 @@ from fastmta.store import mail_changes
 from fastmta.store import mail_records as records
 from fastmta.store.mail_changes import Added, Expunged, Flagged
 from fastmta.store.mail_records import Flags
-from fastmta.store.mail_verify import verify
 from fastmta.store.mailbox_lock import MailboxLock
 from fastmta.store.mailboxes import Mailboxes
 from fastmta.store.post import Drop, Flagging, Post, Refused, Stored
 from fastmta.store.records import CHUNK, Unreadable
+from tests.store.whole import problems
 from tests.support import run, until
 
 BOB, ALICE = "bob@example.test", "alice@example.test"
@@ -457,7 +457,7 @@ def test_a_mailbox_whose_row_is_damaged_is_made_anew(tmp_path: Path, name: str, 
             assert (await box.changes(after.mailbox, known)).changes is None
             assert box.usage(BOB) == (5 + new, 5 + new)
             assert count(box, "aside") == 1
-        assert verify(tmp_path / "mail", lambda done, total: None).problems == []
+        assert problems(tmp_path / "mail") == []
 
     if not (first == "usage" and name == "Sent"):  # nobody asks for its row there
         run(scenario())
@@ -497,6 +497,6 @@ def test_what_an_older_release_has_written_is_read(tmp_path: Path) -> None:
             assert box.progress(b"source") == b"\x01after"
             await box.append(post(b"new", BOB))
             assert (await contents(box, BOB))[-1] == b"new"
-        assert verify(tmp_path / "mail", lambda done, total: None).problems == []
+        assert problems(tmp_path / "mail") == []
 
     run(scenario())

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from fastmta.store.mail_verify import verify
 from fastmta.store.mailboxes import Mailboxes
 from tests.store.deliverer import ACCOUNTS, post
+from tests.store.whole import problems
 from tests.support import run, until
 
 ROOT = Path(__file__).parent.parent.parent
@@ -95,7 +95,7 @@ def test_a_process_that_is_killed_loses_nothing_and_doubles_nothing(
         for number in range(1000, 1300):
             boxes.forget(post(3, number).receipt)
         await boxes.close()
-        assert verify(folder, lambda done, total: None).problems == []
+        assert problems(folder) == []
 
     run(scenario())
 

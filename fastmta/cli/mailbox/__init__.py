@@ -2,10 +2,10 @@
 
 import click
 
-from fastmta.cli.mailbox.looking import list_, show, verify
+from fastmta.cli.mailbox.looking import list_, show
 from fastmta.cli.mailbox.moving import empty, export, import_
 
-COMMANDS = (list_, show, import_, export, empty, verify)
+COMMANDS = (list_, show, import_, export, empty)
 
 
 class InOrder(click.Group):
@@ -17,7 +17,7 @@ class InOrder(click.Group):
 
 @click.group(cls=InOrder)
 def mailbox() -> None:
-    """Look into mailboxes, bring mail in and out, and check the files.
+    """Look into mailboxes, and bring mail in and out.
 
     The server may run or not; what changes is seen at once.
     """

@@ -1,23 +1,13 @@
 """What the commands share: the mailboxes opened, and whose they are."""
 
-import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from functools import wraps
 from typing import Any, ParamSpec
 
 import click
 import lmdb
 import uvloop
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
 
 from fastmta.cli.common import refuse
 from fastmta.cli.words import visible
@@ -81,16 +71,3 @@ def known(config: Config, address: str) -> Account:
     if found is None:
         refuse(f"there is no account {visible(address)}")
     return found
-
-
-@contextmanager
-def bar(what: str, total: int, *, counts: bool) -> Iterator[Callable[[int], None]]:
-    """What takes on how much is done, on standard error where a person looks on."""
-    if not sys.stderr.isatty():
-        yield lambda done: None
-        return
-    number = MofNCompleteColumn() if counts else TaskProgressColumn()
-    columns = (TextColumn("{task.description}"), BarColumn(), number, TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(what, total=total)
-        yield lambda done: progress.update(task, completed=done)

@@ -1,12 +1,10 @@
-"""`fastmta mailbox list`, `show` and `verify`."""
+"""`fastmta mailbox list` and `show`."""
 
 import sys
 from pathlib import Path
 from typing import Any
 
 import click
-import lmdb
-import msgspec
 from rich.console import Console
 from rich.table import Table
 
@@ -14,19 +12,16 @@ from fastmta.cli.common import config_option, json_option, load_as_user, print_j
 from fastmta.cli.mailbox.common import (
     account_argument,
     address,
-    bar,
     known,
     mailbox_option,
     opened,
     with_loop,
 )
-from fastmta.cli.words import many, moment, size, visible
+from fastmta.cli.words import moment, size, visible
 from fastmta.mail.message import parse
 from fastmta.store.mail_reading import Snapshot
 from fastmta.store.mail_records import Entry, Flags, Mailbox
-from fastmta.store.mail_verify import Report
-from fastmta.store.mail_verify import verify as verify_files
-from fastmta.store.mailboxes import Mailboxes, folder_of
+from fastmta.store.mailboxes import Mailboxes
 from fastmta.store.records import Unreadable
 
 
@@ -159,44 +154,3 @@ async def _message_facts(boxes: Mailboxes, mailbox: int, uid: int, entry: Entry)
         "from": headers.text("From"),
         "subject": headers.text("Subject"),
     }
-
-
-@click.command()
-@config_option
-@json_option
-def verify(path: Path, as_json: bool) -> None:
-    """Look at every row of the mailboxes, and whether they agree.
-
-    Exit code 1 if something is wrong. Nothing is changed.
-    """
-    folder = folder_of(load_as_user(path).data_dir)
-    if not (folder / "data.mdb").exists():
-        report = Report()
-    else:
-        try:
-            with bar("verifying", 100, counts=False) as told:
-                report = verify_files(folder, lambda done, total: told(100 * done // total))
-        except lmdb.Error as error:
-            refuse(f"{folder}: {error}")
-    if as_json:
-        print_json(msgspec.structs.asdict(report))
-    else:
-        _print_report(report)
-    if report.problems:
-        raise SystemExit(1)
-
-
-def _print_report(report: Report) -> None:
-    for problem in report.problems:
-        say(problem)
-    if report.more:
-        click.echo(f"and {report.more:,} more")
-    words = (
-        many(report.mailboxes, "mailbox").replace("xs", "xes"),
-        many(report.messages, "message"),
-    )
-    click.echo(f"{', '.join(words)}, {size(report.octets)}: ", nl=False)
-    found = len(report.problems) + report.more
-    click.echo(many(found, "problem") if found else "all is well")
-    if report.aside:
-        click.echo(f"{many(report.aside, 'row')} that could not be read were moved aside before")

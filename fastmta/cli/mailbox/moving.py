@@ -8,12 +8,12 @@ from fastmta.cli.common import config_option, json_option, load_as_user, print_j
 from fastmta.cli.mailbox.common import (
     account_argument,
     address,
-    bar,
     known,
     mailbox_option,
     opened,
     with_loop,
 )
+from fastmta.cli.progress import bar
 from fastmta.cli.words import many, visible
 from fastmta.config import Config
 from fastmta.mail.mbox import DIALECTS, Broken

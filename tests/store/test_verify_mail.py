@@ -1,0 +1,182 @@
+"""Each kind of damage to mailboxes is found, named and repaired; what is whole stays."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from fastmta.store import mail_records as records
+from fastmta.store import verify
+from fastmta.store.env import Databases, Transaction, open_environment
+from fastmta.store.findings import Part
+from fastmta.store.mail_records import Flags
+from fastmta.store.mailboxes import Mailboxes, folder_of
+from fastmta.store.post import Drop, Flagging, Post
+from tests.store.test_verify import nothing, taken_out
+from tests.support import run
+
+BOB, EVE = "bob@example.test", "eve@example.test"
+LARGE = b"4" * 100_000
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Four messages of Bob, of which Eve has the third too, and one in his mailbox "Sent"."""
+
+    async def scenario() -> None:
+        boxes = Mailboxes(folder_of(tmp_path / "data"), lambda account: 0)
+        for body in (b"1", b"2", b"3", LARGE):
+            to = [Drop(BOB, front=b"F: x\r\n")] + ([Drop(EVE)] if body == b"3" else [])
+            await boxes.append(Post(b"", [body], len(body), 1.0, to))
+        await boxes.append(Post(b"", [b"5"], 1, 1.0, [Drop(BOB, "Sent")]))
+        await boxes.close()
+
+    run(scenario())
+    return tmp_path / "data"
+
+
+def stored(data: Path) -> list[tuple[str, str, bytes]]:
+    """All mail, as its readers have it; it can be flagged and taken away too."""
+    found: list[tuple[str, str, bytes]] = []
+
+    async def scenario() -> None:
+        boxes = Mailboxes(folder_of(data), lambda account: 0)
+        for account, name in ((BOB, "INBOX"), (BOB, "Sent"), (EVE, "INBOX")):
+            try:
+                mailbox = await boxes.open(account, name)
+            except KeyError:
+                continue
+            for uid in mailbox.uids:
+                pieces: list[bytes] = []
+                while more := await boxes.read(mailbox.mailbox, uid, len(pieces)):
+                    pieces += more
+                found.append((account, name, b"".join(pieces)))
+            await boxes.flag(mailbox.mailbox, list(mailbox.uids), Flagging(Flags.SEEN))
+        await boxes.close()
+
+    run(scenario())
+    return found
+
+
+FRONT = b"F: x\r\n"
+ALL = [
+    *((BOB, "INBOX", FRONT + body) for body in (b"1", b"2", b"3", LARGE)),
+    (BOB, "Sent", b"5"),
+    (EVE, "INBOX", b"3"),
+]
+
+
+def without(*numbers: int) -> list[tuple[str, str, bytes]]:
+    return [each for at, each in enumerate(ALL) if at not in numbers]
+
+
+def damage(data: Path, how: Callable[[Transaction, Databases], object]) -> None:
+    env, db = open_environment(folder_of(data), records.DATABASES)
+    with env, env.begin(write=True) as txn:
+        how(txn, db)
+
+
+def set_row(database: str, key: bytes, row: bytes | None, txn: Transaction, db: Databases) -> None:
+    if row is None:
+        assert txn.delete(key, db=db[database])
+    else:
+        txn.put(key, row, db=db[database])
+
+
+def look(data: Path) -> Part:
+    (part,) = verify.verify(data, nothing)
+    return part
+
+
+def test_what_is_whole_is_found_whole(data: Path) -> None:
+    part = look(data)
+    assert part.problems == []
+    assert (part.counts["mailboxes"], part.counts["messages"], part.counts["bodies"]) == (3, 6, 5)
+    assert stored(data) == ALL
+
+
+INBOX = records.name_key(BOB, "INBOX")
+INBOX_ROW = records.pack_mailbox(records.Mailbox(1, 1, 9, 9, 4, 9, 0, 0, 9, 9))
+NO_UIDS = records.pack_mailbox(records.Mailbox(1, 1, 2, 9, 4, 9, 0, 0, 9, 9))
+BODY = records.body_key
+STRAY = records.pack_entry(records.Entry(2, 7, 1.0, 1, 1, 0, FRONT, []))
+
+DAMAGE = [
+    # database, key, row, what is told, what is there afterwards, ends of files that are kept
+    ("entries", records.entry_key(1, 2), b"\x01short", "message 2 cannot be read", without(1),
+     {"mail-0-entry-0000000100000002.row", "mail-0-body-2.eml"}),
+    ("entries", records.entry_key(1, 2), None, "counted as 4 messages", without(1),
+     {"mail-0-body-2.eml"}),
+    ("entries", records.entry_key(7, 2), b"\x01", "messages are in mailbox 7, which is not", ALL,
+     {"mail-0-entry-0000000700000002.row"}),
+    ("entries", records.entry_key(7, 2), STRAY, "messages are in mailbox 7, which is not", ALL,
+     {"mail-0-entry-0000000700000002.row", "mail-0-entry-0000000700000002.json"}),
+    ("bodies", BODY(2), None, "body 2 of 1 messages is not there", without(1),
+     {"mail-0-mailbox-1-2.eml", "mail-0-mailbox-1-2.json"}),
+    ("bodies", BODY(3), None, "body 3 of 2 messages is not there", without(2, 5),
+     {"mail-0-mailbox-1-3.json"}),
+    ("bodies", BODY(2), b"\x01\x00", "body 2 cannot be read", without(1),
+     {"mail-0-mailbox-1-2.json"}),
+    ("bodies", BODY(9), records.pack_body(1, b"", (b"x",)), "body 9 is in no mailbox", ALL,
+     {"mail-0-body-9.eml"}),
+    ("bodies", BODY(2), records.pack_body(3, b"", (b"xyz",)), "where the message tells",
+     [*ALL[:1], (BOB, "INBOX", FRONT + b"xyz"), *ALL[2:]], set()),
+    ("shares", BODY(2), records.pack_count(3), "counted for 3 messages, is in 1", ALL, set()),
+    ("shares", BODY(3), None, "counted for 1 messages, is in 2", ALL, set()),
+    ("chunks", BODY(9) + bytes(4), b"x", "chunks are left of body 9", ALL, {"mail-0-body-9.eml"}),
+    ("chunks", BODY(4) + bytes(4), None, "octets are there of 100000", without(3),
+     {"mail-0-mailbox-1-4.eml", "mail-0-mailbox-1-4.json"}),
+    ("mailboxes", INBOX, b"", "its row cannot be read", ALL, set()),
+    ("mailboxes", INBOX, INBOX_ROW, "counted as 9 messages of 9", ALL, set()),
+    ("mailboxes", INBOX, NO_UIDS, "message 4 is not below the next uid", ALL, set()),
+    ("names", records.mailbox_key(1), None, "is not known as its own", ALL, set()),
+    ("receipts", b"\0" * 9, b"\1x", "of receipts cannot be read", ALL,
+     {f"mail-0-{bytes(9).hex()}.row"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("database", "key", "row", "told", "left", "files"), DAMAGE)
+def test_damage_is_found_and_repaired(
+    data: Path,
+    database: str,
+    key: bytes,
+    row: bytes | None,
+    told: str,
+    left: list[tuple[str, str, bytes]],
+    files: set[str],
+) -> None:
+    damage(data, partial(set_row, database, key, row))
+    assert told in " | ".join(look(data).problems)
+    assert not (data / "aside").exists()  # a look changes nothing
+    (mended,) = verify.repair(data, nothing)
+    assert told in " | ".join(mended.problems)
+    assert mended.mended
+    assert look(data).problems == []
+    assert files <= taken_out(data).keys()
+    assert bool(files) == bool(taken_out(data))
+    assert stored(data) == left
+    assert look(data).problems == []
+
+
+def test_all_bodies_gone_is_found(data: Path) -> None:
+    def how(txn: Transaction, db: Databases) -> None:
+        txn.drop(db["bodies"], delete=False)
+
+    damage(data, how)
+    assert look(data).found == 6  # five bodies, and the chunks of one
+    list(verify.repair(data, nothing))
+    assert look(data).problems == []
+    assert stored(data) == []
+    assert taken_out(data)["mail-0-mailbox-1-4.eml"] == FRONT + LARGE
+
+
+def test_the_suspects_of_one_count_are_looked_at_again(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fastmta.store.mail_verify.WINDOW", 2)
+    monkeypatch.setattr("fastmta.store.mail_verify.SUSPECTS", 1)
+    assert look(data).problems == []
+    damage(data, partial(set_row, "bodies", BODY(2), None))
+    damage(data, partial(set_row, "shares", BODY(3), None))
+    assert len(look(data).problems) == 2
