@@ -159,7 +159,7 @@ FAULTS = [
         name="io-commits",
         about="each write and flush of a commit fails in turn, with EIO and ENOSPC, or all do",
         run=_commits,
-        short=40,
+        short=30,
         long=400,
         missing=strace.missing,
     ),
@@ -176,7 +176,7 @@ FAULTS = [
         about="a server starts for the first time; each call that makes its spool fails in turn",
         run=_first_starts,
         short=2,
-        long=40,
+        long=55,
         missing=strace.missing,
     ),
 ]
