@@ -5,6 +5,7 @@ flight, 2 for wrong usage.
 """
 
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable
@@ -72,6 +73,9 @@ def _perform_in_folder(fault: Fault, cycles: int, seed: int, advance: Callable[[
 @click.option("--seed", default=1, show_default=True)
 @command.json_option
 def main(chosen: list[Fault], short: bool, share: float, seed: int, output: Path | None) -> None:
+    signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # what was started or mounted goes too
     rows = _perform_all(chosen, short, share, seed)
     Console(width=None if sys.stdout.isatty() else 120).print(table(rows))
     command.write(output, rows)

@@ -94,7 +94,7 @@ FAULTS = [
         about="the clock jumps a day forward and back; nothing waits for it, nothing expires",
         run=_run,
         short=2,
-        long=30,
+        long=15,
         missing=_missing,
     )
 ]

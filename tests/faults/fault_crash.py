@@ -59,7 +59,7 @@ FAULTS = [
         name="crash",
         about="kill -9 of a worker, of all processes or of the supervisor, also while they start",
         run=_run,
-        short=8,
+        short=6,
         long=1000,
     )
 ]

@@ -11,8 +11,8 @@ from fastmta.sink import Behaviour
 from tests.faults import strace
 from tests.faults.frame import Fault, Run
 from tests.faults.reader import DOMAINS, add_accounts, reader
-from tests.faults.strace import Trace, attached, strikes
-from tests.integration.ledger import Node, load, node, sink
+from tests.faults.strace import Trace, attached, launching, strikes
+from tests.integration.ledger import Node, ending, load, node, sink
 from tests.support import until
 
 ERRORS = ("EIO", "ENOSPC")
@@ -110,6 +110,43 @@ async def _starts(run: Run) -> None:
             await one.start()
 
 
+async def _first_starts(run: Run) -> None:
+    """A server that cannot make its files says so and ends, and the next start makes them."""
+    ledger = run.ledger
+    async with sink(ledger) as destination:
+        plan: list[str] = []
+        for number in run.each():
+            folder = run.folder / str(number)
+            folder.mkdir()
+            async with ending(Node(folder, destination.endpoint[1])) as one:
+                trace = await _first_start(one, *plan[number % len(plan) :][:1] if plan else ())
+                if not plan:
+                    plan = [
+                        f"{call}:error={e}:when={n}"
+                        for call, n in _positions(trace)
+                        for e in ERRORS
+                    ]
+                    run.dice.shuffle(plan)
+                with run.recovering():
+                    if one.process.returncode is not None:
+                        assert one.process.returncode == 1
+                        await one.start()
+                    async with load(ledger, one.port, clients=2):
+                        await ledger.acknowledges(5)
+                await run.settled(one)
+                assert await one.stop() == 0
+                assert "Traceback" not in one.stderr.read_text()
+
+
+async def _first_start(one: Node, *injections: str) -> Trace:
+    """Until it is ready, or has ended."""
+    shard = one.data / "spool/0"
+    files = [shard / name for name in ("data.mdb", "lock.mdb", "owner.lock")]
+    await one.launch(*launching(one.folder / "trace", files, *injections))
+    await until(lambda: one.process.returncode is not None or "ready:" in one.output(), 0.02)
+    return Trace(one.folder / "trace")
+
+
 async def _start_again(run: Run, one: Node, worker: int) -> None:
     with run.striking():
         os.kill(worker, signal.SIGKILL)
@@ -122,7 +159,7 @@ FAULTS = [
         name="io-commits",
         about="each write and flush of a commit fails in turn, with EIO and ENOSPC, or all do",
         run=_commits,
-        short=40,
+        short=30,
         long=400,
         missing=strace.missing,
     ),
@@ -132,6 +169,14 @@ FAULTS = [
         run=_starts,
         short=2,
         long=40,
+        missing=strace.missing,
+    ),
+    Fault(
+        name="io-first",
+        about="a server starts for the first time; each call that makes its spool fails in turn",
+        run=_first_starts,
+        short=2,
+        long=55,
         missing=strace.missing,
     ),
 ]

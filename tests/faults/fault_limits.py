@@ -127,13 +127,13 @@ FAULTS = [
         about="RLIMIT_NOFILE is reached: 421 to new sessions, and the others go on",
         run=_descriptors,
         short=1,
-        long=20,
+        long=10,
     ),
     Fault(
         name="limit-memory",
         about="RLIMIT_AS is reached: 452 to what there is no room for, and nobody dies",
         run=_memory,
         short=1,
-        long=20,
+        long=10,
     ),
 ]

@@ -32,7 +32,7 @@ FAULTS = [
         name="mailboxes",
         about="kill -9 while mail goes into mailboxes and is taken out: each once, no uid again",
         run=_run,
-        short=5,
+        short=3,
         long=100,
     )
 ]

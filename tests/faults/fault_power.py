@@ -56,7 +56,7 @@ FAULTS = [
         name="power",
         about="the disk is cut off with part of its pages written back, and mounted again",
         run=_run,
-        short=4,
+        short=3,
         long=200,
         missing=disk.missing,
     )

@@ -27,6 +27,16 @@ def strace(output: Path, call: str, inject: str = "") -> list[str]:
     return [*command, "-e", f"inject={call}:{inject}"] if inject else command
 
 
+def launching(output: Path, paths: Iterable[Path], *injections: str) -> list[str]:
+    """Run what follows with such an eye on these files as `attached` has."""
+    return [*strace(output, ",".join(CALLS)), *_harm(paths, injections)]
+
+
+def _harm(paths: Iterable[Path], injections: Iterable[str]) -> list[str]:
+    harm = [part for one in injections for part in ("-e", f"inject={one}")]
+    return [*harm, *(part for path in paths for part in ("-P", str(path)))]
+
+
 class Trace:
     """The calls that were seen so far."""
 
@@ -49,9 +59,7 @@ async def attached(
 
     An injection is "CALL:error=EIO:when=N": the Nth of each thread, to any of the files.
     """
-    files = [part for path in paths for part in ("-P", str(path))]
-    harm = [part for one in injections for part in ("-e", f"inject={one}")]
-    async with _running(pid, output, CALLS, *harm, *files) as trace:
+    async with _running(pid, output, CALLS, *_harm(paths, injections)) as trace:
         yield trace
 
 
