@@ -103,7 +103,8 @@ async def _crowd(run: Run) -> None:
         try:
             for _ in run.each():
                 slow += _come(one, len(slow), min(PER_CYCLE, CROWD - len(slow)))
-                many = len(slow)
+                # Some are away for a moment: who sends too slowly in DATA is sent away.
+                many = len(slow) * 4 // 5
                 await until(lambda many=many: sum(map(open_files, one.pids()[1:])) > many, 0.02)
                 with run.recovering():
                     began = time.monotonic()

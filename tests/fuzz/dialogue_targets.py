@@ -12,7 +12,15 @@ from fastmta.mail.reply import Reply
 from fastmta.protocol.sasl import Password
 from fastmta.protocol.smtp_client import Client, TlsPolicy
 from fastmta.protocol.smtp_client import Event as Sent
-from fastmta.protocol.smtp_machine import HANDSHAKE, Event
+from fastmta.protocol.smtp_machine import (
+    CHUNK,
+    CHUNKS,
+    CONTENT,
+    HANDSHAKE,
+    RECIPIENT,
+    SENDER,
+    Event,
+)
 from fastmta.protocol.smtp_question import Question, Step
 from tests.core import wire_oracles as wire
 from tests.fuzz.smtp_targets import cut
@@ -29,6 +37,7 @@ from tests.protocol.smtp_oracle import Oracle, Taken
 
 Outcome = tuple[list[int], list[Taken], bool]  # codes of all replies, messages, whether it closed
 
+OPEN = (SENDER, RECIPIENT, CHUNKS, CONTENT)  # states in which there is a transaction
 _LAST = re.compile(rb"(?i)EHLO|HELO|DATA|AUTH|STARTTLS|XCLIENT")  # wherever a chunk ends
 _BEGIN = b"MAIL FROM:<a@b.test>\r\nRCPT TO:<c@d.test>\r\n"
 _EVERY = frozenset(Step) - {Step.AUTH, Step.MESSAGE, Step.XCLIENT, Step.CONNECT}
@@ -120,6 +129,8 @@ def _served(choice: int, turns: list[list[bytes]], late: bool = False) -> Sessio
     heard.output = heard.greeting
     for turn in turns:
         heard.hear(turn, late)
+    state, is_open = heard.machine.state, heard.machine.arrival is not None
+    assert state == CHUNK or is_open == (state in OPEN)  # a chunk may be one that is refused
     heard.machine.lose()
     assert heard.load.held == 0
     return heard

@@ -151,7 +151,7 @@ class Oracle:
         except ValueError:
             return self.bad_login(keeps_name)
         parts = octets.split(b"\0")
-        if len(parts) != 3:
+        if len(parts) != 3 or parts[0]:  # nobody may act as somebody else (RFC 4616 section 2)
             return self.bad_login()
         return self.log_in(parts[1].lower(), parts[2])
 

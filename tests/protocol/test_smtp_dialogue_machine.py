@@ -8,7 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from fastmta.mail.reply import Reply
 from fastmta.protocol.sasl import Password
-from fastmta.protocol.smtp_machine import CHUNKS, CONTENT, RECIPIENT, SENDER, Event
+from fastmta.protocol.smtp_machine import CONTENT, Event
 from fastmta.protocol.smtp_question import Question, Step
 from tests.protocol.dialogue import Dialogue
 from tests.protocol.pop3_dialogue import WRONG, OpenDoor
@@ -77,6 +77,12 @@ class Session(RuleBasedStateMachine):
     def pipelined(self, lines: list[str], cut: int) -> None:
         self.say("".join(f"{line}\r\n" for line in lines).encode(), cut)
 
+    @rule(depth=st.integers(1, 4))
+    def begin(self, depth: int) -> None:
+        """By chance alone it would hardly get there."""
+        for line in ("EHLO a", "MAIL FROM:<a@b.test>", "RCPT TO:<c@d.test>", "DATA")[:depth]:
+            self.say(line.encode() + b"\r\n", 0)
+
     @rule(end=st.sampled_from([b"\n", b"\r\r\n"]))
     def bad_line_end(self, end: bytes) -> None:
         self.say(b"NOOP" + end, 0)
@@ -111,8 +117,8 @@ class Session(RuleBasedStateMachine):
     @invariant()
     def a_transaction_is_open_where_the_oracle_has_one(self) -> None:
         machine = self.dialogue.machine
-        if machine.state in (SENDER, RECIPIENT, CHUNKS):
-            assert machine.arrival is not None
+        assert (machine.arrival is None) == (self.oracle.sender is None or self.oracle.closed)
+        if machine.arrival is not None:
             assert machine.arrival.sender == self.oracle.sender
             assert len(machine.arrival.recipients) == len(self.oracle.recipients)
         assert machine.buffered <= 600
