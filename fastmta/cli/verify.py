@@ -42,9 +42,9 @@ def verify(path: Path, repair: bool, backup: Path | None, as_json: bool) -> None
     if repair and backup:
         raise click.UsageError("a backup is left as it is")
     folder = backup or load_as_user(path).data_dir
-    if not parts_of(folder):
-        refuse(f"there is no mail in {folder}")
     try:
+        if not parts_of(folder):
+            refuse(f"there is no mail in {folder}")
         with bars() as told:
             found = list(_run(folder, repair, told))
     except Locked:

@@ -28,7 +28,7 @@ from fastmta.protocol.sasl_text import prepare_name
 from fastmta.protocol.scram import Keys
 from fastmta.store.env import Databases, Transaction, make_private, open_environment
 from fastmta.store.passwords import SALT_SIZE, unknown_keys
-from fastmta.store.records import Unreadable
+from fastmta.store.records import UNDECODABLE, Unreadable
 
 DATABASES = ("accounts", "aliases", "meta")
 MAX_ALIASES = 1000
@@ -104,7 +104,7 @@ def _unpack(row: bytes) -> Account:
         raise Unreadable(f"version {row[0] if row else 'none'} is not known to this release")
     try:
         return _decode(row[1:])
-    except msgspec.MsgspecError as error:
+    except UNDECODABLE as error:
         raise Unreadable(str(error)) from error
 
 

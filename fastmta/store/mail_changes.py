@@ -14,7 +14,7 @@ from msgspec import Struct
 from fastmta.store import mail_records as records
 from fastmta.store.env import Databases, Transaction
 from fastmta.store.mail_records import Mailbox
-from fastmta.store.records import CHUNK, Unreadable
+from fastmta.store.records import CHUNK, UNDECODABLE, Unreadable
 
 HISTORY = 512  # rows of a mailbox
 
@@ -145,7 +145,7 @@ def _read_noted(mailbox: int, since: int, txn: Transaction, db: Databases) -> li
             records.check_version(row)
             try:
                 changes += _decode(row[1:])
-            except msgspec.MsgspecError as error:
+            except UNDECODABLE as error:
                 raise Unreadable(str(error)) from error
             more = cursor.next()
     return changes

@@ -18,7 +18,7 @@ from fastmta.store.mail_records import name_key
 from fastmta.store.mail_sources import Incoming, Source
 from fastmta.store.mailboxes import Mailboxes
 from fastmta.store.post import Drop, Outcome, Post, Refused, Step
-from fastmta.store.records import Unreadable
+from fastmta.store.records import UNDECODABLE, Unreadable
 
 AT_ONCE = 512  # messages that are on their way to the disk
 BATCH = 128  # messages after which those before may go there
@@ -131,5 +131,5 @@ def _unpack(row: bytes | None, path: str) -> Progress:
         if row[:1] != _VERSION:
             raise Unreadable(f"version {row[0] if row else 'none'} is not known to this release")
         return _decode(row[1:])
-    except msgspec.MsgspecError as error:
+    except UNDECODABLE as error:
         raise Unreadable(str(error)) from error

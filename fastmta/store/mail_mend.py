@@ -21,7 +21,7 @@ from fastmta.store.records import Unreadable
 
 
 class Mailbox:
-    """A row of a mailbox that cannot be read is made anew of its entries."""
+    """A row of a mailbox that is gone or cannot be read is made anew of its entries."""
 
     def __init__(self, key: bytes) -> None:
         self._key = key
@@ -29,10 +29,12 @@ class Mailbox:
     def __call__(self, txn: Transaction, db: Databases, aside: Aside) -> str:
         row = txn.get(self._key, b"", db=db["mailboxes"])
         name = aside.save(f"mailbox-{self._key.hex()}", row=row)
+        if not row:
+            txn.put(self._key, b"\0", db=db["mailboxes"])  # which cannot be read
         ledger = Ledger(txn, db)
         found = ledger.find(self._key)
         ledger.write()
-        return f"{'made anew' if found else 'moved aside'}, it was {name}.row"
+        return "made anew" if found else f"moved aside as {name}"
 
 
 class Name:
@@ -158,14 +160,13 @@ class Size:
 
 
 def recount(txn: Transaction, db: Databases, key: bytes) -> None:
-    """Set what a mailbox's row and its account's tell to what their entries are."""
-    for each in dict.fromkeys((key, records.inbox_key(key))):
-        with suppress(Unreadable):
-            mailbox = records.unpack_mailbox(txn.get(each, b"", db=db["mailboxes"]))
-            _count(txn, db, mailbox)
-            if records.is_inbox(each):
-                sum_mailboxes(txn, db, each, mailbox)
-            txn.put(each, records.pack_mailbox(mailbox), db=db["mailboxes"])
+    """Set what a mailbox's row tells to what its entries are; of INBOX, also of its account."""
+    with suppress(Unreadable):
+        mailbox = records.unpack_mailbox(txn.get(key, b"", db=db["mailboxes"]))
+        _count(txn, db, mailbox)
+        if records.is_inbox(key):
+            sum_mailboxes(txn, db, key, mailbox)
+        txn.put(key, records.pack_mailbox(mailbox), db=db["mailboxes"])
 
 
 def _count(txn: Transaction, db: Databases, mailbox: records.Mailbox) -> None:
@@ -224,7 +225,7 @@ def _octets(txn: Transaction, db: Databases, body: int, row: bytes) -> Iterator[
 def _facts(key: bytes, row: bytes, name: bytes) -> dict[str, Any]:
     facts: dict[str, Any] = {"mailbox": int.from_bytes(key[:4]), "uid": int.from_bytes(key[4:])}
     if name:
-        facts["account"], facts["name"] = records.split_name(name)
+        facts["account"], _, facts["name"] = name.decode("utf-8", "replace").partition("\0")
     with suppress(Unreadable):
         facts |= structs.asdict(records.unpack_entry(row))
         facts["front"] = facts["front"].decode("utf-8", "replace")

@@ -30,7 +30,7 @@ from typing import NamedTuple
 import msgspec
 from msgspec import Struct
 
-from fastmta.store.records import CHUNK, Unreadable
+from fastmta.store.records import CHUNK, UNDECODABLE, Unreadable
 
 DATABASES = (
     *("mailboxes", "names", "entries", "bodies", "chunks", "shares"),
@@ -178,7 +178,7 @@ def unpack_mailbox(row: bytes) -> Mailbox:
     check_version(row)
     try:
         return _decode_mailbox(row[1:])
-    except msgspec.MsgspecError as error:
+    except UNDECODABLE as error:
         raise Unreadable(str(error)) from error
 
 
@@ -209,7 +209,7 @@ def unpack_entry(row: bytes) -> Entry:
         start = _ENTRY.size
         rest = row[start + front :]
         keywords = _decode_keywords(rest) if rest else []
-    except (LayoutError, msgspec.MsgspecError) as error:
+    except (LayoutError, *UNDECODABLE) as error:
         raise Unreadable(str(error)) from error
     return Entry(body, size, date, added, modseq, flags, row[start : start + front], keywords)
 

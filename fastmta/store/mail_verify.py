@@ -64,7 +64,12 @@ class MailCheck:
 
     def _check_mailbox(self, txn: Transaction, key: bytes, row: bytes | None) -> None:
         self.counts["mailboxes"] += 1
-        name = " ".join(records.split_name(key))
+        try:
+            name = " ".join(records.split_name(key))
+        except UnicodeDecodeError as error:
+            what = f"mailbox {key.hex()} has no name that can be read: {error}"
+            self._look.find(what, MoveRow("mailboxes", key))
+            return
         try:
             mailbox = records.unpack_mailbox(row or b"")
         except Unreadable as error:
@@ -106,7 +111,7 @@ class MailCheck:
 
     def _check_totals(self) -> None:
         """That INBOX counts what its whole account has, as the rows of its mailboxes tell it."""
-        for key in self._look.keys("mailboxes"):
+        for key in filter(_can_be_read, self._look.keys("mailboxes")):
             if records.is_inbox(key):
                 with self._look.env.begin() as txn:
                     self._check_total(txn, key)
@@ -144,7 +149,9 @@ class MailCheck:
                 continue  # and is told as such
             if not is_there and not self._has_row(txn, int.from_bytes(start)):
                 what = f"messages are in mailbox {int.from_bytes(start)}, which is not there"
-                self._look.find(what, mends.Strays(start))
+                is_named = key is not None and row is None and _can_be_read(key)
+                mend = mends.Mailbox(key or b"") if is_named else mends.Strays(start)
+                self._look.find(what, mend)
 
     def _has_row(self, txn: Transaction, number: int) -> bool:
         """Whether a mailbox is there that is not known by its number, which is told as such."""
@@ -263,3 +270,10 @@ class MailCheck:
             except Unreadable as error:
                 what = f"row {key.hex()} of receipts cannot be read: {error}"
                 self._look.find(what, MoveRow("receipts", key))
+
+
+def _can_be_read(key: bytes) -> bool:
+    try:
+        return bool(records.split_name(key))
+    except UnicodeDecodeError:
+        return False

@@ -51,6 +51,10 @@ message_key = _ID.pack
 chunk_key = _CHUNK_KEY.pack
 
 
+# What a decoder raises; text that is not UTF-8 is told apart from all else.
+UNDECODABLE = (msgspec.MsgspecError, UnicodeDecodeError)
+
+
 class Unreadable(Exception):
     """A row that is not what this release or an older one wrote."""
 
@@ -192,7 +196,7 @@ def unpack_envelope(row: bytes) -> Envelope:
 def decode_envelope(encoded: bytes) -> Envelope:
     try:
         return _decoder.decode(encoded)
-    except msgspec.MsgspecError as error:
+    except UNDECODABLE as error:
         raise Unreadable(str(error)) from error
 
 

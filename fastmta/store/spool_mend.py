@@ -99,7 +99,7 @@ class Waiting:
         message = records.message_of(self._key)
         turn: bytes | None = None
         facts: dict[str, Any] | None = None
-        with suppress(Unreadable):
+        with suppress(Unreadable, ValueError, OverflowError):  # it may be due at no time
             envelope = records.unpack_envelope(row)
             facts = facts_of(envelope)
             turn = records.waiting_key(envelope)

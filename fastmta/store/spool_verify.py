@@ -11,6 +11,7 @@ from fastmta.store.findings import Look, MoveRow
 from fastmta.store.records import Entry, Unreadable
 
 CANDIDATES = 10_000  # messages with octets and no envelope of their own that are looked at together
+LATEST = 1 << 44  # seconds since the epoch
 _MESSAGE_KEY = 8  # octets
 
 
@@ -129,6 +130,8 @@ class SpoolCheck:
             envelope = records.unpack_envelope(row) if row is not None else None
         except Unreadable:
             return  # and is told as such
+        if envelope is not None and _wrong(envelope):
+            return
         if envelope is None or envelope.held or records.waiting_key(envelope) != key:
             why = "that is not there" if envelope is None else "that has another or none"
             self._look.find(
@@ -189,8 +192,8 @@ def _wrong(envelope: Envelope) -> str:
     """What an envelope cannot be, or nothing."""
     if not envelope.recipients:
         return "it has no recipients"
-    if envelope.size < 0:
-        return "its size is below 0"
+    if not 0 <= envelope.due < LATEST:
+        return "it is due at no time"
     return ""
 
 

@@ -26,6 +26,7 @@ from fastmta.store.env import (
     make_private,
     open_environment,
 )
+from fastmta.store.records import UNDECODABLE
 
 DATABASE = "entries"
 BATCH = 1000  # rows in one transaction of a command, or looked at by one step of cleaning
@@ -74,7 +75,7 @@ def _unpack(row: bytes) -> Entry | None:
     """None for a row that cannot be read: mail to its address goes out."""
     try:
         return _decode(row[1:]) if row[:1] == _VERSION else None
-    except msgspec.DecodeError:
+    except UNDECODABLE:
         return None
 
 

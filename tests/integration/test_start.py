@@ -28,6 +28,17 @@ def test_a_port_that_is_in_use(tmp_path: Path) -> None:
     run(scenario())
 
 
+def test_a_data_directory_that_is_half_restored(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        one = Node(tmp_path, free_port())
+        (one.data / "restoring").mkdir(parents=True)
+        said = await refusal(one)
+        wanted = f"{one.data} is half restored: give fastmta restore again"
+        assert said == f"fastmta: {wanted}\n"
+
+    run(scenario())
+
+
 def test_a_data_directory_that_another_instance_has(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with node(tmp_path, free_port()) as one:

@@ -254,9 +254,10 @@ async def store_late(data: Path) -> None:
 def test_holds_that_change_meanwhile_are_read_again(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begin, changes = backups._begin, iter("ab")
+    begin, changes, begun = backups._begin, iter("ab"), list[Path]()
 
     def change_holds(data_dir: Path, folder: Path, stack: ExitStack) -> backups.Snapshot:
+        begun.append(folder)
         if (text := next(changes, "")) != "":
             (data / "orders.json").write_text(text)
         (data / "mail" / "logins").write_bytes(os.urandom(4))  # as each login does
@@ -265,3 +266,4 @@ def test_holds_that_change_meanwhile_are_read_again(
     monkeypatch.setattr(backups, "_begin", change_holds)
     copy(data, tmp_path / "copy")
     assert (tmp_path / "copy" / "orders.json").read_text() == "b"
+    assert len(begun) == 2 * 4  # all snapshots once more

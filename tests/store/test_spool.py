@@ -543,7 +543,15 @@ def test_below_the_floor_mail_is_refused_and_above_it_taken(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("database", ["fresh", "envelopes"])
-@pytest.mark.parametrize("garbage", [b"", b"\x01\x05", b"\xff" * 40, b"\x01\x00\x00\x00\x05nope!x"])
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        *(b"", b"\x01\x05", b"\xff" * 40, b"\x01\x00\x00\x00\x05nope!x"),
+        records.pack_envelope(Envelope(1, 0, "a@b.test", "b.test", [], 1, 1)).replace(
+            b"a@", b"\xf1@"
+        ),
+    ],
+)
 def test_a_row_that_cannot_be_read_is_moved_aside(
     tmp_path: Path, database: str, garbage: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:

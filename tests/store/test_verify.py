@@ -2,11 +2,13 @@
 
 import gzip
 import json
+import math
 import os
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from random import Random
 
 import lmdb
 import pytest
@@ -19,6 +21,9 @@ from fastmta.store.findings import Part
 from fastmta.store.spool import Spool
 from tests.store.backlog import BODY, waiting
 from tests.support import run
+
+# FASTMTA_DAMAGE_SEEDS=1000 is what a release wants.
+SEEDS = int(os.environ.get("FASTMTA_DAMAGE_SEEDS", "20"))
 
 LARGE = os.urandom(100_000).hex().encode()
 FRESH = [901 << 20, 902 << 20, 903 << 20]
@@ -146,6 +151,12 @@ def flip(at: int) -> Callable[[bytes], bytes]:
     return edit
 
 
+def never(row: bytes) -> bytes:
+    envelope = records.unpack_envelope(row)
+    envelope.due = math.nan
+    return records.pack_envelope(envelope)
+
+
 def turn(change: Callable[[bytes, bytes], tuple[bytes, bytes] | None]) -> Change:
     """Change the first row of `waiting`, or take it away."""
 
@@ -238,6 +249,18 @@ DAMAGE: dict[str, tuple[Change, str, set[int], set[str]]] = {
         f"envelope {W} cannot be read",
         {WAITING[0]},
         {f"spool-0-{W}.row", f"spool-0-{W}.eml"},
+    ),
+    "a letter of an address": (
+        row_of("envelopes", ENVELOPE, lambda row: row.replace(b"alice", b"al\xf1ce")),
+        f"envelope {W} cannot be read: 'utf-8' codec",
+        {WAITING[0]},
+        {f"spool-0-{W}.row", f"spool-0-{W}.eml"},
+    ),
+    "an envelope that is due at no time": (
+        row_of("envelopes", ENVELOPE, lambda row: never(row)),
+        f"envelope {W}: it is due at no time",
+        {WAITING[0]},
+        {f"spool-0-{W}.json", f"spool-0-{W}.eml"},
     ),
     "an envelope is gone": (
         row_of("envelopes", ENVELOPE, gone),
@@ -368,6 +391,34 @@ def test_a_page_that_is_overwritten_is_found_and_the_rest_goes_on(data: Path, pa
     mend(data)
     assert look(data).problems == []
     assert delivered(data) <= ALL
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_whatever_octets_are_others_the_rest_goes_on(data: Path, seed: int) -> None:
+    """What is found is repaired for good, and a server can start with what is left."""
+    random = Random(seed)
+    file = data / "spool" / "0" / "data.mdb"
+    octets = bytearray(file.read_bytes())
+    for _ in range(random.randrange(1, 20)):
+        octets[random.randrange(2 * 4096, len(octets))] ^= random.randrange(1, 256)
+    file.write_bytes(octets)
+    found = look(data).problems
+    mended = mend(data)
+    assert bool(found) == bool(mended.mended)
+    assert look(data).problems == []
+    assert delivered(data) <= ALL
+
+
+def test_a_page_of_a_body_is_found_though_lmdb_would_not_see_it(data: Path) -> None:
+    file = data / "spool" / "0" / "data.mdb"
+    page = file.read_bytes().index(LARGE[:100]) // 4096
+    with file.open("r+b") as octets:
+        octets.seek(page * 4096)
+        octets.write(bytes(8))  # it says that it is another
+    assert f"overflow page {page} stores mp_pgno 0" in look(data).problems[0]
+    assert "a value of chunks cannot be read" in mend(data).problems
+    assert look(data).problems == []
+    assert delivered(data) == ALL - {LARGE_FRESH}
 
 
 def test_a_file_that_is_none_is_named(data: Path) -> None:
