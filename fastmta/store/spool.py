@@ -406,11 +406,10 @@ class Spool:
 
     async def holds(self, wanted: Sequence[Envelope]) -> list[bool]:
         """Whether each is still stored, out or not; only message and index are looked at."""
+        # Before the look: a settlement that is on its way moves it from one place to another.
+        here = [each.message in self.fresh or self.is_out(each) for each in wanted]
         stored = await self._env.read(partial(rows.get_envelopes, wanted))
-        return [
-            now is not None or each.message in self.fresh
-            for each, now in zip(wanted, stored, strict=True)
-        ]
+        return [is_here or now is not None for is_here, now in zip(here, stored, strict=True)]
 
     def is_out(self, envelope: Envelope) -> bool:
         return number_of(envelope) in self._out

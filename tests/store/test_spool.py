@@ -828,3 +828,19 @@ def test_whether_an_envelope_is_still_there(tmp_path: Path) -> None:
             assert await one.holds([named, other]) == [True, False]
 
     run(scenario())
+
+
+def test_an_envelope_is_held_while_its_deferral_is_being_written(tmp_path: Path) -> None:
+    """Else what tells that it is in a mailbox already would be thrown away."""
+
+    async def scenario() -> None:
+        async with opened(tmp_path) as (one, box):
+            await accept(one, arrival(one, "bob@to.test"))
+            (envelope,) = await box.wait(1)
+            later = msgspec.structs.replace(envelope, due=time.time() + 60, attempts=1)
+            one.settle(envelope, later)
+            assert await one.holds([envelope]) == [True]
+            await one.written()
+            assert await one.holds([envelope]) == [True]
+
+    run(scenario())
