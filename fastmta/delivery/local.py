@@ -259,21 +259,24 @@ class LocalDelivery:
         def done(found: list[Outcome] | Exception) -> None:
             if isinstance(found, Exception) and not isinstance(found, lmdb.Error):
                 log.error("%s cannot be stored: %s", job.envelope.id, found)
-            self._end(job, delivery.ends(found))
+            # Not to be forgotten where this failed: an earlier process may have stored it.
+            self._end(job, delivery.ends(found), is_known=not isinstance(found, Exception))
 
         envelope, to = job.envelope, delivery.drops
         post = Post(receipt_of(envelope), parts, envelope.size, envelope.received, to)
         self._mailboxes.deliver(post, done)
 
     def _end_all(self, job: Job, reply: Reply) -> None:
-        self._end(job, [reply] * len(job.envelope.recipients))
+        self._end(job, [reply] * len(job.envelope.recipients), is_known=False)
 
-    def _end(self, job: Job, replies: Iterable[Reply | None]) -> None:
+    def _end(self, job: Job, replies: Iterable[Reply | None], *, is_known: bool = True) -> None:
+        """`is_known`: what is stored of it is among the replies, and its receipt may go."""
         if self._is_over:
             return  # the next process delivers it, and finds its receipt
         del self._begun[id(job)]
         self._octets -= job.envelope.size
-        self._receipts.append(receipt_of(job.envelope))
+        if is_known:
+            self._receipts.append(receipt_of(job.envelope))
         now = time.time()
         ends = [_disposition(reply or NOT_STORED, now) for reply in replies]
         self._note(ends)
