@@ -287,6 +287,7 @@ cdef class DataScanner:
 
     cdef int _header_text(self, const char* text, Py_ssize_t count) except -1:
         cdef Py_ssize_t i = 0
+        cdef char octet
         self.header_size += count
         if self.header_size > self.max_header:
             self.in_header = False
@@ -296,7 +297,9 @@ cdef class DataScanner:
         if not self.is_field:
             self.is_field = memchr(text, c":", count) != NULL
         while i < count and 0 <= self.matched < RECEIVED_LENGTH:
-            self.matched = self.matched + 1 if text[i] | 32 == RECEIVED[self.matched] else -1
+            # The case of letters does not count; the last octet is a colon, and no control is one.
+            octet = text[i] | 32 if self.matched < RECEIVED_LENGTH - 1 else text[i]
+            self.matched = self.matched + 1 if octet == RECEIVED[self.matched] else -1
             i += 1
         self.line_length += count
         return 0

@@ -14,7 +14,7 @@ from tests.integration.ledger import Node, load, node, read_reply, sink
 from tests.support import until
 
 CROWD = 5000  # sessions in the long form
-PER_CYCLE = 100  # slow sessions that come in each cycle
+PER_CYCLE = 250  # slow sessions that come in each cycle
 GOOD = 2.0  # seconds in which a good client's mail is there, whatever the crowd does
 SLOWLY = 2.0  # seconds between two octets of a slow session
 
@@ -145,7 +145,7 @@ FAULTS = [
         name="peers-slow",
         about=f"{PER_CYCLE} more slow sessions in each cycle, up to {CROWD:,}, and a good client",
         run=_crowd,
-        short=3,
-        long=60,
+        short=2,
+        long=30,
     ),
 ]
