@@ -165,7 +165,7 @@ def test_a_load_of_some_messages_a_second_is_spread() -> None:
         return result.seconds
 
     mails: list[Mail] = []
-    assert run(scenario()) >= 20 / 100
+    assert run(scenario()) > 0.2 - 0.002  # the loop's timers know milliseconds
     assert len(mails) == 20
 
 
