@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from fastmta.config import Endpoint, Network
 from fastmta.server.opening import Opening
-from fastmta.server.session import Session, listening_socket, plain_address
+from fastmta.server.session import BACKLOG, Session, listening_socket, plain_address
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class Port:
             self._unwatch()
             # A descriptor of its own: the queue of the kernel outlives the server.
             self._server = await asyncio.get_running_loop().create_server(
-                lambda: self._session().protocol, sock=self._listening.dup()
+                lambda: self._session().protocol, sock=self._listening.dup(), backlog=BACKLOG
             )
 
     async def close(self) -> None:

@@ -12,7 +12,7 @@ from typing import cast
 from fastmta.config import Endpoint
 from fastmta.server import room
 
-_BACKLOG = 4096
+BACKLOG = 4096  # connections that the kernel makes before we take them
 _SWEEP = 1.0  # seconds; how late a deadline may be noticed
 
 
@@ -219,7 +219,7 @@ def listening_socket(bind: Endpoint, owner: int = -1) -> socket.socket:
         if family == socket.AF_INET6:
             listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listening.bind(tuple(bind))
-        listening.listen(_BACKLOG)
+        listening.listen(BACKLOG)
         listening.setblocking(False)
     except BaseException:
         listening.close()

@@ -9,7 +9,9 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from functools import partial
+from io import StringIO
 from pathlib import Path
 
 import click
@@ -60,7 +62,8 @@ def _perform_all(chosen: list[Fault], short: bool, share: float, seed: int) -> l
 def _perform_in_folder(fault: Fault, cycles: int, seed: int, advance: Callable[[], None]) -> Row:
     FOLDER.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f"{fault.name}-", dir=FOLDER))
-    row = perform(fault, folder, cycles, seed, advance)
+    with redirect_stdout(StringIO()):  # what the servers wrote is in the folder
+        row = perform(fault, folder, cycles, seed, advance)
     if not row.complaints():  # else it is looked into
         shutil.rmtree(folder)
     return row

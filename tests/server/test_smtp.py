@@ -6,6 +6,7 @@ import socket
 import ssl
 import struct
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from ipaddress import ip_network
@@ -259,6 +260,20 @@ def test_helo_is_smtp() -> None:
             said = "HELO a", "MAIL FROM:<>", "RCPT TO:<a@b.test>", "DATA", "."
             assert await client.say(*said) == "250 2.0.0"
             assert server.memory.arrivals[0].protocol == "SMTP"
+
+    run(scenario())
+
+
+def test_a_crowd_may_knock_at_once() -> None:
+    """Who finds the kernel's queue full comes again a second later, or three, or seven."""
+    longest = int(Path("/proc/sys/net/core/somaxconn").read_text())
+
+    async def scenario() -> None:
+        async with serving() as server:
+            [port] = server.service._ports.values()
+            facts = port._listening.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 32)
+            # Of a socket that listens, what is elsewhere `tcpi_sacked` (linux/tcp.h).
+            assert int.from_bytes(facts[28:32], sys.byteorder) == min(4096, longest)
 
     run(scenario())
 
