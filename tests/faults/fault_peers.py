@@ -83,7 +83,10 @@ async def _slow_session(port: int, number: int) -> None:
 
 async def _trickle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, number: int) -> None:
     if number % 4 == 0:  # some are in the middle of a message
-        writer.write(b"HELO a\r\nMAIL FROM:<slow@a.test>\r\nRCPT TO:<x@one.test>\r\nDATA\r\n")
+        for group in (b"EHLO a", b"MAIL FROM:<slow@a.test>\r\nRCPT TO:<x@one.test>\r\nDATA"):
+            writer.write(group + b"\r\n")
+            codes = [await read_reply(reader) for _ in group.splitlines()]
+        assert codes[-1] == 354
     while not reader.at_eof():
         writer.write(b"x")
         await writer.drain()
@@ -103,8 +106,7 @@ async def _crowd(run: Run) -> None:
         try:
             for _ in run.each():
                 slow += _come(one, len(slow), min(PER_CYCLE, CROWD - len(slow)))
-                # Some are away for a moment: who sends too slowly in DATA is sent away.
-                many = len(slow) * 4 // 5
+                many = len(slow)
                 await until(lambda many=many: sum(map(open_files, one.pids()[1:])) > many, 0.02)
                 with run.recovering():
                     began = time.monotonic()
