@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from fastmta.queue.orders import MAX_HOLDS, Action, Order, expired, parse_reply, released
 from fastmta.queue.selector import checked
+from fastmta.store.env import flush_names
 
 FILE = "orders.json"  # in the data directory
 
@@ -82,7 +83,7 @@ class Standing:
             file.flush()
             os.fsync(file.fileno())
         beside.replace(self._path)
-        _sync_folder(self._path.parent)
+        flush_names(self._path.parent)
         self._content = content
 
 
@@ -95,15 +96,6 @@ def _usable(order: Order) -> Order:
         return replace(order, selector=checked(order.selector))
     except ValueError as error:
         raise CannotStand(str(error)) from None
-
-
-def _sync_folder(folder: Path) -> None:
-    """So that the new name is on disk too."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _read(path: Path) -> _Content:

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import structs
 
 from fastmta.mail.envelope import Envelope, format_id
-from fastmta.store.env import make_private
+from fastmta.store.env import flush_names, make_private
 
 FOLDER = "aside"  # in the data directory
 
@@ -65,16 +65,7 @@ class Aside:
         self._unsafe.clear()
         if self.path.is_dir():
             for folder in (self.path, self.path.parent, self.path.parent.parent):
-                flush(folder)
-
-
-def flush(folder: Path) -> None:
-    """The names in a folder are on the disk when this returns."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+                flush_names(folder)
 
 
 def _free(path: Path) -> Path:

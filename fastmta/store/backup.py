@@ -21,8 +21,7 @@ import msgspec
 from msgspec import Struct
 
 from fastmta.store import pages, residence
-from fastmta.store.aside import flush
-from fastmta.store.env import Transaction, make_private, open_environment, own
+from fastmta.store.env import Transaction, flush_names, make_private, open_environment, own
 from fastmta.store.verify import DATA, parts_of
 from fastmta.store.view import shard_folders
 
@@ -76,7 +75,7 @@ def backup(data_dir: Path, target: Path, version: str, told: Told) -> Note:
         (partial / LOCK).unlink()
         flush_tree(partial)
         partial.rename(target)
-        flush(target.parent)
+        flush_names(target.parent)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -188,4 +187,4 @@ def flush_tree(folder: Path) -> None:
                 os.fsync(file)
             finally:
                 os.close(file)
-        flush(Path(path))
+        flush_names(Path(path))

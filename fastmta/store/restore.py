@@ -11,9 +11,8 @@ from pathlib import Path
 import msgspec
 
 from fastmta.store import mail_records as records
-from fastmta.store.aside import flush
 from fastmta.store.backup import FILES, NOTE, CannotCopy, Note, Told, flush_tree
-from fastmta.store.env import LOCK, make_private, open_environment, own
+from fastmta.store.env import LOCK, flush_names, make_private, open_environment, own
 from fastmta.store.mail_records import Mailbox
 from fastmta.store.records import Unreadable
 from fastmta.store.verify import DATA
@@ -77,7 +76,7 @@ def _bring(source: Path, data_dir: Path, note: Note, told: Told) -> None:
             _copy(source / name, partial / name, name, told)
     flush_tree(partial)
     partial.rename(data_dir / MOVING)
-    flush(data_dir)
+    flush_names(data_dir)
 
 
 def _copy(source: Path, target: Path, name: str, told: Told) -> None:
@@ -96,9 +95,9 @@ def _move(data_dir: Path) -> None:
     for name in PARTS:
         if (data_dir / MOVING / name).exists():
             (data_dir / MOVING / name).rename(data_dir / name)
-    flush(data_dir)
+    flush_names(data_dir)
     (data_dir / MOVING).rmdir()
-    flush(data_dir)
+    flush_names(data_dir)
 
 
 def skip_numbers(folder: Path) -> None:

@@ -14,8 +14,16 @@ from typing import NamedTuple
 import lmdb
 
 from fastmta.store import accounts, mail_records, pages, records, suppression, view
-from fastmta.store.aside import Aside, flush
-from fastmta.store.env import LOCK, OWNER_LOCK, Databases, Locked, open_environment, own
+from fastmta.store.aside import Aside
+from fastmta.store.env import (
+    LOCK,
+    OWNER_LOCK,
+    Databases,
+    Locked,
+    flush_names,
+    open_environment,
+    own,
+)
 from fastmta.store.findings import Finding, Look, Part
 from fastmta.store.mail_verify import check_mail
 from fastmta.store.spool_verify import check_spool
@@ -186,7 +194,7 @@ class _Environment:
         (beside / DATA).rename(self._folder / DATA)
         (self._folder / "lock.mdb").unlink(missing_ok=True)
         shutil.rmtree(beside)
-        flush(self._folder)
+        flush_names(self._folder)
         self._part.mended.append(f"the broken file is kept as {kept}, {count} rows of it go on")
         self._part.problems += salvage.lost
 
