@@ -28,6 +28,8 @@ cdef enum:
     BODY_SIZE = 1  # in a row of `bodies`
     STRUCTURE_LENGTH = 9
     STRUCTURE = 13
+    SEALED = 2  # version of a row of `bodies` with a checksum behind it
+    SEAL = 4
 
 
 cdef inline octets start_of(bytes row) noexcept:
@@ -120,11 +122,12 @@ def join_messages(keys not None, list entries not None, list bodies not None,
 cdef bytes message_of(bytes row, bytes body, uint64_t most_inline):
     """What stands in front, and what the body has behind its structure."""
     cdef octets at = start_of(body)
-    if len(body) < STRUCTURE or at[0] != VERSION:
+    cdef Py_ssize_t end = len(body) - SEAL if at[0] == SEALED else len(body)
+    if end < STRUCTURE or at[0] not in (VERSION, SEALED):
         return None
     cdef uint64_t size = number64(at + BODY_SIZE)
     cdef uint64_t length = number32(at + STRUCTURE_LENGTH)
-    if size > most_inline or size + length > most_inline or len(body) != STRUCTURE + length + size:
+    if size > most_inline or size + length > most_inline or end != STRUCTURE + length + size:
         return None
     cdef Py_ssize_t front = front_of(row)
     cdef bytes message = PyBytes_FromStringAndSize(NULL, front + <Py_ssize_t>size)

@@ -83,6 +83,7 @@ class Envelope(Struct, array_like=True):
     next_hop: str = ""  # where an operator sends it instead of the site: "192.0.2.1:25"
     delays: int = 0  # reports of delay that were made
     tls: TlsDemand = TlsDemand.NONE
+    checksum: int = 0  # CRC-32 of the message's octets; 0 where nobody has counted it
 
     @property
     def id(self) -> str:

@@ -126,6 +126,10 @@ class Look:
         residence.give_back(self._file)
 
 
+def wrong_checksum(there: int, wanted: int) -> str:
+    return f"its octets have the checksum {there:08x} instead of {wanted:08x}"
+
+
 def following(prefix: bytes) -> bytes | None:
     """What no key with a prefix sorts behind, and all later ones do; None after the last."""
     number = int.from_bytes(prefix) + 1

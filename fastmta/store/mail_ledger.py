@@ -224,7 +224,7 @@ class Ledger:
     ) -> None:
         """Store the octets of a message that `shares` entries have."""
         key, is_inline = records.body_key(body), records.is_inline(size, structure)
-        row = records.pack_body(size, structure, parts if is_inline else ())
+        row = records.pack_body(size, structure, parts)
         self.txn.put(key, row, append=True, db=self.db["bodies"])
         if not is_inline:
             rows.put_body(self.txn, self.db, body, parts)

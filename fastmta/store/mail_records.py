@@ -3,8 +3,8 @@
     mailboxes  account, name        -> Mailbox
     names      mailbox              -> account, name: where its row is
     entries    mailbox, uid         -> Entry: body, size, dates, flags, and what stands in front
-    bodies     body                 -> size, the packed structure, and the octets where all that
-                                       fits one chunk
+    bodies     body                 -> size, the packed structure, the octets where all that fits
+                                       one chunk, and a checksum of it and of what is in chunks
     chunks     body, number         -> octets of a body that does not
     shares     body                 -> number of entries that have it, where there are several
     changes    mailbox, modseq      -> what one transaction changed, of a bounded history
@@ -30,7 +30,7 @@ from typing import NamedTuple
 import msgspec
 from msgspec import Struct
 
-from fastmta.store.records import CHUNK, UNDECODABLE, Unreadable
+from fastmta.store.records import CHUNK, UNDECODABLE, Unreadable, checksum_of
 
 DATABASES = (
     *("mailboxes", "names", "entries", "bodies", "chunks", "shares"),
@@ -45,6 +45,7 @@ LAST_UID = (1 << 32) - 1  # RFC 9051 section 2.3.1.1
 SLOTS = 1024  # transactions that `touched` remembers
 
 _VERSION = b"\x01"
+_SEALED = 2  # version of `bodies`; 1 in older releases, which had no checksum behind them
 _MAILBOX = Layout(">I")
 _ENTRY_KEY = Layout(">II")
 _BODY_KEY = Layout(">Q")
@@ -55,6 +56,7 @@ _COUNT = Layout(">I")
 # _core/mail_rows.pyx reads this row, its key and that of the body in the same layout.
 _ENTRY = Layout(">BQQdQQIH")
 _BODY = Layout(">BQI")  # version, size, octets of the structure
+_SEAL = Layout(">I")  # CRC-32
 _RECEIPT = Layout(">BH")  # octets of the receipt, number of drops
 _DROP = Layout(">8sII")  # hash of the drop, UIDVALIDITY, uid
 _TOUCHED = Layout(">Q")
@@ -229,9 +231,19 @@ def added_of(row: bytes) -> int:
     return int.from_bytes(row[25:33])
 
 
-def pack_body(size: int, structure: bytes, octets: Iterable[bytes]) -> bytes:
-    """A row of `bodies`; `octets` is empty where they go into chunks."""
-    return b"".join((_BODY.pack(1, size, len(structure)), structure, *octets))
+def pack_body(size: int, structure: bytes, octets: Sequence[bytes]) -> bytes:
+    """A row of `bodies`, with the octets where they fit; else they go into chunks."""
+    head = _BODY.pack(_SEALED, size, len(structure)) + structure
+    seal = _SEAL.pack(checksum_of((head, *octets)))
+    return b"".join((head, *octets, seal)) if is_inline(size, structure) else head + seal
+
+
+def unseal(row: bytes) -> tuple[bytes, int | None]:
+    """A row of `bodies` without its checksum, and that; None where it has none."""
+    if row[:1] != bytes([_SEALED]):
+        check_version(row)
+        return row, None
+    return row[: -_SEAL.size], int.from_bytes(row[-_SEAL.size :])
 
 
 def is_inline(size: int, structure: bytes) -> bool:
@@ -245,6 +257,7 @@ def may_have_chunks(octets: int) -> bool:
 
 
 def unpack_body(row: bytes) -> Body:
+    """Unreadable where it is not as long as it says; its checksum is not looked at."""
     octets = unpack_octets(row)
     _, size, length = _BODY.unpack_from(row)
     return Body(size, row[_BODY.size : _BODY.size + length], octets)
@@ -252,7 +265,7 @@ def unpack_body(row: bytes) -> Body:
 
 def unpack_octets(row: bytes) -> bytes | None:
     """The octets in a row of `bodies`; None where they are in chunks."""
-    check_version(row)
+    row, _ = unseal(row)
     if len(row) < _BODY.size:
         raise Unreadable(f"{len(row)} octets are no body")
     _, size, length = _BODY.unpack_from(row)

@@ -13,9 +13,9 @@ from fastmta.store import mail_mend as mends
 from fastmta.store import mail_records as records
 from fastmta.store import rows
 from fastmta.store.env import Transaction
-from fastmta.store.findings import Look, MoveRow
-from fastmta.store.mail_records import Mailbox
-from fastmta.store.records import Unreadable
+from fastmta.store.findings import Look, MoveRow, wrong_checksum
+from fastmta.store.mail_records import Body, Mailbox
+from fastmta.store.records import Unreadable, checksum_of
 
 WINDOW = 4_000_000  # bodies of which owners are counted at a time
 SUSPECTS = 100_000  # that are looked at again together
@@ -204,21 +204,27 @@ class MailCheck:
         except Unreadable as error:
             self._look.find(f"body {body} cannot be read: {error}", mends.Body(body))
             return
-        if found.octets is None and (there := self._octets(txn, body)) != found.size:
-            what = f"body {body}: {there} octets are there of {found.size}"
-            self._look.find(what, mends.Body(body))
+        if wrong := self._wrong(txn, body, row, found):
+            self._look.find(f"body {body}: {wrong}", mends.Body(body))
         elif owners != (shares, found.size):
             self._suspect(body)
 
     def _shares(self, txn: Transaction, body: int) -> int:
         return records.unpack_count(txn.get(records.body_key(body), b"", db=self._db["shares"]))
 
-    def _octets(self, txn: Transaction, body: int) -> int:
-        octets = number = 0
-        while chunks := rows.read_chunks(body, number, txn, self._db):
-            octets += sum(map(len, chunks))
-            number += len(chunks)
-        return octets
+    def _wrong(self, txn: Transaction, body: int, row: bytes, found: Body) -> str:
+        """How the octets of a body are not those that came, or nothing."""
+        plain, seal = records.unseal(row)
+        checksum = checksum_of([plain])
+        if found.octets is None:
+            there = number = 0
+            while chunks := rows.read_chunks(body, number, txn, self._db):
+                there += sum(map(len, chunks))
+                number += len(chunks)
+                checksum = checksum_of(chunks, checksum)
+            if there != found.size:
+                return f"{there} octets are there of {found.size}"
+        return "" if seal in (None, checksum) else wrong_checksum(checksum, seal)
 
     def _suspect(self, body: int) -> None:
         self._suspects[body] = Owners()

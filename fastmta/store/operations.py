@@ -64,7 +64,7 @@ def _envelope(arrival: Arrival, index: int, domain: str, recipients: list[Recipi
 class Accept:
     """Store a message with its envelopes."""
 
-    __slots__ = ("body", "done", "entry", "envelopes", "has_room", "segment", "spool")
+    __slots__ = ("body", "done", "entry", "envelopes", "has_room", "is_fresh", "segment", "spool")
 
     def __init__(
         self,
@@ -76,21 +76,26 @@ class Accept:
     ) -> None:
         self.spool, self.envelopes, self.body, self.done = spool, envelopes, body, done
         self.has_room = has_room  # to go out at once
+        first = envelopes[0]
+        self.is_fresh = first.due == 0
         self.entry: list[bytes] = []  # for a segment, if it is fresh
         self.segment: Segment | None = None  # where it was put
-        first = envelopes[0]
-        if first.due == 0:
+        if self.is_fresh and first.size <= records.CHUNK:
             # Here and not in `apply`: the writer's thread has to wait for the GIL again and again.
-            self.entry = records.pack_entry(first, body if first.size <= records.CHUNK else [])
+            first.checksum = records.checksum_of(body)
+            self.entry = records.pack_entry(first, body)
 
     def apply(self, txn: Transaction, db: Databases) -> None:
-        """All of it but the entry of a segment, which others may share."""
+        """All of what is no entry of a segment, which others may share."""
         first = self.envelopes[0]
-        if first.due:
-            for envelope in self.envelopes:
+        checksum = records.checksum_of(self.body)  # of a large one it keeps no loop waiting
+        for envelope in self.envelopes:
+            envelope.checksum = checksum
+            if envelope.due:
                 rows.put_envelope(txn, db, envelope)
-        if first.due or first.size > records.CHUNK:
-            rows.put_body(txn, db, first.message, self.body)
+        if self.is_fresh:
+            self.entry = records.pack_entry(first, [])
+        rows.put_body(txn, db, first.message, self.body)
 
     def finished(self, error: Exception | None) -> None:
         if error is not None:
@@ -223,7 +228,7 @@ def apply(operations: Sequence[Operation], txn: Transaction, db: Databases) -> N
     """Make the changes of a batch; messages that come together share a row of `fresh`."""
     fresh: list[Accept] = []
     for operation in operations:
-        if type(operation) is Accept and operation.entry:
+        if type(operation) is Accept and operation.is_fresh:
             fresh.append(operation)
             if operation.envelopes[0].size <= records.CHUNK:
                 continue

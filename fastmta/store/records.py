@@ -1,15 +1,17 @@
 """The spool's rows as bytes: keys that sort as they are read, values that name their version.
 
-    fresh      id of the first -> version, then of each message: id, lengths, envelope, body
+    fresh      id of the first -> version, then of each message: id, lengths, sealed envelope, body
     settled    id of the first -> version, ids of the messages in that row that are no longer there
     chunks     id, number      -> octets of a body
-    envelopes  id, index       -> version, envelope
+    envelopes  id, index       -> version, sealed envelope
     waiting    lane, time, id, index -> mark: hashes of the tenant, and of tenant and domain
     aside      database, key   -> what could not be read
 
 Messages that come together and leave at the first try share a row in `fresh`, a segment: one put
 and one delete for all of them. Whatever waits is an `envelopes` row with its `waiting` row, and
 its body is in `chunks`. What an operator holds back has no `waiting` row: nobody comes across it.
+
+Behind a sealed envelope stands its checksum, and in it that of its message's octets.
 
 A lane is a priority and a hash of tenant and domain: what waits for one destination lies together,
 in the order of its time, and one destination's mail is passed over without reading it.
@@ -26,8 +28,6 @@ from fastmta.mail.envelope import Envelope
 
 DATABASES = ("fresh", "settled", "chunks", "envelopes", "waiting", "aside")
 RETIRED = ("due",)  # of older releases: see `upgrade`
-VERSION = 1
-
 # LMDB keeps a value above half a page in pages of its own, and large ones fragment the file: eight
 # pages less their header.
 CHUNK = 8 * 4096 - 16
@@ -40,7 +40,10 @@ _MARK = Layout(">HH")  # hashes of the tenant, and of tenant and domain
 _POSITION = Layout(">QQH")  # milliseconds, message id, index
 _ENTRY = Layout(">QII")  # message id, octets of the envelope, octets of the body
 _SINGLE = Layout(">BI")  # of older releases: version, octets of the envelope
-_VERSION = EMPTY_SEGMENT = NO_IDS = bytes([VERSION])
+_SEAL = Layout(">I")  # CRC-32 of what stands before it
+
+_PLAIN = NO_IDS = b"\1"  # version of `settled`, and of older releases, whose envelopes have no seal
+_SEALED = EMPTY_SEGMENT = b"\2"
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Envelope)
@@ -63,7 +66,7 @@ class Entry(NamedTuple):
     """One message of a segment, its envelope still encoded."""
 
     message: int
-    envelope: bytes
+    envelope: bytes  # as a row of `envelopes`
     body: bytes  # empty where it is in `chunks`
 
 
@@ -126,15 +129,22 @@ def message_of(key: bytes) -> int:
     return int.from_bytes(key[:8])
 
 
+def checksum_of(octets: Iterable[bytes], checksum: int = 0) -> int:
+    """CRC-32 of pieces, behind others that have this one."""
+    for piece in octets:
+        checksum = crc32(piece, checksum)
+    return checksum
+
+
 def pack_entry(envelope: Envelope, body: list[bytes]) -> list[bytes]:
     """One message of a segment, in pieces; `body` is empty where it goes into `chunks`."""
-    encoded = _encoder.encode(envelope)
-    return [_ENTRY.pack(envelope.message, len(encoded), sum(map(len, body))), encoded, *body]
+    sealed = _seal(_encoder.encode(envelope))
+    return [_ENTRY.pack(envelope.message, len(sealed), sum(map(len, body))), sealed, *body]
 
 
 def pack_segment(pieces: list[bytes]) -> bytes:
     """A row of `fresh`, of what `pack_entry` gave for each of its messages."""
-    return _VERSION + b"".join(pieces)
+    return _SEALED + b"".join(pieces)
 
 
 def first_of(pieces: list[bytes]) -> int:
@@ -144,9 +154,9 @@ def first_of(pieces: list[bytes]) -> int:
 
 def unpack_segment(row: bytes) -> Iterator[Entry]:
     """The messages of a segment; Unreadable where its framing is broken."""
-    _check_version(row)
+    version = _version_of(row)
     # No id begins so: its first 16 bits count three days each, from 1970 on.
-    if row[1:3] == b"\0\0" and (single := _unpack_single(row)):
+    if version == _PLAIN and row[1:3] == b"\0\0" and (single := _unpack_single(row)):
         yield single
         return
     at, end = 1, len(row)
@@ -158,48 +168,56 @@ def unpack_segment(row: bytes) -> Iterator[Entry]:
         at = start + head + body
         if at > end:
             raise Unreadable("a segment ends in the middle of a message")
-        yield Entry(message, row[start : start + head], row[start + head : at])
+        yield Entry(message, version + row[start : start + head], row[start + head : at])
 
 
 def _unpack_single(row: bytes) -> Entry | None:
     """The one message of a row, as it was before segments; None where it is not that."""
     _, length = _SINGLE.unpack_from(row)
     body = _SINGLE.size + length
-    encoded = row[_SINGLE.size : body]
+    envelope = _PLAIN + row[_SINGLE.size : body]
     try:
-        return Entry(decode_envelope(encoded).message, encoded, row[body:])
+        return Entry(unpack_envelope(envelope).message, envelope, row[body:])
     except Unreadable:
         return None
 
 
 def pack_ids(ids: Iterable[int]) -> bytes:
     """A row of `settled`."""
-    return _VERSION + b"".join(map(_ID.pack, ids))
+    return _PLAIN + b"".join(map(_ID.pack, ids))
 
 
 def unpack_ids(row: bytes) -> set[int]:
-    _check_version(row)
-    if len(row) % _ID.size != 1:
+    if _version_of(row) != _PLAIN or len(row) % _ID.size != 1:
         raise Unreadable(f"{len(row)} octets are no list of ids")
     return {number for (number,) in _ID.iter_unpack(row[1:])}
 
 
 def pack_envelope(envelope: Envelope) -> bytes:
-    return _VERSION + _encoder.encode(envelope)
+    return _SEALED + _seal(_encoder.encode(envelope))
 
 
 def unpack_envelope(row: bytes) -> Envelope:
-    _check_version(row)
-    return decode_envelope(row[1:])
-
-
-def decode_envelope(encoded: bytes) -> Envelope:
+    encoded = row[1:] if _version_of(row) == _PLAIN else _unseal(row[1:])
     try:
         return _decoder.decode(encoded)
     except UNDECODABLE as error:
         raise Unreadable(str(error)) from error
 
 
-def _check_version(row: bytes) -> None:
-    if row[:1] != _VERSION:
+def _seal(octets: bytes) -> bytes:
+    return octets + _SEAL.pack(crc32(octets))
+
+
+def _unseal(sealed: bytes) -> bytes:
+    octets, seal = sealed[: -_SEAL.size], sealed[-_SEAL.size :]
+    if seal != _SEAL.pack(crc32(octets)):
+        raise Unreadable("its checksum is that of other octets")
+    return octets
+
+
+def _version_of(row: bytes) -> bytes:
+    version = row[:1]
+    if version not in (_PLAIN, _SEALED):
         raise Unreadable(f"version {row[0] if row else 'none'} is not known to this release")
+    return version

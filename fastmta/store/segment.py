@@ -95,7 +95,7 @@ def _recover_segment(found: Recovered, segment: Segment, left: list[records.Entr
         found.empty.append(segment)
     for entry in left:
         try:
-            found.envelopes.append((segment, records.decode_envelope(entry.envelope)))
+            found.envelopes.append((segment, records.unpack_envelope(entry.envelope)))
         except records.Unreadable:
             found.unreadable.append(MoveEntryAside(segment, entry))
 

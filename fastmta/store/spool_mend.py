@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
-from fastmta.mail.envelope import Envelope, format_id
+from fastmta.mail.envelope import format_id
 from fastmta.store import records, rows, segment
 from fastmta.store.aside import Aside, facts_of
 from fastmta.store.env import Databases, Transaction
@@ -186,7 +186,7 @@ def _readable(row: bytes) -> Iterator[Entry]:
 def _save_entry(txn: Transaction, db: Databases, aside: Aside, entry: Entry) -> str:
     octets: Iterable[bytes] = [entry.body] if entry.body else _chunks(txn, db, entry.message)
     try:
-        envelope: Envelope = records.decode_envelope(entry.envelope)
+        envelope = records.unpack_envelope(entry.envelope)
     except Unreadable:
         return aside.save(format_id(entry.message), octets, row=entry.envelope)
     return aside.save(format_id(entry.message), octets, facts_of(envelope))

@@ -4,15 +4,27 @@ What belongs together is looked at in one read transaction, and each is short, s
 run: what comes, goes or moves meanwhile is seen before or after, never in between.
 """
 
+from typing import NamedTuple
+
 from fastmta.mail.envelope import Envelope, format_id
 from fastmta.store import records, rows, spool_mend
 from fastmta.store.env import Transaction
-from fastmta.store.findings import Look, MoveRow
+from fastmta.store.findings import Look, MoveRow, wrong_checksum
 from fastmta.store.records import Entry, Unreadable
 
 CANDIDATES = 10_000  # messages with octets and no envelope of their own that are looked at together
 LATEST = 1 << 44  # seconds since the epoch
 _MESSAGE_KEY = 8  # octets
+
+
+class Body(NamedTuple):
+    """The octets of a message."""
+
+    octets: int
+    checksum: int
+
+
+GAP = Body(-1, 0)
 
 
 def check_spool(look: Look) -> dict[str, int]:
@@ -28,7 +40,7 @@ class SpoolCheck:
     def __init__(self, look: Look) -> None:
         self._look, self._db = look, look.db
         self.counts = {"envelopes": 0, "messages": 0, "octets": 0}
-        self._last, self._octets = -1, -1  # the message whose chunks were counted last
+        self._last, self._body = -1, GAP  # the message whose chunks were counted last
 
     def run(self) -> None:
         for txn, key, row in self._look.rows("fresh"):
@@ -74,17 +86,19 @@ class SpoolCheck:
         mend = spool_mend.FreshMessage(key, entry.message)
         name = f"message {format_id(entry.message)}"
         try:
-            envelope = records.decode_envelope(entry.envelope)
+            envelope = records.unpack_envelope(entry.envelope)
         except Unreadable as error:
             self._look.find(f"{name}: its envelope cannot be read: {error}", mend)
             return
         self._count(envelope)
-        inside = envelope.size <= records.CHUNK
-        there = len(entry.body) if inside else self._chunks(txn, entry.message)
-        if wrong := _wrong(envelope) or _is_other(envelope, entry.message, 0):
+        if envelope.size <= records.CHUNK:
+            body = Body(len(entry.body), records.checksum_of([entry.body]))
+        else:
+            body = self._chunks(txn, entry.message)
+        if wrong := (
+            _wrong(envelope) or _is_other(envelope, entry.message, 0) or _is_not(envelope, body)
+        ):
             self._look.find(f"{name}: {wrong}", mend)
-        elif there != envelope.size:
-            self._look.find(f"{name}: {there} octets are there of {envelope.size}", mend)
         elif rows.has_envelopes(txn, self._db, entry.message) and self._waits(txn, envelope):
             what = f"{name} is in its segment and waits too"
             self._look.find(what, spool_mend.Doubled(key, entry.message))
@@ -92,7 +106,7 @@ class SpoolCheck:
     def _waits(self, txn: Transaction, envelope: Envelope) -> bool:
         """Whether it is whole in `envelopes` too; what is not is told there."""
         (other,) = rows.get_envelopes([envelope], txn, self._db)
-        return other is not None and self._chunks(txn, other.message) == other.size
+        return other is not None and not _is_not(other, self._chunks(txn, other.message))
 
     # What waits
 
@@ -104,13 +118,11 @@ class SpoolCheck:
             self._look.find(f"{name} cannot be read: {error}", spool_mend.Waiting(key))
             return
         self._count(envelope)
-        there = self._chunks(txn, records.message_of(key))
         wrong = _wrong(envelope)
-        if wrong or records.envelope_key(envelope) != key:
-            self._look.find(f"{name}: {wrong or 'it is another'}", spool_mend.Waiting(key))
-        elif there != envelope.size:
-            what = f"{name}: {there} octets are there of {envelope.size}"
-            self._look.find(what, spool_mend.Waiting(key))
+        if not wrong and records.envelope_key(envelope) != key:
+            wrong = "it is another"
+        if wrong := wrong or _is_not(envelope, self._chunks(txn, records.message_of(key))):
+            self._look.find(f"{name}: {wrong}", spool_mend.Waiting(key))
         elif not (envelope.held or self._has_turn(txn, envelope)):
             self._look.find(f"{name} has no turn, nobody would send it", spool_mend.Turn(key))
 
@@ -140,23 +152,24 @@ class SpoolCheck:
 
     # Octets
 
-    def _chunks(self, txn: Transaction, message: int) -> int:
-        """How many octets are in the chunks of a message; -1 where one is missing in between."""
+    def _chunks(self, txn: Transaction, message: int) -> Body:
+        """What is in the chunks of a message; GAP where one is missing in between."""
         if message != self._last:
-            self._last, self._octets = message, self._count_chunks(txn, message)
-        return self._octets
+            self._last, self._body = message, self._count_chunks(txn, message)
+        return self._body
 
-    def _count_chunks(self, txn: Transaction, message: int) -> int:
-        octets, expected = 0, records.chunk_key(message, 0)
+    def _count_chunks(self, txn: Transaction, message: int) -> Body:
+        octets, checksum, expected = 0, 0, records.chunk_key(message, 0)
         with txn.cursor(self._db["chunks"]) as cursor:
             more = cursor.set_range(prefix := records.message_key(message))
             while more and (key := cursor.key()).startswith(prefix):
                 if key != expected:
-                    return -1
-                octets += len(cursor.value())
+                    return GAP
+                octets += len(chunk := cursor.value())
+                checksum = records.checksum_of([chunk], checksum)
                 expected = key[:-4] + (int.from_bytes(key[-4:]) + 1).to_bytes(4)
                 more = cursor.next()
-        return octets
+        return Body(octets, checksum)
 
     def _check_chunks(self) -> None:
         """That nothing is left of a message whose envelopes are gone."""
@@ -194,6 +207,17 @@ def _wrong(envelope: Envelope) -> str:
         return "it has no recipients"
     if not 0 <= envelope.due < LATEST:
         return "it is due at no time"
+    return ""
+
+
+def _is_not(envelope: Envelope, body: Body) -> str:
+    """How these octets are not those that came, or nothing."""
+    if body == GAP:
+        return "a part of its octets is missing"
+    if body.octets != envelope.size:
+        return f"{body.octets} octets are there of {envelope.size}"
+    if envelope.checksum not in (0, body.checksum):
+        return wrong_checksum(body.checksum, envelope.checksum)
     return ""
 
 

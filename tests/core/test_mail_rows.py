@@ -74,7 +74,7 @@ def test_messages_are_joined_as_one_by_one(
 def damaged(data: st.DataObject, row: bytes) -> bytes:
     """Cut somewhere, or of a version that is not known."""
     cut = data.draw(st.integers(0, len(row)))
-    return data.draw(st.sampled_from([row[:cut], b"\x02" + row[1:]]))
+    return data.draw(st.sampled_from([row[:cut], b"\x03" + row[1:]]))
 
 
 def test_a_body_in_chunks_is_left_to_who_reads_them() -> None:

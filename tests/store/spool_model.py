@@ -1,6 +1,7 @@
 """What the model of the spool knows, and the rows of a file read and checked as a whole."""
 
 import resource
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,7 +43,8 @@ class Mail:
     """What the model knows of an envelope."""
 
     def __init__(self, envelope: Envelope, message: "Message") -> None:
-        self.envelope = msgspec.structs.replace(envelope)  # as it was handed over last
+        # As it was handed over last.
+        self.envelope = msgspec.structs.replace(envelope, checksum=zlib.crc32(message.body))
         self.message = message
         self.is_out = False
         self.is_gone = False
@@ -119,7 +121,7 @@ def _inspect_fresh(
         assert settled < {entry.message for entry in entries}, "a row of which nothing is left"
         for entry in entries:
             if entry.message not in settled:
-                envelope = records.decode_envelope(entry.envelope)
+                envelope = records.unpack_envelope(entry.envelope)
                 assert key_of(envelope) not in fresh
                 fresh[key_of(envelope)] = envelope
                 if envelope.size <= records.CHUNK:

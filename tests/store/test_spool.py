@@ -518,7 +518,7 @@ def test_one_broken_operation_does_not_take_its_batch_along(tmp_path: Path) -> N
     async def scenario() -> None:
         async with opened(tmp_path) as (one, _):
             what = arrival(one, "bob@to.test")
-            broken = arrival(one, "broken@to.test")
+            broken = arrival(one, "broken@to.test", "b@other.test")
             broken.parts = ["no octets"]  # type: ignore[list-item]
             answers = await asyncio.gather(
                 accept(one, what), accept(one, broken), accept(one, arrival(one, "c@to.test"))

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from random import Random
+from zlib import crc32
 
 import lmdb
 import pytest
@@ -17,8 +18,9 @@ from fastmta.mail.envelope import Envelope, Recipient, format_id
 from fastmta.store import env as store_env
 from fastmta.store import records, rows, segment, verify
 from fastmta.store.env import Databases, Transaction
-from fastmta.store.findings import Part
+from fastmta.store.findings import Look, Part
 from fastmta.store.spool import Spool
+from fastmta.store.spool_verify import check_spool
 from tests.store.backlog import BODY, waiting
 from tests.support import run
 
@@ -33,9 +35,14 @@ HELD = 4 << 20
 ALL = {*FRESH, LARGE_FRESH, *WAITING, HELD}
 
 
-def fresh(message: int, size: int = len(BODY)) -> Envelope:
-    name = f"u{message >> 20}@fresh.test"
-    return Envelope(message, 0, "a@b.test", "fresh.test", [Recipient(name)], time.time(), size)
+def fresh(message: int, body: bytes = BODY) -> Envelope:
+    to, now = [Recipient(f"u{message >> 20}@fresh.test")], time.time()
+    return of(body, Envelope(message, 0, "a@b.test", "fresh.test", to, now, len(body)))
+
+
+def of(body: bytes, envelope: Envelope) -> Envelope:
+    envelope.checksum = crc32(body)
+    return envelope
 
 
 def nothing(part: str, done: int, total: int) -> None:
@@ -51,12 +58,14 @@ def data(tmp_path: Path) -> Path:
     with env, env.begin(write=True) as txn:
         entries = [records.pack_entry(fresh(message), [BODY]) for message in FRESH]
         segment.put(txn, db, entries)
-        segment.put(txn, db, [records.pack_entry(fresh(LARGE_FRESH, len(LARGE)), [])])
+        segment.put(txn, db, [records.pack_entry(fresh(LARGE_FRESH, LARGE), [])])
         rows.put_body(txn, db, LARGE_FRESH, [LARGE])
         for message in WAITING:
-            rows.put_envelope(txn, db, waiting(message >> 20, "wait.test", time.time() + 60))
+            one = waiting(message >> 20, "wait.test", time.time() + 60)
+            rows.put_envelope(txn, db, of(BODY, one))
             rows.put_body(txn, db, message, [BODY])
-        rows.put_envelope(txn, db, waiting(4, "held.test", time.time() + 60, held="1: x"))
+        held = waiting(4, "held.test", time.time() + 60, held="1: x")
+        rows.put_envelope(txn, db, of(BODY, held))
         rows.put_body(txn, db, HELD, [BODY])
     return tmp_path / "data"
 
@@ -144,9 +153,9 @@ def gone(row: bytes) -> None:
     return None
 
 
-def flip(at: int) -> Callable[[bytes], bytes]:
+def flip(at: int, bits: int = 0xFF) -> Callable[[bytes], bytes]:
     def edit(row: bytes) -> bytes:
-        return row[:at] + bytes([row[at] ^ 0xFF]) + row[at + 1 :]
+        return row[:at] + bytes([row[at] ^ bits]) + row[at + 1 :]
 
     return edit
 
@@ -192,7 +201,7 @@ DAMAGE: dict[str, tuple[Change, str, set[int], set[str]]] = {
     ),
     "a segment of another release": (
         row_of("fresh", KEY(FRESH[0]), flip(0)),
-        "version 254 is not known",
+        "version 253 is not known",
         {*FRESH},
         {f"spool-0-segment-{FIRST}.row"},
     ),
@@ -228,7 +237,7 @@ DAMAGE: dict[str, tuple[Change, str, set[int], set[str]]] = {
     ),
     "a body of a large fresh message": (
         row_of("chunks", records.chunk_key(LARGE_FRESH, 3), gone),
-        f"message {format_id(LARGE_FRESH)}: -1 octets are there of 200000",
+        f"message {format_id(LARGE_FRESH)}: a part of its octets is missing",
         {LARGE_FRESH},
         {f"spool-0-{format_id(LARGE_FRESH)}.eml", f"spool-0-{format_id(LARGE_FRESH)}.json"},
     ),
@@ -251,10 +260,28 @@ DAMAGE: dict[str, tuple[Change, str, set[int], set[str]]] = {
         {f"spool-0-{W}.row", f"spool-0-{W}.eml"},
     ),
     "a letter of an address": (
-        row_of("envelopes", ENVELOPE, lambda row: row.replace(b"alice", b"al\xf1ce")),
-        f"envelope {W} cannot be read: 'utf-8' codec",
+        row_of("envelopes", ENVELOPE, lambda row: row.replace(b"alice", b"alike")),
+        f"envelope {W} cannot be read: its checksum is that of other octets",
         {WAITING[0]},
         {f"spool-0-{W}.row", f"spool-0-{W}.eml"},
+    ),
+    "a letter of a message": (
+        row_of("chunks", records.chunk_key(WAITING[0], 0), lambda row: row.replace(b"Hi", b"Ha")),
+        f"envelope {W}: its octets have the checksum",
+        {WAITING[0]},
+        {f"spool-0-{W}.json", f"spool-0-{W}.eml"},
+    ),
+    "a letter of a message in its segment": (
+        row_of("fresh", KEY(FRESH[0]), lambda row: row.replace(b"Hi", b"Ha", 1)),
+        f"message {FIRST}: its octets have the checksum",
+        {FRESH[0]},
+        {f"spool-0-{FIRST}.json", f"spool-0-{FIRST}.eml"},
+    ),
+    "a letter of a large message": (
+        row_of("chunks", records.chunk_key(LARGE_FRESH, 3), lambda row: b"x" + row[1:]),
+        f"message {format_id(LARGE_FRESH)}: its octets have the checksum",
+        {LARGE_FRESH},
+        {f"spool-0-{format_id(LARGE_FRESH)}.eml", f"spool-0-{format_id(LARGE_FRESH)}.json"},
     ),
     "an envelope that is due at no time": (
         row_of("envelopes", ENVELOPE, lambda row: never(row)),
@@ -318,6 +345,26 @@ def test_damage_is_found_and_repaired(data: Path, name: str) -> None:
     assert files <= kept.keys()
     assert bool(files) == bool(kept)
     assert delivered(data) == ALL - lost
+
+
+@pytest.mark.parametrize("database", ["fresh", "envelopes", "chunks"])
+def test_each_bit_that_is_another_is_found(data: Path, database: str) -> None:
+    folder = data / "spool" / "0"
+    env, db = store_env.open_environment(folder, records.DATABASES)
+    with env:
+        with env.begin() as txn:
+            there = [(key, row) for key, row in txn.cursor(db[database]) if len(row) < 1000]
+        assert len(there) == {"fresh": 2, "envelopes": 4, "chunks": 4}[database]
+        for key, row in there:
+            for at in range(len(row)):
+                with env.begin(write=True) as txn:
+                    txn.put(key, flip(at, 1 << at % 8)(row), db=db[database])
+                flipped = Look(env, db, folder / "data.mdb", lambda done, total: None)
+                check_spool(flipped)
+                assert flipped.findings, f"octet {at} of {key.hex()}"
+            with env.begin(write=True) as txn:
+                txn.put(key, row, db=db[database])
+    assert look(data).problems == []
 
 
 def test_what_is_taken_out_is_the_message_and_its_envelope(data: Path) -> None:

@@ -12,11 +12,11 @@ from fastmta.store import verify
 from fastmta.store.env import Databases, Transaction, open_environment
 from fastmta.store.findings import Look, Part
 from fastmta.store.mail_ledger import Ledger
-from fastmta.store.mail_records import Flags
+from fastmta.store.mail_records import CHUNK, Flags
 from fastmta.store.mail_verify import check_mail
 from fastmta.store.mailboxes import Mailboxes, folder_of
 from fastmta.store.post import Drop, Flagging, Post
-from tests.store.test_verify import SEEDS, nothing, taken_out
+from tests.store.test_verify import SEEDS, flip, nothing, taken_out
 from tests.support import run
 
 BOB, EVE = "bob@example.test", "eve@example.test"
@@ -126,6 +126,11 @@ DAMAGE = [
      {"mail-0-body-9.eml"}),
     ("bodies", BODY(2), records.pack_body(3, b"", (b"xyz",)), "where the message tells",
      [*ALL[:1], (BOB, "INBOX", FRONT + b"xyz"), *ALL[2:]], set()),
+    ("bodies", BODY(2), records.pack_body(1, b"", (b"2",))[:-1] + b"x",
+     "body 2: its octets have the checksum", without(1),
+     {"mail-0-mailbox-1-2.eml", "mail-0-mailbox-1-2.json"}),
+    ("chunks", BODY(4) + bytes(4), LARGE[:CHUNK - 1] + b"x", "body 4: its octets have the checksum",
+     without(3), {"mail-0-mailbox-1-4.eml", "mail-0-mailbox-1-4.json"}),
     ("shares", BODY(2), records.pack_count(3), "counted for 3 messages, is in 1", ALL, set()),
     ("shares", BODY(3), None, "counted for 1 messages, is in 2", ALL, set()),
     ("chunks", BODY(9) + bytes(4), b"x", "chunks are left of body 9", ALL, {"mail-0-body-9.eml"}),
@@ -166,6 +171,20 @@ def test_damage_is_found_and_repaired(
     assert bool(files) == bool(taken_out(data))
     assert stored(data) == left
     assert look(data).problems == []
+
+
+@pytest.mark.parametrize("body", [2, 4])
+def test_each_bit_of_a_body_that_is_another_is_found(data: Path, body: int) -> None:
+    env, db = open_environment(folder_of(data), records.DATABASES)
+    with env:
+        with env.begin() as txn:
+            row = txn.get(BODY(body), db=db["bodies"])
+        for at in range(len(row)):
+            with env.begin(write=True) as txn:
+                txn.put(BODY(body), flip(at, 1 << at % 8)(row), db=db["bodies"])
+            flipped = Look(env, db, folder_of(data) / "data.mdb", lambda done, total: None)
+            check_mail(flipped)
+            assert flipped.findings, f"octet {at}"
 
 
 def test_all_bodies_gone_is_found(data: Path) -> None:
