@@ -8,6 +8,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from types import UnionType
@@ -298,7 +299,7 @@ class Reader:
         if not isinstance(raw, dict):
             self._add(path, f"is {_kind_of(raw)}, but must be a table: write [{path}]")
             return None
-        fields = {field.name: field for field in structs.fields(kind)}
+        fields = {field.name: field for field in _fields(kind)}
         for key in [key for key in raw if key not in fields]:
             if isinstance(raw[key], dict) and "." in path:  # [domains.example.test]
                 home = path.partition(".")[0]
@@ -388,9 +389,7 @@ class Reader:
         """What to say of a key that its table does not have."""
         if later := self._later.get(_join(path, key)):
             return later
-        own = [field.name for field in structs.fields(kind)]
-        tables = list(_tables(self._root))
-        homes = {name: place for place, names in reversed(tables) for name in names}
+        own, homes = [field.name for field in _fields(kind)], _homes(self._root)
         if key in homes:
             return f"unknown key; it belongs {homes[key]}"
         if near := _near(key, own):
@@ -432,9 +431,19 @@ def _range_error(meta: Meta, value: float, kind: Any) -> str:
     return ""
 
 
+# Many wrong keys, as a list of tables may have, are to cost one look at all types.
+_fields = cache(structs.fields)
+
+
+@cache
+def _homes(root: type[Table]) -> dict[str, str]:
+    """The first table of each key, as a person would say where it is."""
+    return {name: place for place, names in reversed([*_tables(root)]) for name in names}
+
+
 def _tables(kind: type[Table], path: str = "", place: str = _TOP) -> Iterator[_Home]:
     """Each table of the file as a person would say where it is, with its keys."""
-    fields = structs.fields(kind)
+    fields = _fields(kind)
     yield place, [field.name for field in fields]
     for field in fields:
         if inner := table_of(field.type):
