@@ -49,8 +49,9 @@ class MailCheck:
         self._check_totals()
         self._check_strays()
         self._see_bodies()
-        for first in range(self._first, self._last + 1, WINDOW):
-            self._check_bodies(first, min(self._last, first + WINDOW - 1))
+        first = self._first
+        while first <= self._last:
+            first = self._check_bodies(first, min(self._last, first + WINDOW - 1))
         self._check_suspects()
         self._check_chunks()
         self._check_receipts()
@@ -174,20 +175,32 @@ class MailCheck:
     def _see_bodies(self) -> None:
         with self._look.env.begin() as txn, txn.cursor(self._db["bodies"]) as cursor:
             if cursor.first():
-                self._see(int.from_bytes(cursor.key()))
+                self._see(_body_of(cursor.key()))
                 cursor.last()
-                self._see(int.from_bytes(cursor.key()))
+                self._see(_body_of(cursor.key()))
 
-    def _check_bodies(self, first: int, last: int) -> None:
-        """That each body is whole, and counts the entries that have it."""
+    def _check_bodies(self, first: int, last: int) -> int:
+        """That each body is whole, and counts the entries that have it; the next one to look at.
+
+        A damaged id may be far from all others.
+        """
+        following = self._last + 1
         counts = array("I", bytes(4 * (last - first + 1)))
         octets = array("Q", bytes(8 * (last - first + 1)))  # as the entries tell
         for _, _, row in self._look.rows("entries"):
             if (place := place_of(row)) and first <= (body := int.from_bytes(place[0])) <= last:
                 counts[body - first] += 1
                 octets[body - first] = place[1] - place[2]
-        for txn, key, row in self._look.rows("bodies", records.body_key(first)):
-            if (body := int.from_bytes(key)) > last:
+            elif place and last < body:
+                following = min(following, body)
+        start = records.body_key(first) if first > self._first else b""
+        for txn, key, row in self._look.rows("bodies", start):
+            if key != records.body_key(body := _body_of(key)):
+                what = f"row {key.hex()} of bodies is that of no body"
+                self._look.find(what, MoveRow("bodies", key))
+                continue
+            if body > last:
+                following = min(following, body)
                 break
             self.counts["bodies"] += 1
             at = body - first
@@ -196,6 +209,7 @@ class MailCheck:
         for at, count in enumerate(counts):
             if count:
                 self._suspect(first + at)
+        return following
 
     def _check_body(self, txn: Transaction, body: int, row: bytes, owners: Owners) -> None:
         try:
@@ -276,6 +290,11 @@ class MailCheck:
             except Unreadable as error:
                 what = f"row {key.hex()} of receipts cannot be read: {error}"
                 self._look.find(what, MoveRow("receipts", key))
+
+
+def _body_of(key: bytes) -> int:
+    """The number of a key of `bodies`; where that is too short or too long, one as it sorts."""
+    return int.from_bytes(key[:8].ljust(8, b"\0"))
 
 
 def _can_be_read(key: bytes) -> bool:

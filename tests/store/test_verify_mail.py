@@ -105,6 +105,7 @@ NO_NAME = b"b\xacb@example.test\0INBOX"
 NO_UIDS = records.pack_mailbox(records.Mailbox(1, 1, 2, 9, 4, 9, 0, 0, 9, 9))
 BODY = records.body_key
 STRAY = records.pack_entry(records.Entry(2, 7, 1.0, 1, 1, 0, FRONT, []))
+FAR = records.pack_entry(records.Entry(1 << 63, 7, 1.0, 1, 1, 0, FRONT, []))
 
 DAMAGE = [
     # database, key, row, what is told, what is there afterwards, ends of files that are kept
@@ -116,6 +117,8 @@ DAMAGE = [
      {"mail-0-entry-0000000700000002.row"}),
     ("entries", records.entry_key(7, 2), STRAY, "messages are in mailbox 7, which is not", ALL,
      {"mail-0-entry-0000000700000002.row", "mail-0-entry-0000000700000002.json"}),
+    ("entries", records.entry_key(1, 2), FAR, f"body {1 << 63} of 1 messages is not", without(1),
+     {"mail-0-mailbox-1-2.json", "mail-0-body-2.eml"}),
     ("bodies", BODY(2), None, "body 2 of 1 messages is not there", without(1),
      {"mail-0-mailbox-1-2.eml", "mail-0-mailbox-1-2.json"}),
     ("bodies", BODY(3), None, "body 3 of 2 messages is not there", without(2, 5),
@@ -124,6 +127,10 @@ DAMAGE = [
      {"mail-0-mailbox-1-2.json"}),
     ("bodies", BODY(9), records.pack_body(1, b"", (b"x",)), "body 9 is in no mailbox", ALL,
      {"mail-0-body-9.eml"}),
+    ("bodies", BODY(1 << 63), records.pack_body(1, b"", (b"x",)), f"body {1 << 63} is in no", ALL,
+     {f"mail-0-body-{1 << 63}.eml"}),
+    ("bodies", b"\0", b"x", "row 00 of bodies is that of no body", ALL, {"mail-0-00.row"}),
+    ("bodies", b"\1", b"x", "row 01 of bodies is that of no body", ALL, {"mail-0-01.row"}),
     ("bodies", BODY(2), records.pack_body(3, b"", (b"xyz",)), "where the message tells",
      [*ALL[:1], (BOB, "INBOX", FRONT + b"xyz"), *ALL[2:]], set()),
     ("bodies", BODY(2), records.pack_body(1, b"", (b"2",))[:-1] + b"x",
