@@ -65,6 +65,8 @@ class Ledger:
             self._check_number(key)
         mailbox = self._mailboxes[key] = self._new_mailbox()
         self.txn.put(records.mailbox_key(mailbox.id), key, db=self.db["names"])
+        if records.is_inbox(key):  # others may be there, if a damaged file has lost it
+            sum_mailboxes(self.txn, self.db, key, mailbox)
         self._counted.add(key)
         return mailbox
 

@@ -68,7 +68,7 @@ def recover(txn: Transaction, db: Databases) -> Recovered:
     with txn.cursor(db["fresh"]) as cursor:
         for key, row in cursor:
             try:
-                settled = _settled(txn, db, key)
+                settled = settled_of(txn, db, key)
                 entries = list(records.unpack_segment(row))
             except records.Unreadable:
                 found.unreadable.append(rows.MoveAside("fresh", key))
@@ -81,8 +81,8 @@ def recover(txn: Transaction, db: Databases) -> Recovered:
     return found
 
 
-def _settled(txn: Transaction, db: Databases, key: bytes) -> set[int]:
-    """What was delivered of a segment; nothing where a file from before segments is looked into."""
+def settled_of(txn: Transaction, db: Databases, key: bytes) -> set[int]:
+    """What was delivered of a segment; nothing where the file knows of none, as one from before."""
     if "settled" not in db:
         return set()
     return records.unpack_ids(txn.get(key, records.NO_IDS, db=db["settled"]))

@@ -151,7 +151,7 @@ def fresh_messages(txn: Transaction, db: Databases) -> set[int]:
     with txn.cursor(db["fresh"]) as cursor:
         for key, row in cursor:
             with suppress(Unreadable):
-                gone = records.unpack_ids(txn.get(key, records.NO_IDS, db=db["settled"]))
+                gone = segment.settled_of(txn, db, key)
                 found |= {entry.message for entry in records.unpack_segment(row)} - gone
     return found
 

@@ -7,7 +7,7 @@ run: what comes, goes or moves meanwhile is seen before or after, never in betwe
 from typing import NamedTuple
 
 from fastmta.mail.envelope import Envelope, format_id
-from fastmta.store import records, rows, spool_mend
+from fastmta.store import records, rows, segment, spool_mend
 from fastmta.store.env import Transaction
 from fastmta.store.findings import Look, MoveRow, wrong_checksum
 from fastmta.store.records import Entry, Unreadable
@@ -45,7 +45,7 @@ class SpoolCheck:
     def run(self) -> None:
         for txn, key, row in self._look.rows("fresh"):
             self._check_segment(txn, key, row)
-        for txn, key, _ in self._look.rows("settled"):
+        for txn, key, _ in self._look.rows("settled") if "settled" in self._db else ():
             if txn.get(key, db=self._db["fresh"]) is None:
                 self._look.find(
                     f"{_segment(key)} is not there, and what was delivered of it is noted",
@@ -63,7 +63,7 @@ class SpoolCheck:
     def _check_segment(self, txn: Transaction, key: bytes, row: bytes) -> None:
         try:
             entries = list(records.unpack_segment(row))
-            settled = records.unpack_ids(txn.get(key, records.NO_IDS, db=self._db["settled"]))
+            settled = segment.settled_of(txn, self._db, key)
         except Unreadable as error:
             self._look.find(f"{_segment(key)} cannot be read: {error}", spool_mend.Segment(key))
             return

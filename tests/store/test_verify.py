@@ -456,6 +456,20 @@ def test_whatever_octets_are_others_the_rest_goes_on(data: Path, seed: int) -> N
     assert delivered(data) <= ALL
 
 
+def test_a_file_without_notes_of_what_was_delivered_can_be_looked_at(data: Path) -> None:
+    """As of an older release, or where damage has taken the name of the database away."""
+
+    def how(txn: Transaction, db: Databases) -> None:
+        txn.drop(db["settled"], delete=True)
+        assert txn.delete(ENVELOPE, db=db["envelopes"])
+
+    change(data, how)
+    assert look(data).found == 2  # a turn and octets of nobody
+    mend(data)
+    assert look(data).problems == []
+    assert delivered(data) == ALL - {WAITING[0]}
+
+
 def test_a_page_of_a_body_is_found_though_lmdb_would_not_see_it(data: Path) -> None:
     file = data / "spool" / "0" / "data.mdb"
     page = file.read_bytes().index(LARGE[:100]) // 4096

@@ -206,6 +206,17 @@ def test_all_bodies_gone_is_found(data: Path) -> None:
     assert taken_out(data)["mail-0-mailbox-1-4.eml"] == FRONT + LARGE
 
 
+def test_an_inbox_that_was_lost_counts_for_its_account_again(data: Path) -> None:
+    def how(txn: Transaction, db: Databases) -> None:
+        for database, key in (("mailboxes", INBOX), ("names", records.mailbox_key(1))):
+            assert txn.delete(key, db=db[database])
+
+    damage(data, how)
+    list(verify.repair(data, nothing))
+    assert stored(data) == without(0, 1, 2, 3)  # and changes what is left
+    assert look(data).problems == []
+
+
 def test_the_suspects_of_one_count_are_looked_at_again(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
