@@ -183,6 +183,7 @@ class LocalDelivery:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._is_over = True  # the spools close now: an end that comes later would not be written
 
     async def finish(self, *, settled: bool) -> None:
         """After the drain and the end of the spools; nothing is settled from now on.

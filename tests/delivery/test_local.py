@@ -18,7 +18,7 @@ from fastmta.mail.envelope import Envelope, Recipient
 from fastmta.queue.ready import Job, ReadyQueue
 from fastmta.store.accounts import Account
 from fastmta.store.mailboxes import Mailboxes
-from fastmta.store.post import Post
+from fastmta.store.post import Post, Stored
 from tests.store.test_directory import Town
 from tests.support import run, until
 
@@ -329,6 +329,23 @@ def test_what_is_stored_after_the_end_is_settled_by_the_next_process(tmp_path: P
             while not await here.mail("bob@a.test"):
                 pass
             assert not here.settled
+
+    run(scenario())
+
+
+def test_what_is_stored_after_a_drain_is_settled_by_the_next_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        under_way: list[Callable[[list[Stored]], None]] = []
+        async with office(tmp_path) as here:
+            here.add("bob@a.test")
+            slow = lambda post, done: under_way.append(done)  # noqa: E731
+            monkeypatch.setattr(here.mailboxes, "deliver", slow)
+            here.submit("bob@a.test")
+            await here.delivery.drain(0.01)
+            under_way[0]([Stored(1, 1)])  # while the spool closes
+            assert not (here.settled or here.delivery._receipts)
 
     run(scenario())
 
