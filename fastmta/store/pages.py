@@ -26,6 +26,7 @@ _BRANCH, _LEAF, _OVERFLOW = 1, 2, 4  # flags of a page
 _BIG = 1  # flag of a node: its value is in pages of its own
 _NO_PAGE = (1 << 64) - 1
 _DEEPEST = 32
+_LONGEST_KEY = 511  # octets; an empty one is none
 
 
 def check(folder: Path) -> list[str]:
@@ -134,7 +135,7 @@ class Salvage:
                 yield from self._walk(name, low | high << 16 | kind << 32, deepest - 1)
             elif flags & _LEAF:
                 value = self._value(page, at, low | high << 16, kind)
-                if value is None:
+                if value is None or not 0 < len(key) <= _LONGEST_KEY:
                     self.lost.append(f"a value of {name or 'the names'} cannot be read")
                 else:
                     yield key, value
