@@ -12,6 +12,7 @@ from fastmta.store import records
 from fastmta.store.env import Databases, Transaction
 from fastmta.store.lanes import Look
 
+LONGEST_KEY = 511  # octets; LMDB's own limit
 PASSED = 4096  # rows that one look passes over
 READ_OCTETS = 1 << 20  # about what one `read_body` gives
 
@@ -27,7 +28,8 @@ class MoveAside:
     def apply(self, txn: Transaction, db: Databases) -> None:
         row = txn.pop(self.key, db=db[self.database])
         if row is not None:
-            txn.put(self.database.encode() + b":" + self.key, row, db=db["aside"])
+            name = self.database.encode() + b":" + self.key
+            txn.put(name[:LONGEST_KEY], row, db=db["aside"])
         if self.waiting is not None:
             txn.delete(self.waiting, db=db["waiting"])
 

@@ -102,6 +102,19 @@ def test_a_message_is_delivered_and_read(tmp_path: Path) -> None:
     run(scenario())
 
 
+def test_a_row_with_the_longest_name_is_moved_aside_too(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        name = "x" * (records.LONGEST_KEY - len(BOB) - 1)
+        async with mailboxes(tmp_path) as box:
+            await box.append(post(b"one", Drop(BOB, name)))
+            damage(box, "mailboxes", records.name_key(BOB, name), b"\xff")
+            await box.append(post(b"two", Drop(BOB, name)))
+            assert await contents(box, BOB, name) == [b"one", b"two"]
+            assert count(box, "aside") == 1
+
+    run(scenario())
+
+
 def test_figures_stand_while_the_files_cannot_be_opened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
