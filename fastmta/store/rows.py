@@ -9,10 +9,9 @@ import lmdb
 
 from fastmta.mail.envelope import Envelope, id_time
 from fastmta.store import records
-from fastmta.store.env import Databases, Transaction
+from fastmta.store.env import LONGEST_KEY, Databases, Transaction
 from fastmta.store.lanes import Look
 
-LONGEST_KEY = 511  # octets; LMDB's own limit
 PASSED = 4096  # rows that one look passes over
 READ_OCTETS = 1 << 20  # about what one `read_body` gives
 
