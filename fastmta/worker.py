@@ -232,7 +232,7 @@ class Worker:
 
     async def _written(self) -> None:
         for shard in self._shards.values():
-            await shard.spool.written()
+            await shard.written()
 
     def _open_pop3(self) -> None:
         """Where a listener wants it; a service that is there stays, for sessions under way."""
@@ -426,11 +426,9 @@ class Worker:
         for shard in self._shards.values():
             await shard.stop_scheduling()
         await self._ways.drain(seconds)
-        for shard in self._shards.values():
-            await shard.close()
+        closed = [await shard.close() for shard in self._shards.values()]
         if self._local is not None:
-            settled = not any(shard.spool.unsettled for shard in self._shards.values())
-            await self._local.close(settled=settled)
+            await self._local.close(settled=all(closed))
         await self._signing.finish()  # reports
         if self._reception is not None:
             self._reception.close()

@@ -68,9 +68,16 @@ class Shard:
             runner.cancel()
         await self.scheduler.stop()
 
-    async def close(self) -> None:
-        await self.settlement.finish()
+    async def written(self) -> None:
+        """Return when all that has ended by now is on the disk, what is reported too."""
+        await self.settlement.begun()
+        await self.spool.written()
+
+    async def close(self) -> bool:
+        """Whether all that has ended is on the disk."""
+        is_reported = await self.settlement.finish()
         await self.spool.close()
+        return is_reported and not self.spool.unsettled
 
 
 def shards_of(folder: Path, index: int, workers: int) -> list[int]:

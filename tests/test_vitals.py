@@ -1,9 +1,11 @@
 """What a process tells of itself."""
 
 import asyncio
+import resource
 import time
 
 from fastmta import vitals
+from fastmta.server import room
 from fastmta.vitals import LAG, STALLS, LagMeter
 from tests.support import run, until
 
@@ -44,3 +46,18 @@ def test_cpu_and_memory_are_those_of_this_process() -> None:
     [((version,), (one,))] = vitals.INFO.sample().rows
     assert version.count(".") >= 1
     assert one == 1
+
+
+def test_a_process_without_descriptors_still_tells_how_it_is() -> None:
+    vitals.show()
+    kinds = (resource.RLIMIT_NOFILE, 3), (resource.RLIMIT_AS, 1 << 50)
+    before = [resource.getrlimit(kind) for kind, _ in kinds]
+    for (kind, limit), (_, hard) in zip(kinds, before, strict=True):
+        resource.setrlimit(kind, (limit, hard))
+    try:
+        [(_, (memory,))] = vitals.MEMORY.sample().rows
+        assert 0 < memory < vitals.address_space()
+        assert 0 < room.memory() < 1 << 50
+    finally:
+        for (kind, _), limits in zip(kinds, before, strict=True):
+            resource.setrlimit(kind, limits)

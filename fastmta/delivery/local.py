@@ -183,6 +183,7 @@ class LocalDelivery:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._is_over = True  # the spools close now: an end that comes later would not be written
 
     async def finish(self, *, settled: bool) -> None:
         """After the drain and the end of the spools; nothing is settled from now on.
@@ -252,15 +253,16 @@ class LocalDelivery:
 
     def _deliver(self, job: Job, parts: list[bytes]) -> None:
         delivery = Delivery(job.envelope, self.directory)
-        if not delivery.drops:
-            self._loop.call_soon(self._end, job, delivery.replies)  # this may be in `submit`
+        if not delivery.drops:  # not at once: this may be in `submit`
+            self._loop.call_soon(self._end, job, delivery.replies, delivery.is_known)
             return
 
         def done(found: list[Outcome] | Exception) -> None:
             if isinstance(found, Exception) and not isinstance(found, lmdb.Error):
                 log.error("%s cannot be stored: %s", job.envelope.id, found)
             # Not to be forgotten where this failed: an earlier process may have stored it.
-            self._end(job, delivery.ends(found), is_known=not isinstance(found, Exception))
+            is_known = delivery.is_known and not isinstance(found, Exception)
+            self._end(job, delivery.ends(found), is_known)
 
         envelope, to = job.envelope, delivery.drops
         post = Post(receipt_of(envelope), parts, envelope.size, envelope.received, to)
@@ -269,7 +271,7 @@ class LocalDelivery:
     def _end_all(self, job: Job, reply: Reply) -> None:
         self._end(job, [reply] * len(job.envelope.recipients), is_known=False)
 
-    def _end(self, job: Job, replies: Iterable[Reply | None], *, is_known: bool = True) -> None:
+    def _end(self, job: Job, replies: Iterable[Reply | None], is_known: bool) -> None:
         """`is_known`: what is stored of it is among the replies, and its receipt may go."""
         if self._is_over:
             return  # the next process delivers it, and finds its receipt
@@ -361,6 +363,11 @@ class Delivery:
                 self.drops.append(Drop(found.name, front=front))
             self.replies.append(None)
             self._places.append(known[found.name])
+
+    @property
+    def is_known(self) -> bool:
+        """Whether all could be looked up: who could not may have it from an earlier process."""
+        return NOT_FOUND not in self.replies
 
     def ends(self, found: list[Outcome] | Exception) -> list[Reply | None]:
         """The reply for each recipient, by what became of the drops."""

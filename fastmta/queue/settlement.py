@@ -123,12 +123,16 @@ class Settlement:
         if self._reports:
             await asyncio.wait(set(self._reports))
 
-    async def finish(self) -> None:
-        """Return when every report is with the spool, also those that begin meanwhile."""
+    async def finish(self) -> bool:
+        """Return when every report is with the spool, also those that begin meanwhile.
+
+        False: that takes too long.
+        """
         with suppress(TimeoutError):
             async with asyncio.timeout(FINISH_SECONDS):
                 while self._reports:
                     await asyncio.wait(self._reports)
+        return not self._reports
 
 
 async def _as_it_is(report: Arrival) -> list[Arrival]:

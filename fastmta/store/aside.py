@@ -16,6 +16,7 @@ from fastmta.mail.envelope import Envelope, format_id
 from fastmta.store.env import flush_names, make_private
 
 FOLDER = "aside"  # in the data directory
+MOST_OPEN = 100  # files that are not flushed yet
 
 
 class Aside:
@@ -47,6 +48,8 @@ class Aside:
         self._unsafe.append(file)
         with open(file, "wb", closefd=False) as written:
             written.writelines(pieces)
+        if len(self._unsafe) == MOST_OPEN:  # one mend may take out thousands
+            self._flush_files()
         return path.name.removesuffix(suffix)
 
     def keep(self, file: Path) -> str:
@@ -59,13 +62,16 @@ class Aside:
 
     def flush(self) -> None:
         """All that was kept is on the disk when this returns."""
+        self._flush_files()
+        if self.path.is_dir():
+            for folder in (self.path, self.path.parent, self.path.parent.parent):
+                flush_names(folder)
+
+    def _flush_files(self) -> None:
         for file in self._unsafe:
             os.fsync(file)
             os.close(file)
         self._unsafe.clear()
-        if self.path.is_dir():
-            for folder in (self.path, self.path.parent, self.path.parent.parent):
-                flush_names(folder)
 
 
 def _free(path: Path) -> Path:

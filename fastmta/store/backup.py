@@ -26,6 +26,7 @@ from fastmta.store.verify import DATA, parts_of
 from fastmta.store.view import shard_folders
 
 NOTE = "backup.json"  # in a backup: what it is
+FORMAT = 1
 HOLDS = "orders.json"
 FILES = (HOLDS, "mail/logins")  # beside the environments
 LOCK = "backup.lock"  # in one that is being made
@@ -50,7 +51,7 @@ class Note(Struct):
     made: float  # when it began, seconds since the epoch
     version: str  # of the program
     parts: list[CopiedPart] = []
-    format: int = 1
+    format: int = FORMAT
 
 
 class Snapshot(Struct):
@@ -72,9 +73,10 @@ def backup(data_dir: Path, target: Path, version: str, told: Told) -> Note:
     try:
         _clear(partial)
         note = _fill(data_dir, partial, Note(time.time(), version), told)
-        (partial / LOCK).unlink()
         flush_tree(partial)
         partial.rename(target)
+        (target / LOCK).unlink()  # not before: somebody else would take what is here for left over
+        flush_names(target)
         flush_names(target.parent)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)

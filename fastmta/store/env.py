@@ -50,6 +50,7 @@ SPOOL = Meters("spool")
 # The map is sparse, and growing it later would invalidate what other processes see of it.
 MAP_SIZE = 1 << 40
 MAX_DATABASES = 16
+LONGEST_KEY = 511  # octets, as LMDB is built; an empty key is none
 MAX_READERS = 1024  # at a time, of all processes: three for each worker
 # LMDB 0.9's file format: the other engine of py-lmdb cannot read it, so it is never left open.
 LIB_VERSION = 0

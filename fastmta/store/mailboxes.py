@@ -12,8 +12,11 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
+
+import lmdb
 
 from fastmta import metrics
 from fastmta._core.mime_pack import pack
@@ -79,8 +82,9 @@ class Mailboxes:
         self._keeper = asyncio.ensure_future(self._keep())
 
     def _octets(self) -> float:
-        """Of all workers: they have the same file."""
-        self._size = self._env.glance(self._measure) or self._size
+        """Of all workers: they have the same file. Where the disk fails, the last figure stands."""
+        with suppress(lmdb.Error):
+            self._size = self._env.glance(self._measure) or self._size
         return self._size
 
     def _measure(self, txn: Transaction, db: Databases) -> float:

@@ -15,6 +15,8 @@ from typing import BinaryIO, NamedTuple
 from lmdb.verify import VerifyError
 from lmdb.verify import verify as verify_file
 
+from fastmta.store.env import LONGEST_KEY
+
 # Of LMDB 0.9's file format (mdb.c), in the byte order of the machine.
 _PAGE = Layout("=QHHHH")  # number, pad, flags, end of the node offsets, begin of the nodes
 _NODE = Layout("=HHHH")  # size of the value, or page of the child, in two; flags; octets of the key
@@ -134,7 +136,7 @@ class Salvage:
                 yield from self._walk(name, low | high << 16 | kind << 32, deepest - 1)
             elif flags & _LEAF:
                 value = self._value(page, at, low | high << 16, kind)
-                if value is None:
+                if value is None or not 0 < len(key) <= LONGEST_KEY:
                     self.lost.append(f"a value of {name or 'the names'} cannot be read")
                 else:
                     yield key, value

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from fastmta.store import mail_records as records
-from fastmta.store.backup import FILES, NOTE, CannotCopy, Note, Told, flush_tree
+from fastmta.store.backup import FILES, FORMAT, NOTE, CannotCopy, Note, Told, flush_tree
 from fastmta.store.env import LOCK, flush_names, make_private, open_environment, own
 from fastmta.store.mail_records import Mailbox
 from fastmta.store.records import Unreadable
@@ -48,6 +48,8 @@ def _note_of(source: Path) -> Note:
         note = msgspec.json.decode((source / NOTE).read_bytes(), type=Note)
     except (OSError, msgspec.MsgspecError):
         raise CannotCopy(f"{source} is no backup") from None
+    if note.format != FORMAT:
+        raise CannotCopy(f"{source} is of format {note.format}, which is not known here")
     for part in note.parts:
         file = source / part.name / DATA
         if not file.exists() or file.stat().st_size != part.octets:

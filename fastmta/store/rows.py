@@ -9,7 +9,7 @@ import lmdb
 
 from fastmta.mail.envelope import Envelope, id_time
 from fastmta.store import records
-from fastmta.store.env import Databases, Transaction
+from fastmta.store.env import LONGEST_KEY, Databases, Transaction
 from fastmta.store.lanes import Look
 
 PASSED = 4096  # rows that one look passes over
@@ -27,7 +27,8 @@ class MoveAside:
     def apply(self, txn: Transaction, db: Databases) -> None:
         row = txn.pop(self.key, db=db[self.database])
         if row is not None:
-            txn.put(self.database.encode() + b":" + self.key, row, db=db["aside"])
+            name = self.database.encode() + b":" + self.key
+            txn.put(name[:LONGEST_KEY], row, db=db["aside"])
         if self.waiting is not None:
             txn.delete(self.waiting, db=db["waiting"])
 

@@ -517,7 +517,10 @@ class Spool:
             )
 
     def _free_on_disk(self) -> int:
-        disk = os.statvfs(self._env.folder)
+        try:
+            disk = os.statvfs(self._env.folder)
+        except OSError:  # what is written now fails as well, and its sender has to hear
+            return self._disk
         return disk.f_bavail * disk.f_frsize
 
     async def close(self) -> None:

@@ -18,7 +18,7 @@ from fastmta.mail.envelope import Envelope, Recipient
 from fastmta.queue.ready import Job, ReadyQueue
 from fastmta.store.accounts import Account
 from fastmta.store.mailboxes import Mailboxes
-from fastmta.store.post import Post
+from fastmta.store.post import Post, Stored
 from tests.store.test_directory import Town
 from tests.support import run, until
 
@@ -237,6 +237,36 @@ def test_what_is_delivered_again_is_not_stored_again(tmp_path: Path) -> None:
     run(scenario())
 
 
+def test_what_an_earlier_process_stored_stays_known_while_nobody_can_be_looked_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreadable(address: str, size: int) -> Account:
+        raise lmdb.DiskError("planted")
+
+    async def again(here: Office, envelope: Envelope, reply: str) -> None:
+        before = len(here.settled)
+        here.delivery.submit(LOCAL, Job(envelope, [CONTENT]))
+        await until(lambda: len(here.settled) > before)
+        assert str(here.settled[-1][2][0].reply).startswith(reply)
+        await until(lambda: not here.delivery.paths())  # receipts that may go have gone
+
+    async def scenario() -> None:
+        async with office(tmp_path) as here:
+            here.add("bob@a.test")
+            envelope = here.envelope("bob@a.test")
+            monkeypatch.setattr(here.mailboxes, "forget", lambda receipt: None)  # it is killed
+            await again(here, envelope, "250")
+        async with office(tmp_path) as here:
+            assert here.mailboxes.receipts(7) == [receipt_of(envelope)]
+            with monkeypatch.context() as broken:
+                broken.setattr(here.directory, "resolve", unreadable)
+                await again(here, envelope, "451 4.3.0")
+            await again(here, envelope, "250")
+            assert len(await here.mail("bob@a.test")) == 1
+
+    run(scenario())
+
+
 def test_a_receipt_goes_once_the_spool_has_written_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -299,6 +329,23 @@ def test_what_is_stored_after_the_end_is_settled_by_the_next_process(tmp_path: P
             while not await here.mail("bob@a.test"):
                 pass
             assert not here.settled
+
+    run(scenario())
+
+
+def test_what_is_stored_after_a_drain_is_settled_by_the_next_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        under_way: list[Callable[[list[Stored]], None]] = []
+        async with office(tmp_path) as here:
+            here.add("bob@a.test")
+            slow = lambda post, done: under_way.append(done)  # noqa: E731
+            monkeypatch.setattr(here.mailboxes, "deliver", slow)
+            here.submit("bob@a.test")
+            await here.delivery.drain(0.01)
+            under_way[0]([Stored(1, 1)])  # while the spool closes
+            assert not (here.settled or here.delivery._receipts)
 
     run(scenario())
 

@@ -5,6 +5,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import lmdb
+import msgspec
 import pytest
 
 from fastmta.protocol.scram import Keys
@@ -170,6 +171,25 @@ def test_one_that_was_killed_is_not_there_and_is_in_nobodys_way(
     assert problems(tmp_path / "copy") == []
 
 
+def test_two_of_one_name_do_not_get_in_each_others_way(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flush, others = backups.flush_tree, list[bool]()
+
+    def flush_while_another_begins(folder: Path) -> None:
+        flush(folder)
+        with pytest.raises(store_env.Locked):
+            copy(data, tmp_path / "copy")
+        others.append(True)
+
+    monkeypatch.setattr(backups, "flush_tree", flush_while_another_begins)
+    copy(data, tmp_path / "copy")
+    assert others
+    assert problems(tmp_path / "copy") == []
+    assert backups.LOCK not in there(tmp_path / "copy")
+    restore(tmp_path / "copy", tmp_path / "other", nothing)
+
+
 def broken(*_: object) -> None:
     raise OSError(28, "no room")
 
@@ -207,7 +227,12 @@ def test_nothing_is_restored_below_a_running_server(data: Path, tmp_path: Path) 
 def test_what_is_no_backup_or_a_cut_one_is_refused(data: Path, tmp_path: Path) -> None:
     with pytest.raises(CannotCopy, match="is no backup"):
         restore(data, tmp_path / "other", nothing)
-    copy(data, tmp_path / "copy")
+    note = copy(data, tmp_path / "copy")
+    note.format += 1
+    (tmp_path / "later").mkdir()
+    (tmp_path / "later" / backups.NOTE).write_bytes(msgspec.json.encode(note))
+    with pytest.raises(CannotCopy, match="format 2, which is not known here"):
+        restore(tmp_path / "later", tmp_path / "other", nothing)
     file = tmp_path / "copy" / "mail" / "0" / "data.mdb"
     os.truncate(file, file.stat().st_size - 1)
     with pytest.raises(CannotCopy, match="is not as the backup was made"):

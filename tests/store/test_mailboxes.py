@@ -17,9 +17,10 @@ from fastmta.store import mail_records as records
 from fastmta.store.mail_changes import Added, Expunged, Flagged
 from fastmta.store.mail_records import Flags
 from fastmta.store.mailbox_lock import MailboxLock
-from fastmta.store.mailboxes import Mailboxes
+from fastmta.store.mailboxes import FILE, Mailboxes
 from fastmta.store.post import Drop, Flagging, Post, Refused, Stored
 from fastmta.store.records import CHUNK, Unreadable
+from tests.store.test_env import break_meta_page
 from tests.store.whole import problems
 from tests.support import run, until
 
@@ -97,6 +98,42 @@ def test_a_message_is_delivered_and_read(tmp_path: Path) -> None:
             assert await box.read(snapshot.mailbox, 1, 2) == []
             assert await contents(box, BOB) == [b"Delivered-To: bob\r\nhello", b""]
             assert box.usage(BOB) == (2, 24)
+
+    run(scenario())
+
+
+def test_a_row_with_the_longest_name_is_moved_aside_too(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        name = "x" * (records.LONGEST_KEY - len(BOB) - 1)
+        async with mailboxes(tmp_path) as box:
+            await box.append(post(b"one", Drop(BOB, name)))
+            damage(box, "mailboxes", records.name_key(BOB, name), b"\xff")
+            await box.append(post(b"two", Drop(BOB, name)))
+            assert await contents(box, BOB, name) == [b"one", b"two"]
+            assert count(box, "aside") == 1
+
+    run(scenario())
+
+
+def test_figures_stand_while_the_files_cannot_be_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object) -> None:
+        raise lmdb.DiskError("planted")
+
+    async def scenario() -> None:
+        async with mailboxes(tmp_path) as box:
+            await box.append(post(b"x" * CHUNK, BOB))
+            before = FILE.sample()
+            with monkeypatch.context() as broken:
+                broken.setattr(store_env, "open_environment", refuse)
+                break_meta_page(tmp_path / "mail")
+                with pytest.raises(lmdb.Error):
+                    await box.append(post(b"y", BOB))
+                assert FILE.sample() == before  # a scrape goes on
+            with pytest.raises(lmdb.Error):
+                await box.append(post(b"y", BOB))
+            await box.append(post(b"y", BOB))
 
     run(scenario())
 

@@ -528,6 +528,26 @@ def test_one_broken_operation_does_not_take_its_batch_along(tmp_path: Path) -> N
     run(scenario())
 
 
+def test_a_disk_that_says_nothing_of_its_room_does_not_keep_senders_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise lmdb.DiskError("planted")
+
+    def broken(path: Path) -> os.statvfs_result:
+        raise OSError(5, "Input/output error")
+
+    async def scenario() -> None:
+        async with opened(tmp_path) as (one, _):
+            with monkeypatch.context() as patched:
+                patched.setattr(os, "statvfs", broken)
+                patched.setattr(store_env.Environment, "_commit", fail)
+                assert await accept(one, arrival(one, "bob@to.test")) == spool.STORAGE_FAILED
+            assert await accept(one, arrival(one, "bob@to.test")) is None
+
+    run(scenario())
+
+
 def test_below_the_floor_mail_is_refused_and_above_it_taken(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with opened(tmp_path) as (one, _):
