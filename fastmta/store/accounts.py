@@ -26,7 +26,13 @@ from msgspec import Struct, structs
 from fastmta.mail.address import is_mailbox
 from fastmta.protocol.sasl_text import prepare_name
 from fastmta.protocol.scram import Keys
-from fastmta.store.env import Databases, Transaction, make_private, open_environment
+from fastmta.store.env import (
+    LONGEST_KEY,
+    Databases,
+    Transaction,
+    make_private,
+    open_environment,
+)
 from fastmta.store.passwords import SALT_SIZE, unknown_keys
 from fastmta.store.records import UNDECODABLE, Unreadable
 
@@ -35,7 +41,6 @@ MAX_ALIASES = 1000
 MAX_FORWARD = 50  # addresses that an account forwards to
 BATCH = 1000  # rows that are read in one transaction
 _VERSION = b"\x01"
-_LONGEST_KEY = 511  # octets; LMDB's own limit
 
 T = TypeVar("T")
 
@@ -86,7 +91,7 @@ def name_of(address: str) -> str:
     except ValueError:
         name = ""
     is_normal = is_mailbox(name) and name.rpartition("@")[2].isascii()
-    if not (is_mailbox(address) and is_normal) or len(name.encode()) > _LONGEST_KEY:
+    if not (is_mailbox(address) and is_normal) or len(name.encode()) > LONGEST_KEY:
         raise ValueError(f"{address[:80]!r} is no address; write bob@example.test")
     return name
 
@@ -192,7 +197,7 @@ class Accounts:
         if len(known) > MAX_FORWARD:
             raise Refused(f"an account forwards to at most {MAX_FORWARD} addresses")
         for target in known:
-            if not is_mailbox(target) or len(target.encode()) > _LONGEST_KEY:
+            if not is_mailbox(target) or len(target.encode()) > LONGEST_KEY:
                 raise Refused(f"{target[:80]!r} is no address; write bob@example.test")
             if _is_named(name, target):
                 raise Refused(
@@ -245,7 +250,7 @@ class Accounts:
 
 def _get(txn: Transaction, db: Databases, name: str) -> Account | None:
     key = name.encode()
-    row = txn.get(key, db=db["accounts"]) if 0 < len(key) <= _LONGEST_KEY else None
+    row = txn.get(key, db=db["accounts"]) if 0 < len(key) <= LONGEST_KEY else None
     return None if row is None else _unpack(row)
 
 

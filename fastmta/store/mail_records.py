@@ -30,6 +30,7 @@ from typing import NamedTuple
 import msgspec
 from msgspec import Struct
 
+from fastmta.store.env import LONGEST_KEY
 from fastmta.store.records import CHUNK, UNDECODABLE, Unreadable, checksum_of
 
 DATABASES = (
@@ -38,7 +39,6 @@ DATABASES = (
 )
 INBOX = "INBOX"
 _CONTROLS = re.compile(r"[\0-\x1f\x7f-\x9f\u2028\u2029]")  # RFC 9051 section 5.1
-LONGEST_KEY = 511  # octets; LMDB's own limit
 MOST_FRONT = (1 << 16) - 1  # octets
 MOST_STRUCTURE = 8192  # octets; of a message with more than some hundred parts it is not kept
 LAST_UID = (1 << 32) - 1  # RFC 9051 section 2.3.1.1

@@ -14,6 +14,7 @@ from fastmta._core.mime_pack import unpack
 from fastmta.store import env as store_env
 from fastmta.store import mail_changes
 from fastmta.store import mail_records as records
+from fastmta.store.env import LONGEST_KEY
 from fastmta.store.mail_changes import Added, Expunged, Flagged
 from fastmta.store.mail_records import Flags
 from fastmta.store.mailbox_lock import MailboxLock
@@ -104,7 +105,7 @@ def test_a_message_is_delivered_and_read(tmp_path: Path) -> None:
 
 def test_a_row_with_the_longest_name_is_moved_aside_too(tmp_path: Path) -> None:
     async def scenario() -> None:
-        name = "x" * (records.LONGEST_KEY - len(BOB) - 1)
+        name = "x" * (LONGEST_KEY - len(BOB) - 1)
         async with mailboxes(tmp_path) as box:
             await box.append(post(b"one", Drop(BOB, name)))
             damage(box, "mailboxes", records.name_key(BOB, name), b"\xff")
