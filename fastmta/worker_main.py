@@ -149,7 +149,12 @@ class WorkerMain:
 
     def _tell_metrics(self) -> None:
         began = time.perf_counter()
-        self._channel.send(control.Snapshot(metrics.snapshot()))
+        try:
+            samples = metrics.snapshot()
+        except Exception:  # mail goes on, whatever it was; to its supervisor this one is not well
+            logger.exception("what was counted cannot be told")
+            samples = []
+        self._channel.send(control.Snapshot(samples))
         COLLECT.observe(time.perf_counter() - began)
 
     def _tell_counts(self, rows: list[Row]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from msgspec import Raw, Struct, msgpack
 
-from fastmta import control
+from fastmta import control, vitals
 from fastmta.config import Config, Source
 from fastmta.control import Answer, Command, Ended, More, Permit, Progress, pack
 from fastmta.queue.orders import Order
@@ -158,6 +158,27 @@ def test_pages_wait_until_they_are_wanted(tmp_path: Path) -> None:
                 end.channel.send(More(7))
             await until(lambda: end.received[-1] == Ended(7))
             assert end.received[3:-1] == [Answer(7, pack(n)) for n in range(1, 5)]
+
+    run(scenario())
+
+
+def test_a_figure_that_cannot_be_had_does_not_end_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken() -> float:
+        raise OSError("planted")
+
+    async def scenario() -> None:
+        async with worker(tmp_path) as (player, end):
+            with monkeypatch.context() as patched:
+                patched.setattr(vitals.MEMORY, "read", broken)
+                end.channel.send(control.Ask())
+                await until(lambda: end.received)
+                assert end.received.pop() == control.Snapshot([])
+            end.channel.send(control.Ask())
+            await until(lambda: end.received)
+            assert end.received[0].samples
+            assert player.drained is None
 
     run(scenario())
 

@@ -112,7 +112,7 @@ class Fault(Struct, frozen=True, kw_only=True):
     """A fault, and how often it strikes."""
 
     name: str
-    about: str  # what it does, for the table
+    about: str  # what it does, in a few words
     run: Callable[[Run], Awaitable[None]]
     short: int  # cycles in `make test`: a few seconds of all its three minutes
     long: int  # cycles in `make faults`
