@@ -1,8 +1,9 @@
 """The envelope: one sender, the recipients of one destination domain, and the retry state."""
 
 from enum import IntEnum
+from typing import Annotated
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from fastmta._core.ids import format_id as format_id  # what parse_id reads
 from fastmta.mail.disposition import Disposition
@@ -59,8 +60,8 @@ class Recipient(Struct, array_like=True):
 class Envelope(Struct, array_like=True):
     """What is needed to deliver, retry, list and bounce without reading the message."""
 
-    message: int  # id of the message, shared by its envelopes
-    index: int  # which of the message's envelopes
+    message: Annotated[int, Meta(ge=0)]  # id of the message, shared by its envelopes
+    index: Annotated[int, Meta(ge=0, lt=1 << 16)]  # which of the message's envelopes
     sender: str  # reverse-path; "" is the null reverse-path
     domain: str  # destination, lower case, A-labels or an address literal in brackets
     recipients: list[Recipient]

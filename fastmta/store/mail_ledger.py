@@ -14,7 +14,12 @@ from fastmta.store import mail_records as records
 from fastmta.store import rows
 from fastmta.store.env import Databases, Transaction
 from fastmta.store.mail_changes import Change, Expunged, note_changes
-from fastmta.store.mail_rebuild import count_entries, find_number, sum_mailboxes
+from fastmta.store.mail_rebuild import (
+    count_entries,
+    find_number,
+    next_numbers,
+    sum_mailboxes,
+)
 from fastmta.store.mail_records import Entry, Gone, Mailbox, Next
 from fastmta.store.post import Step
 from fastmta.store.records import Unreadable
@@ -71,13 +76,21 @@ class Ledger:
         return mailbox
 
     def _new_mailbox(self) -> Mailbox:
-        row = self.txn.get(b"next", db=self.db["meta"])
-        numbers = records.unpack_next(row) if row else Next()
+        numbers = self._numbers()
         # Greater than that of any mailbox that had this name before (RFC 9051 section 2.3.1.1).
         uidvalidity = max(numbers.uidvalidity, int(time.time()))
         after = records.pack_next(Next(numbers.mailbox + 1, uidvalidity + 1))
         self.txn.put(b"next", after, db=self.db["meta"])
         return Mailbox(numbers.mailbox, uidvalidity)
+
+    def _numbers(self) -> Next:
+        row = self.txn.get(b"next", db=self.db["meta"])
+        try:
+            if row is not None:
+                return records.unpack_next(row)
+        except Unreadable:
+            self.move_aside("meta", b"next")
+        return next_numbers(self.txn, self.db)
 
     def _rebuild(self, key: bytes) -> Mailbox | None:
         """A row as its entries tell it, and a new UIDVALIDITY: who knows what was deleted?

@@ -16,7 +16,7 @@ from fastmta.store import rows
 from fastmta.store.aside import Aside
 from fastmta.store.env import Databases, Transaction
 from fastmta.store.mail_ledger import Ledger
-from fastmta.store.mail_rebuild import sum_mailboxes
+from fastmta.store.mail_rebuild import next_numbers, sum_mailboxes
 from fastmta.store.records import Unreadable
 
 
@@ -50,6 +50,15 @@ class Name:
             return "the number is another's: moved aside"
         txn.put(number, self._key, db=db["names"])
         return "it is known again"
+
+
+class Next:
+    """The numbers of the mailbox that is made next."""
+
+    def __call__(self, txn: Transaction, db: Databases, aside: Aside) -> str:
+        numbers = next_numbers(txn, db)
+        txn.put(b"next", records.pack_next(numbers), db=db["meta"])
+        return f"the next mailbox is {numbers.mailbox}"
 
 
 class Recount:

@@ -1,10 +1,10 @@
-"""The row of a mailbox, made anew of what else is known: what is done where it cannot be read."""
+"""Rows of mailboxes, made anew of what else is known: what is done where one cannot be read."""
 
 from contextlib import suppress
 
 from fastmta.store import mail_records as records
 from fastmta.store.env import Databases, Transaction
-from fastmta.store.mail_records import Mailbox
+from fastmta.store.mail_records import Mailbox, Next
 from fastmta.store.records import Unreadable
 
 
@@ -15,6 +15,22 @@ def find_number(txn: Transaction, db: Databases, key: bytes) -> int | None:
             if name == key:
                 return int.from_bytes(number)
     return None
+
+
+def next_numbers(txn: Transaction, db: Databases) -> Next:
+    """Numbers that no mailbox has, nor messages of one that was lost: it would get their mail."""
+    numbers = Next()
+    for name in ("names", "entries"):
+        with txn.cursor(db[name]) as cursor:
+            if cursor.last():
+                numbers.mailbox = max(numbers.mailbox, int.from_bytes(cursor.key()[:4]) + 1)
+    with txn.cursor(db["mailboxes"]) as cursor:
+        for row in cursor.iternext(keys=False):
+            with suppress(Unreadable):
+                mailbox = records.unpack_mailbox(row)
+                numbers.mailbox = max(numbers.mailbox, mailbox.id + 1)
+                numbers.uidvalidity = max(numbers.uidvalidity, mailbox.uidvalidity + 1)
+    return numbers
 
 
 def count_entries(txn: Transaction, db: Databases, mailbox: Mailbox) -> None:

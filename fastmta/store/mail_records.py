@@ -190,7 +190,10 @@ def pack_next(numbers: Next) -> bytes:
 
 def unpack_next(row: bytes) -> Next:
     check_version(row)
-    return _decode_next(row[1:])
+    try:
+        return _decode_next(row[1:])
+    except UNDECODABLE as error:
+        raise Unreadable(str(error)) from error
 
 
 def pack_entry(entry: Entry) -> bytes:

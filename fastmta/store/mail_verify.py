@@ -14,7 +14,8 @@ from fastmta.store import mail_records as records
 from fastmta.store import rows
 from fastmta.store.env import Transaction
 from fastmta.store.findings import Look, MoveRow, wrong_checksum
-from fastmta.store.mail_records import Body, Mailbox
+from fastmta.store.mail_rebuild import next_numbers
+from fastmta.store.mail_records import Body, Mailbox, Next
 from fastmta.store.records import Unreadable, checksum_of
 
 WINDOW = 4_000_000  # bodies of which owners are counted at a time
@@ -55,6 +56,7 @@ class MailCheck:
         self._check_suspects()
         self._check_chunks()
         self._check_receipts()
+        self._check_next()
 
     # Mailboxes and their entries
 
@@ -119,6 +121,7 @@ class MailCheck:
 
     def _check_total(self, txn: Transaction, key: bytes) -> None:
         messages = octets = 0
+        inbox: Mailbox | None = None
         with txn.cursor(self._db["mailboxes"]) as cursor:
             more = cursor.set_range(start := records.account_key(key))
             while more and cursor.key().startswith(start):
@@ -130,7 +133,7 @@ class MailCheck:
                     inbox = each
                 messages, octets = messages + each.messages, octets + each.octets
                 more = cursor.next()
-        if (inbox.all_messages, inbox.all_octets) != (messages, octets):
+        if inbox is not None and (inbox.all_messages, inbox.all_octets) != (messages, octets):
             self._look.find(
                 f"{records.split_name(key)[0]}: counted as {inbox.all_messages} messages of"
                 f" {inbox.all_octets} octets, is {messages} of {octets}",
@@ -290,6 +293,22 @@ class MailCheck:
             except Unreadable as error:
                 what = f"row {key.hex()} of receipts cannot be read: {error}"
                 self._look.find(what, MoveRow("receipts", key))
+
+    def _check_next(self) -> None:
+        """That nobody gets a mailbox of another."""
+        with self._look.env.begin() as txn:
+            free = next_numbers(txn, self._db)
+            row = txn.get(b"next", db=self._db["meta"])
+        try:
+            known = records.unpack_next(row) if row is not None else Next()
+        except Unreadable as error:
+            what = f"the row of the next mailbox cannot be read: {error}"
+            self._look.find(what, mends.Next())
+            return
+        if known.mailbox < free.mailbox or known.uidvalidity < free.uidvalidity:
+            last = free.mailbox - 1
+            what = f"the next mailbox is {known.mailbox}, and there are others up to {last}"
+            self._look.find(what, mends.Next())
 
 
 def _body_of(key: bytes) -> int:

@@ -116,6 +116,22 @@ def test_a_row_with_the_longest_name_is_moved_aside_too(tmp_path: Path) -> None:
     run(scenario())
 
 
+@pytest.mark.parametrize("row", [b"", b"\1\xff"], ids=["lost", "unreadable"])
+def test_nobody_gets_the_number_of_another(tmp_path: Path, row: bytes) -> None:
+    async def scenario() -> None:
+        async with mailboxes(tmp_path) as box:
+            await box.append(post(b"one", BOB))
+            with box._env._env.begin(write=True) as txn:
+                txn.delete(b"next", db=box._env._db["meta"])
+                if row:
+                    txn.put(b"next", row, db=box._env._db["meta"])
+            await box.append(post(b"two", ALICE))
+            assert await contents(box, BOB) == [b"one"]
+            assert await contents(box, ALICE) == [b"two"]
+
+    run(scenario())
+
+
 def test_figures_stand_while_the_files_cannot_be_opened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

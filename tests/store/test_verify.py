@@ -166,6 +166,12 @@ def never(row: bytes) -> bytes:
     return records.pack_envelope(envelope)
 
 
+def minus(row: bytes) -> bytes:
+    envelope = records.unpack_envelope(row)
+    envelope.index = -1
+    return records.pack_envelope(envelope)
+
+
 def turn(change: Callable[[bytes, bytes], tuple[bytes, bytes] | None]) -> Change:
     """Change the first row of `waiting`, or take it away."""
 
@@ -300,6 +306,12 @@ DAMAGE: dict[str, tuple[Change, str, set[int], set[str]]] = {
         f"envelope {W}: it is another",
         {WAITING[0]},
         {f"spool-0-{W}.json", f"spool-0-{W}.eml"},
+    ),
+    "an envelope with an impossible index": (
+        row_of("envelopes", ENVELOPE, lambda row: minus(row)),
+        f"envelope {W} cannot be read: Expected `int` >= 0",
+        {WAITING[0]},
+        {f"spool-0-{W}.row", f"spool-0-{W}.eml"},
     ),
     "a turn is gone": (turn(lambda key, mark: None), "has no turn", set(), set()),
     "a turn at another time": (

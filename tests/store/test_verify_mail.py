@@ -152,6 +152,9 @@ DAMAGE = [
      {f"mail-0-{NO_NAME.hex()}.row"}),
     ("mailboxes", INBOX, None, "messages are in mailbox 1, which is not there", ALL, set()),
     ("names", records.mailbox_key(1), None, "is not known as its own", ALL, set()),
+    ("meta", b"next", None, "the next mailbox is 1, and there are others up to 3", ALL, set()),
+    ("meta", b"next", b"\1\x91\1", "the next mailbox is 1, and", ALL, set()),
+    ("meta", b"next", b"\1\xff", "the row of the next mailbox cannot be read", ALL, set()),
     ("receipts", b"\0" * 9, b"\1x", "of receipts cannot be read", ALL,
      {f"mail-0-{bytes(9).hex()}.row"}),
 ]  # fmt: skip
