@@ -7,6 +7,7 @@ import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from itertools import product
 
 from tests.integration.ledger import Ledger, read_reply
 
@@ -15,6 +16,7 @@ _NOW = struct.pack("ii", 1, 0)  # linger for no time: close sends RST, and what 
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 Harm = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+Way = tuple[str, Harm]  # the step, and what is done there
 
 
 async def reset(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -54,8 +56,8 @@ async def gibberish(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) 
 
 
 async def trickle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """A reply octet by octet, which never ends."""
-    for octet in b"250-2.0.0 wait":
+    """A reply octet by octet, all but its end."""
+    for octet in b"250-2.0.0 wait\r\n250 2.0.0 Ok":
         writer.write(bytes([octet]))
         await asyncio.sleep(0.02)  # slowness is the harm
     await reset(reader, writer)
@@ -91,21 +93,29 @@ async def _until_gone(reader: asyncio.StreamReader) -> None:
 HARMS_OF_CLIENTS: tuple[Harm, ...] = (reset, half_close, deaf)
 # What is said before the harm; the message stands for its content, cut or whole.
 STEPS = ("", "EHLO", "MAIL", "RCPT", "BDAT", "DATA", "half", "almost", "dot", "QUIT")
+WHOLE = ("dot", "QUIT")  # the message is
 
 
-async def rude_client(ledger: Ledger, port: int, step: str, harm: Harm) -> None:
-    """Break off a transaction at this step. What it was answered is not told: nothing is owed."""
+async def rude_client(ledger: Ledger, port: int, step: str, harm: Harm) -> int:
+    """Break off a transaction at this step; gives the number of its message.
+
+    Who half-closes still hears what becomes of a whole one. To the others nothing is owed.
+    """
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    _, recipients, content = ledger.next()
+    number, recipients, content = ledger.next()
     try:
         with suppress(OSError, EOFError):
             await read_reply(reader)
             await _say(reader, writer, step, recipients, content)
+            if harm is half_close and step in WHOLE:
+                writer.write_eof()
+                ledger.answered(number, await read_reply(reader))
             await harm(reader, writer)
     finally:
         writer.close()
         with suppress(OSError):
             await writer.wait_closed()
+    return number
 
 
 async def _say(
@@ -143,17 +153,20 @@ HARMS_OF_HOSTS: tuple[Harm, ...] = (
     *(reset, half_close, endless_line, endless_reply, gibberish, trickle),
 )
 ASKED = ("connect", "EHLO", "MAIL", "RCPT", "DATA", "body", "dot")
+WAYS = tuple(product(ASKED, HARMS_OF_HOSTS))
 _EHLO = b"250-mx.test\r\n250-PIPELINING\r\n250 8BITMIME\r\n"
 _EHLO_CHUNKING = b"250-mx.test\r\n250-PIPELINING\r\n250-CHUNKING\r\n250 8BITMIME\r\n"
 
 
 class RudeHost:
-    """Passes some connections on to a host that works, and harms the others; takes no message."""
+    """Harms every second connection while any are due, and passes the others on to a good host."""
 
-    def __init__(self, behind: int, dice: random.Random, share: float) -> None:
-        self._behind, self._dice, self._share = behind, dice, share
+    def __init__(self, behind: int, dice: random.Random) -> None:
+        self._behind, self._dice = behind, dice
         self.port = 0
-        self.harmed = 0
+        self._connections = 0
+        self.due = 0  # connections that are to be harmed
+        self._ways: list[Way] = []  # the last comes next; each comes before any comes again
         self.problems: list[str] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -163,7 +176,8 @@ class RudeHost:
         self._tasks.add(task)
         try:
             with suppress(OSError, EOFError, TimeoutError):
-                if self._dice.random() < self._share:
+                self._connections += 1
+                if self.due > 0 and self._connections % 2:
                     await self._harm(reader, writer)
                 else:
                     await self._pass_on(reader, writer)
@@ -174,10 +188,16 @@ class RudeHost:
             writer.close()
 
     async def _harm(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.harmed += 1
-        step, harm = self._dice.choice(ASKED), self._dice.choice(HARMS_OF_HOSTS)
+        self.due -= 1
+        self._ways = self._ways or list(WAYS)
+        way = step, harm = self._ways.pop()
         ehlo = self._dice.choice((_EHLO, _EHLO_CHUNKING))
-        await _answer_until(step, ehlo, reader, writer)
+        try:
+            await _answer_until(step, ehlo, reader, writer)
+        except (OSError, EOFError):  # the other had nothing to say that goes so far
+            self._ways.append(way)
+            self.due += 1
+            raise
         await harm(reader, writer)
 
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -232,8 +252,8 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 @asynccontextmanager
-async def rude_host(behind: int, dice: random.Random, share: float) -> AsyncIterator[RudeHost]:
-    host = RudeHost(behind, dice, share)
+async def rude_host(behind: int, dice: random.Random) -> AsyncIterator[RudeHost]:
+    host = RudeHost(behind, dice)
     server = await asyncio.start_server(host.serve, "127.0.0.1", 0)
     host.port = server.sockets[0].getsockname()[1]
     try:
