@@ -49,17 +49,20 @@ def is_cut(file: Path) -> bool:
 
 
 def set_transaction(file: Path, number: int) -> None:
-    """Let a compact copy go on with the numbers of transactions that its original had.
+    """Let a copy go on with the numbers of transactions that its original had.
 
-    LMDB begins again with 1, and rows name transactions. A compact copy has all in meta page 1,
-    whose transactions are odd.
+    LMDB begins again with 1, and rows name transactions. Those of a meta page are all even, or odd.
     """
-    at = PAGESIZE + _PAGE.size + _META.size + 2 * _DB.size
     with file.open("r+b") as octets:
+        newest, _, _ = Salvage(octets).metas()[0]
+        number, page = max(number, newest), newest % 2
+        at = page * PAGESIZE + _PAGE.size + _META.size + 2 * _DB.size
         octets.seek(at)
         last, _ = _TAIL.unpack(octets.read(_TAIL.size))
         octets.seek(at)
-        octets.write(_TAIL.pack(last, number | 1))
+        octets.write(_TAIL.pack(last, number + (number + page) % 2))
+        octets.flush()
+        os.fsync(octets.fileno())
 
 
 class Meta(NamedTuple):

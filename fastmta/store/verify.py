@@ -48,6 +48,7 @@ KINDS = {
     "suppression": Kind((suppression.DATABASE,), (suppression.DATABASE,)),
 }
 
+LAST_TRANSACTION = 1 << 62  # that is believed of a broken file
 ROUNDS = 100  # of mending at the most; what one mends may show what another has to
 TOGETHER = 100  # mends in one transaction
 COPIED = 1000  # rows of a file that is made anew, in one transaction
@@ -190,6 +191,8 @@ class _Environment:
         with (self._folder / DATA).open("rb") as octets:
             salvage = pages.Salvage(octets)
             count = _copy(salvage.rows(), beside, self._kind.databases)
+            last = max((meta.transaction for meta in salvage.metas()), default=0)
+        pages.set_transaction(beside / DATA, min(last, LAST_TRANSACTION))
         kept = aside.keep(self._folder / DATA)
         (beside / DATA).rename(self._folder / DATA)
         (self._folder / "lock.mdb").unlink(missing_ok=True)

@@ -24,6 +24,32 @@ def keys(folder: Path) -> list[bytes]:
         return list(cursor.iternext(values=False))
 
 
+def last_transaction(folder: Path) -> int:
+    env, _ = open_environment(folder, records.DATABASES, readonly=True)
+    with env:
+        return int(env.info()["last_txnid"])
+
+
+@pytest.mark.parametrize("later", [0, 1, 200])
+def test_transactions_of_a_file_that_is_made_anew_go_on(tmp_path: Path, later: int) -> None:
+    folder = tmp_path / "spool" / "0"
+    folder.mkdir(parents=True)
+    fill(folder)
+    env, db = open_environment(folder, records.DATABASES)
+    with env:
+        for _ in range(later):
+            with env.begin(write=True) as txn:
+                txn.put(b"another", b"value", db=db["settled"])
+    before = last_transaction(folder)
+    file = folder / "data.mdb"
+    octets = bytearray(file.read_bytes())
+    octets[octets.index(ROWS[110])] -= 1
+    file.write_bytes(octets)
+    list(verify.repair(tmp_path, lambda part, done, total: None))
+    assert before <= last_transaction(folder) <= before + 20  # with those of the mending
+    assert set(keys(folder)) >= {*ROWS} - {ROWS[110]}
+
+
 @pytest.mark.parametrize("length", [0, 1000])
 def test_a_row_whose_key_is_none_does_not_keep_the_others(tmp_path: Path, length: int) -> None:
     folder = tmp_path / "spool" / "0"
