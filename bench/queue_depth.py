@@ -41,6 +41,8 @@ from fastmta.store.spool import PAGES_INTERVAL
 BASE = Path(__file__).parent.parent / ".build" / "bench"
 TRANSACTION = 100  # envelopes that are written in one
 HOUR = 3600.0
+# Seconds until the others are due. What waits longer than any pause does is due (queue/clock.py).
+LATER = (HOUR, 4 * HOUR)
 PATIENCE = 120.0  # seconds until what is due has to be delivered
 BUSY = Reply(451, "4.7.1", "Greylisted, please try again later")
 
@@ -173,7 +175,7 @@ def run_all(options: Options, base: Path, progress: Callable[[str], None]) -> It
     with scratch(base) as deep:
         shard, now = deep / "data" / "spool" / "0", time.time()
         progress(f"storing {options.envelopes:,} envelopes")
-        later = (now + 2 * HOUR, now + 6 * HOUR)
+        later = (now + LATER[0], now + LATER[1])
         fill(shard, backlog(options, options.envelopes, later, 24 * HOUR), options.size)
         for repeat in range(options.repeats):
             progress(f"empty, {repeat + 1} of {options.repeats}")

@@ -107,7 +107,7 @@ class Suite:
         waiting, now = int(step.point["envelopes"]), time.time()
         messages = self._pace.messages(step.name, Options())
         options = queue_depth.Options(envelopes=waiting, messages=messages, rest=0.0)
-        later = (now + 2 * queue_depth.HOUR, now + 6 * queue_depth.HOUR)
+        later = (now + queue_depth.LATER[0], now + queue_depth.LATER[1])
         with relay.scratch(self._plan.base) as folder:
             backlog = queue_depth.backlog(options, waiting, later, 24 * queue_depth.HOUR)
             queue_depth.fill(folder / "data" / "spool" / "0", backlog, options.size)
