@@ -9,6 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from math import inf
 
 import msgspec
 
@@ -30,22 +31,25 @@ class ClockWatch:
     def __init__(self, spool: Spool, longest: Callable[[], float]) -> None:
         """`longest` gives the longest pause between attempts, in seconds."""
         self._spool, self._longest = spool, longest
+        self._most = 0.0  # the longest since the start: a reload makes no mail due
 
     async def run(self) -> None:
         """Until cancelled."""
+        known = inf  # nothing waits longer, as far as the last search could tell
         while True:
-            ahead = _ahead()
-            try:
-                await self.bring_back()
-            except Exception:
-                log.exception("the queue could not be searched for what waits too long")
-            while _ahead() > ahead - BACK:
-                ahead = max(ahead, _ahead())
-                await asyncio.sleep(LOOK)
+            # By what waits, and not by the clock: that may be ahead between two looks alone.
+            if max(known, self._spool.latest_due) > self._latest() + BACK:
+                try:
+                    known = await self.bring_back()
+                except Exception:
+                    known = inf  # which is tried again
+                    log.exception("the queue could not be searched for what waits too long")
+            await asyncio.sleep(LOOK)
 
-    async def bring_back(self) -> None:
-        """Make due what is due later than any pause from now on."""
-        latest = time.time() + self._longest() * (1 + JITTER) + BACK
+    async def bring_back(self) -> float:
+        """Make due what is due later than any pause from now on; gives when that is."""
+        latest = self._latest()
+        self._spool.latest_due = 0.0
         key: bytes | None = b""
         brought = 0
         while key is not None:
@@ -57,12 +61,12 @@ class ClockWatch:
             await self._until_settled(claimed)
         if brought:
             log.warning("the clock was ahead: %d envelopes that waited for it are due", brought)
+        return latest
+
+    def _latest(self) -> float:
+        self._most = max(self._most, self._longest())
+        return time.time() + self._most * (1 + JITTER) + BACK
 
     async def _until_settled(self, claimed: list[Envelope]) -> None:
         while any(map(self._spool.is_out, claimed)):  # noqa: ASYNC110
             await asyncio.sleep(POLL)
-
-
-def _ahead() -> float:
-    """How far the time of day is ahead of a clock that nobody sets."""
-    return time.time() - time.monotonic()

@@ -99,6 +99,7 @@ class Spool:
         self._failed: set[Operation] = set()  # of these, what the disk refused once or more
         self._taken_back: set[int] | None = None  # while a look into `waiting` is under way
         self._lanes = Lanes()
+        self.latest_due = 0.0  # of all that has begun to wait since somebody last set this
         self._sleeps_until = 0.0  # when the next lane is due, as far as `wait_due` knows
         self._next_lease = 0.0  # not before, so that a transaction reads more than a few
         self._awaited = -1  # so few have to be out for `wait_due` to go on
@@ -320,6 +321,7 @@ class Spool:
         lane, mark = records.lane_of(envelope), records.mark_of(envelope)
         position = records.position_of(envelope)
         due = records.position_time(position)
+        self.latest_due = max(self.latest_due, due)
         if self._lanes.note(lane, mark, position, due) and due < self._sleeps_until:
             self._changed.set()
 

@@ -1,8 +1,13 @@
 """The clock was set back, and what waits does not wait until it has caught up."""
 
+import asyncio
 import time
 from pathlib import Path
 
+import pytest
+from msgspec import structs
+
+from fastmta.queue import clock
 from fastmta.queue.clock import ClockWatch
 from tests.store.backlog import fill, waiting
 from tests.store.test_spool import accept, arrival, opened
@@ -53,6 +58,57 @@ def test_a_thousand_of_many_lanes_are_brought_back(tmp_path: Path) -> None:
                 await one.wait_due()
                 await one.lease()
             assert len({e.message for e, _ in box.handed}) == 1201
+
+    run(scenario())
+
+
+def test_a_clock_that_was_ahead_between_two_looks_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clock, "LOOK", 0.01)
+
+    async def scenario() -> None:
+        async with opened(tmp_path) as (one, box):
+            runner = asyncio.ensure_future(watch(one).run())
+            for number in (1, 2):  # again after it was brought back once
+                await accept(one, arrival(one, "bob@to.test"))
+                *_, envelope = await box.wait(2 * number - 1)
+                one.settle(envelope, structs.replace(envelope, due=time.time() + DAY))
+                while len(box.handed) < 2 * number:
+                    await one.wait_due()
+                    await one.lease()
+                again, _ = box.handed[-1]
+                assert (again.message, again.due < time.time()) == (envelope.message, True)
+                one.settle(again, None)
+            runner.cancel()
+
+    run(scenario())
+
+
+def test_mail_is_not_due_because_pauses_are_shorter_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clock, "LOOK", 0.01)
+    fill(tmp_path, [waiting(1, "to.test", time.time() + 4 * HOUR)])
+    pauses = iter([4 * HOUR])
+
+    async def scenario() -> None:
+        async with opened(tmp_path) as (one, box):
+            looked = asyncio.Event()
+
+            def longest() -> float:
+                if (pause := next(pauses, None)) is None:
+                    looked.set()
+                return pause or HOUR
+
+            runner = asyncio.ensure_future(ClockWatch(one, longest).run())
+            await looked.wait()
+            looked.clear()
+            await looked.wait()
+            ((envelope,), _) = await one.scan(b"", 10)
+            assert envelope.due > time.time() + HOUR
+            assert not box.handed
+            runner.cancel()
 
     run(scenario())
 
