@@ -124,9 +124,13 @@ def _notes(results: Results) -> Iterable[str]:
     """What is not in the tables, and why."""
     notes = [f"- {name} was not measured: {reason}" for name, reason in results.absent.items()]
     for run in results.runs:
+        varied = ", ".join(f"{name} {value}" for name, value in run.point.items())
+        what = f"- {run.peer}, {run.claim} {varied}".rstrip()
         if run.failed:
-            varied = ", ".join(f"{name} {value}" for name, value in run.point.items())
-            notes.append(f"- {run.peer}, {run.claim} {varied} failed: {run.failed}")
+            notes.append(f"{what} failed: {run.failed}")
+        ends = {"lost": run.lost, "duplicated": run.duplicated, "corrupt": run.corrupt}
+        if wrong := [f"{count:,} {end}" for end, count in ends.items() if count]:
+            notes.append(f"{what}: {', '.join(wrong)} of {run.messages:,} messages")
     notes += [
         f"- Ceiling of load and sink, with no server between: {run.rate:,.0f} messages a second."
         for run in results.runs

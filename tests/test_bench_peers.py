@@ -239,11 +239,16 @@ def results(**rates: float) -> Results:
 
 
 def test_the_markdown_has_every_figure_and_every_absence() -> None:
-    text = markdown.of(results(fastmta=2000, postfix=100))
+    measured = results(fastmta=2000, postfix=100)
+    measured.runs.append(
+        Run(peer="postfix", claim="clients", point={"clients": 9}, messages=100, lost=3, corrupt=1)
+    )
+    text = markdown.of(measured)
     assert "| messages a second | 2,000 | 100 | failed |" in text
     assert "| messages a second | 100 | 2,000 | 100 |" in text
     assert "- haraka was not measured: no npm" in text
-    assert "- exim, relay  failed: it did not start" in text
+    assert "- exim, relay failed: it did not start" in text
+    assert "- postfix, clients clients 9: 3 lost, 1 corrupt of 100 messages" in text
 
 
 def test_pictures_are_drawn(tmp_path: Path) -> None:
