@@ -29,6 +29,13 @@ def refuse(*lines: str) -> NoReturn:
     raise SystemExit(1)
 
 
+def in_words(error: Exception) -> str:
+    """What an operator is told of it; of an error of the system the file, and no number."""
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
+
+
 def load_or_refuse(path: Path) -> Config:
     """The configuration, or one line for each problem and exit code 1."""
     return read_or_refuse(path)[1]
