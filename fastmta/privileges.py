@@ -47,6 +47,22 @@ def to_become(config: Config) -> Identity | None:
     return identity
 
 
+def owner_of(data_dir: Path) -> Identity | None:
+    """Who runs the server of a data directory, for root alone; None where that is root.
+
+    Files that root left in it would keep the server from starting.
+    """
+    there = [path for path in (data_dir / "lock", data_dir) if path.exists()]
+    if os.geteuid() != 0 or not there:
+        return None
+    facts = there[0].lstat()
+    try:
+        name = pwd.getpwuid(facts.st_uid).pw_name
+    except KeyError:
+        raise CannotBecome(f"{there[0]} is of user {facts.st_uid}, who has no name") from None
+    return Identity(name, facts.st_uid, facts.st_gid) if facts.st_uid else None
+
+
 def make_folder(folder: Path, owner: Identity) -> None:
     """Make a folder and those above it for the owner alone; what is there stays as it is."""
     if folder.is_dir():

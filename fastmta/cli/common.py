@@ -8,7 +8,7 @@ import msgspec
 
 from fastmta.cli.words import visible
 from fastmta.config import Config, ConfigError, Source, read
-from fastmta.privileges import CannotBecome, become, make_folder, to_become
+from fastmta.privileges import CannotBecome, become, make_folder, owner_of, to_become
 
 config_option = click.option(
     "-c",
@@ -45,7 +45,7 @@ def load_as_user(path: Path) -> Config:
     """The same, for what writes in the data directory: root becomes the user whose it is."""
     config = load_or_refuse(path)
     try:
-        if identity := to_become(config):
+        if identity := to_become(config) or owner_of(config.data_dir):
             make_folder(config.data_dir, identity)
             become(identity)
     except CannotBecome as error:
