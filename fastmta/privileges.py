@@ -5,6 +5,7 @@ can write to, since a link there would lead root elsewhere.
 """
 
 import ctypes
+import fnmatch
 import os
 import pwd
 import sys
@@ -119,13 +120,26 @@ def _check_reach(identity: Identity) -> None:
             raise CannotBecome(f"{identity.user} cannot read {path}: install it elsewhere")
 
 
-def check_owner(folder: Path, identity: Identity) -> None:
-    """CannotBecome where the data directory was made by somebody else."""
-    for path in (folder, folder / "lock", *folder.rglob("*.mdb")):
+def check_owner(folder: Path) -> None:
+    """CannotBecome where somebody else made the data directory, or something in it."""
+    for path in (folder, folder / "lock", *_kept(folder)):
         if path.exists() and not os.access(path, os.R_OK | os.W_OK, effective_ids=True):
-            raise CannotBecome(
-                f"{path} is not {identity.user}'s: chown -R {identity.user} {folder}"
-            )
+            user = _name(os.geteuid())
+            raise CannotBecome(f"{path} is not {user}'s: chown -R {user} {folder}")
+
+
+def _kept(data_dir: Path) -> Iterator[Path]:
+    """Folders and files of LMDB; what is in a folder of somebody else cannot be seen."""
+    for where, folders, files in os.walk(data_dir):
+        for name in (*folders, *fnmatch.filter(files, "*.mdb")):
+            yield Path(where, name)
+
+
+def _name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
 
 
 def _prctl(option: int, value: int) -> None:

@@ -315,16 +315,19 @@ def test_an_address_that_goes_is_let_go_of_and_one_above_1024_may_change() -> No
     run(scenario())
 
 
-def test_data_of_somebody_else_are_refused_with_what_to_do() -> None:
+@pytest.mark.parametrize("theirs", [".", "accounts"])
+def test_data_of_somebody_else_are_refused_with_what_to_do(theirs: str) -> None:
     async def scenario() -> None:
         with open_folder() as folder:
             async with ending(LowNode(folder, free_port())) as one:
-                (one.data / "spool" / "0").mkdir(parents=True)
-                one.data.chmod(0o700)
+                for path in (one.data, one.data / "accounts"):
+                    path.mkdir(mode=0o700)
+                    os.chown(path, int(UID), int(GID))
+                os.chown(one.data / theirs, 0, 0)
                 await one.launch(*reaching(folder))
                 assert await one.process.wait() == 1
                 assert one.output() == (
-                    f"fastmta: {one.data} is not {USER}'s: chown -R {USER} {one.data}\n"
+                    f"fastmta: {one.data / theirs} is not {USER}'s: chown -R {USER} {one.data}\n"
                 )
 
     run(scenario())
