@@ -109,6 +109,9 @@ def main(a: Path, b: Path, threshold: float, peer: str) -> None:
             raise click.ClickException(f"{path} has no run of {peer}")
     if first.machine.cpu != second.machine.cpu or first.machine.cpus != second.machine.cpus:
         click.echo("the machines differ: only ratios to a peer of the same run mean something")
+    for name in sorted(first.options.keys() & second.options.keys()):
+        if first.options[name] != second.options[name]:
+            click.echo(f"{name} differs: {first.options[name]} and {second.options[name]}")
     found = changes(first.runs, second.runs, threshold)
     command.console().print(table(found, threshold))
     regressions = [each for each in found if each.worse and each.place[3].split(",")[0] == peer]

@@ -274,6 +274,18 @@ def test_a_regression_fails_and_a_gain_does_not(tmp_path: Path) -> None:
     )
 
 
+def test_options_that_differ_are_told(tmp_path: Path) -> None:
+    paths = []
+    for sessions in (200, 2000):
+        measured = results(fastmta=2000, postfix=100)
+        measured.options = {"sessions": sessions, "repeats": 3}
+        paths.append(tmp_path / f"{sessions}.json")
+        paths[-1].write_bytes(msgspec.json.encode(measured))
+    said = CliRunner().invoke(main, ["compare", *map(str, paths)]).output
+    assert "sessions differs: 200 and 2000\n" in said
+    assert "repeats" not in said
+
+
 def test_what_cannot_be_compared_is_no_success(tmp_path: Path) -> None:
     good, broken = tmp_path / "good.json", tmp_path / "broken.json"
     good.write_bytes(msgspec.json.encode(results(fastmta=2000, postfix=100)))
