@@ -1,5 +1,7 @@
 """`python -m bench CLAIM`: each claim is one module, whose docstring says what it proves."""
 
+import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -33,6 +35,8 @@ def main() -> None:
     # SIGINT too: who is started in the background of a script inherits that it is ignored.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
+    # Debian keeps servers and their tools where the path of a user does not lead.
+    os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
 
 
 main.add_command(bench.suite.main, "all")
@@ -75,6 +79,8 @@ def relay(
     **options: Any,
 ) -> None:
     under_test, absent = command.present({name: peers.load(name) for name in names})
+    if tls == "none" and not (shutil.which("smtp-source") and shutil.which("smtp-sink")):
+        raise click.ClickException("no smtp-source and smtp-sink: install Debian's postfix")
     facts = {**command.begin(under_test, folder), "absent": absent}
     console = command.console()
     features = Features(tls=tls, dkim=dkim)

@@ -22,6 +22,7 @@ from rich.box import MARKDOWN
 from rich.console import Console
 from rich.table import Table
 
+from bench import command
 from fastmta._core import base64, quopri
 
 Codec = Callable[[bytes], bytes]
@@ -217,7 +218,7 @@ def plot(works: list[Work], path: Path) -> None:
 @click.option("--repeats", type=click.IntRange(1), default=9, show_default=True)
 @click.option("--only", default="", help="Works whose name contains this.")
 @click.option("--gil/--no-gil", default=True, help="Also how long 50 MB keep the GIL.")
-@click.option("--json", "output", type=click.Path(dir_okay=False, path_type=Path))
+@command.json_option
 @click.option("--plot", "picture", type=click.Path(dir_okay=False, path_type=Path))
 def main(repeats: int, only: str, gil: bool, output: Path | None, picture: Path | None) -> None:
     console = Console(width=110)

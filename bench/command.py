@@ -1,6 +1,7 @@
 """What the commands have in common that run peers side by side."""
 
 import itertools
+import os
 import resource
 import shlex
 import subprocess
@@ -42,24 +43,54 @@ class Named(Protocol):
         """What is measured, in a few words."""
 
 
-def peers_option(*among: str) -> Callable[[Any], Any]:
+def peers_option(*known: str) -> Callable[[Any], Any]:
     """Gives `names`."""
     return click.option(
         "--peers",
         "names",
-        default=",".join(among),
+        default=",".join(known),
         show_default=True,
-        callback=partial(_chosen, among),
+        callback=partial(_chosen, known),
     )
 
 
 def _chosen(
-    among: tuple[str, ...], context: click.Context, parameter: click.Parameter, value: str
+    known: tuple[str, ...], context: click.Context, parameter: click.Parameter, value: str
 ) -> list[str]:
+    return among(known, value)
+
+
+def among(known: tuple[str, ...], value: str) -> list[str]:
+    """Those of the known ones that are named, with commas between them."""
     names = [name for name in value.split(",") if name]
-    if unknown := set(names) - set(among):
-        raise click.BadParameter(f"{', '.join(unknown)}: not among {', '.join(among)}")
+    if unknown := set(names) - set(known):
+        raise click.BadParameter(f"{', '.join(unknown)}: not among {', '.join(known)}")
+    if not names:
+        raise click.BadParameter(f"name one or more of {', '.join(known)}")
     return names
+
+
+def made(context: click.Context, parameter: click.Parameter, folder: Path) -> Path:
+    """A folder that can be written in; no run of an hour ends in finding out that it cannot."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise click.BadParameter(f"{folder} cannot be made: {error.strerror}") from None
+    _writable(folder)
+    return folder
+
+
+def _beside_others(
+    context: click.Context, parameter: click.Parameter, output: Path | None
+) -> Path | None:
+    if output:
+        _writable(output.parent)
+    return output
+
+
+def _writable(folder: Path) -> None:
+    if not os.access(folder, os.W_OK):
+        raise click.BadParameter(f"{folder} is no folder that can be written in")
 
 
 dir_option = click.option(
@@ -67,10 +98,15 @@ dir_option = click.option(
     "folder",
     type=click.Path(file_okay=False, path_type=Path),
     default=BASE,
+    callback=made,
     help="Where mail is kept: on a real disk.  [default: .build/bench]",
 )
 json_option = click.option(
-    "--json", "output", type=click.Path(dir_okay=False, path_type=Path), help="Write all runs here."
+    "--json",
+    "output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    callback=_beside_others,
+    help="Write all runs here.",
 )
 
 
@@ -113,7 +149,6 @@ def present(wanted: Mapping[str, P]) -> tuple[dict[str, P], dict[str, str]]:
 
 def begin(under_test: Mapping[str, Named], folder: Path) -> dict[str, Any]:
     """Refuse what would measure nothing; otherwise tell, and give, what the figures hold for."""
-    folder.mkdir(parents=True, exist_ok=True)
     machine = report.machine(folder.resolve())
     if machine.filesystem in MEMORY:
         raise click.ClickException(f"{folder} is on {machine.filesystem}, no real disk: use --dir")
@@ -135,7 +170,7 @@ def begin(under_test: Mapping[str, Named], folder: Path) -> dict[str, Any]:
 def failures_told() -> Iterator[None]:
     try:
         yield
-    except (RuntimeError, subprocess.SubprocessError) as error:
+    except (RuntimeError, OSError, subprocess.SubprocessError) as error:
         notes = getattr(error, "__notes__", [])
         raise click.ClickException("; ".join([str(error), *notes])) from None
 

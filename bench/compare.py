@@ -90,15 +90,28 @@ def table(found: list[Change], threshold: float) -> Table:
     return shown
 
 
+def _read(path: Path) -> Results:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Results)
+    except msgspec.DecodeError as error:
+        raise click.ClickException(f"{path} holds no results: {error}") from None
+
+
 @click.command(help=__doc__)
 @click.argument("a", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.argument("b", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--threshold", default=0.15, show_default=True, help="0.15 is 15 per cent.")
 @click.option("--peer", default="fastmta", show_default=True, help="Whose regressions count.")
 def main(a: Path, b: Path, threshold: float, peer: str) -> None:
-    first, second = (msgspec.json.decode(path.read_bytes(), type=Results) for path in (a, b))
+    first, second = _read(a), _read(b)
+    for path, results in ((a, first), (b, second)):
+        if peer not in {run.peer.split(",")[0] for run in results.runs}:
+            raise click.ClickException(f"{path} has no run of {peer}")
     if first.machine.cpu != second.machine.cpu or first.machine.cpus != second.machine.cpus:
         click.echo("the machines differ: only ratios to a peer of the same run mean something")
+    for name in sorted(first.options.keys() & second.options.keys()):
+        if first.options[name] != second.options[name]:
+            click.echo(f"{name} differs: {first.options[name]} and {second.options[name]}")
     found = changes(first.runs, second.runs, threshold)
     command.console().print(table(found, threshold))
     regressions = [each for each in found if each.worse and each.place[3].split(",")[0] == peer]

@@ -20,12 +20,11 @@ from msgspec import Struct
 from rich.console import Console
 from rich.table import Table
 
-from bench import processes, relay, report
+from bench import command, processes, relay, report
 from bench.load import Result
 from bench.peers.fastmta import PROGRAM, missing, version
 from fastmta.sink.tally import parse_ranges
 
-BASE = Path(__file__).parent.parent / ".build" / "bench"
 HOSTS = 2  # of a site
 
 CONFIGURATION = """
@@ -198,23 +197,22 @@ def table(runs: list[Run]) -> Table:
 @click.option("--clients", type=click.IntRange(1), default=100, show_default=True)
 @click.option("--repeats", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True)
-@click.option(
-    "--json", "output", type=click.Path(dir_okay=False, path_type=Path), help="Write all runs here."
-)
-def main(output: Path | None, **values: int) -> None:
+@command.dir_option
+@command.json_option
+def main(folder: Path, output: Path | None, **values: int) -> None:
     options = Options(**values)
     if reason := missing():
         raise click.ClickException(reason)
-    BASE.mkdir(parents=True, exist_ok=True)
     facts = {
         "command": shlex.join(["python", "-m", "bench", *sys.argv[1:]]),
-        "machine": report.machine(BASE.resolve()),
+        "machine": report.machine(folder.resolve()),
         "version": version(),
         "options": options,
     }
     for name, value in msgspec.to_builtins(facts).items():
         click.echo(f"{name}: {value}")
-    runs = [run(options, BASE.resolve()) for _ in range(options.repeats)]
+    with command.failures_told():
+        runs = [run(options, folder.resolve()) for _ in range(options.repeats)]
     Console(width=None if sys.stdout.isatty() else 120).print(table(runs))
     if output:
         output.write_bytes(msgspec.json.format(msgspec.json.encode({**facts, "runs": runs})))

@@ -15,10 +15,8 @@ as often as by default. The aim is nine tenths.
 """
 
 import asyncio
-import shutil
 import socket
 import sys
-import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
@@ -30,7 +28,7 @@ import msgspec
 import uvloop
 from msgspec import Struct
 
-from bench import processes
+from bench import command, processes, relay
 from bench.load import Load
 from bench.peers.fastmta import PROGRAM
 from fastmta.config import Endpoint
@@ -244,20 +242,14 @@ def _rate(rounds: list[Round], relay: str) -> float:
 @click.option("--backlog", type=click.IntRange(0), default=25_000, show_default=True)
 @click.option("--repeats", type=click.IntRange(1), default=3, show_default=True)
 @click.option("--retry", type=click.IntRange(1), default=5, show_default=True, help="Seconds.")
-@click.option("--dir", "base", type=click.Path(file_okay=False, path_type=Path), default=None)
-@click.option("--json", "output", type=click.Path(dir_okay=False, path_type=Path))
+@command.dir_option
+@command.json_option
 def main(
-    messages: int, backlog: int, repeats: int, retry: int, base: Path | None, output: Path | None
+    messages: int, backlog: int, repeats: int, retry: int, folder: Path, output: Path | None
 ) -> None:
-    base = base or Path(__file__).parent.parent / ".build" / "bench"
-    base.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(dir=base, prefix="head-of-line-"))
-    try:
-        options = Options(messages=messages, backlog=backlog, repeats=repeats, retry=retry)
-        rounds = uvloop.run(measure(options, folder))
-    except RuntimeError as error:
-        raise click.ClickException(f"{error}; what the processes wrote is in {folder}") from None
-    shutil.rmtree(folder)
+    options = Options(messages=messages, backlog=backlog, repeats=repeats, retry=retry)
+    with command.failures_told(), relay.scratch(folder.resolve()) as kept:
+        rounds = uvloop.run(measure(options, kept))
     rates = {
         name: median(r.rate for r in rounds if r.relay == name) for name in ("alone", "beside")
     }

@@ -124,7 +124,7 @@ def _notes(results: Results) -> Iterable[str]:
     """What is not in the tables, and why."""
     notes = [f"- {name} was not measured: {reason}" for name, reason in results.absent.items()]
     for run in results.runs:
-        varied = ", ".join(f"{name} {value}" for name, value in run.point.items())
+        varied = ", ".join(_grouped(str(value)) for value in run.point.values())
         what = f"- {run.peer}, {run.claim} {varied}".rstrip()
         if run.failed:
             notes.append(f"{what} failed: {run.failed}")

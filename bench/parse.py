@@ -27,6 +27,7 @@ from rich.box import MARKDOWN
 from rich.console import Console
 from rich.table import Table
 
+from bench import command
 from bench.codec import longest_wait
 from fastmta.mail.downgrade import to_seven_bit
 from fastmta.mail.email_address import parse_addresses
@@ -219,7 +220,7 @@ def table(measured: list[Work]) -> Table:
 @click.option("--repeats", type=click.IntRange(1), default=9, show_default=True)
 @click.option("--only", default="", help="Works whose name contains this.")
 @click.option("--gil/--no-gil", default=True, help="Also how long 50 MB keep the GIL.")
-@click.option("--json", "output", type=click.Path(dir_okay=False, path_type=Path))
+@command.json_option
 def main(repeats: int, only: str, gil: bool, output: Path | None) -> None:
     console = Console(width=180)
     measured = [work for work in works() if only in work.name]

@@ -1,4 +1,4 @@
-"""A POP3 session on a large mailbox costs half of what it costs Dovecot, and loses nothing.
+"""A POP3 session on a large mailbox costs less than it costs Dovecot, and loses nothing.
 
 Each of 50 clients at once logs in, lists, fetches all messages of its mailbox, deletes a third and
 quits; each session has a mailbox of its own, of 1,000 messages. Every message is compared with what

@@ -27,7 +27,7 @@ from msgspec import Struct
 from rich.console import Console
 from rich.table import Table
 
-from bench import processes, relay
+from bench import command, processes, relay
 from bench.peers import PLAIN, Features
 from bench.peers import fastmta as peer
 from bench.relay import Run, scratch
@@ -38,7 +38,6 @@ from fastmta.store import records, rows
 from fastmta.store.env import open_environment
 from fastmta.store.spool import PAGES_INTERVAL
 
-BASE = Path(__file__).parent.parent / ".build" / "bench"
 TRANSACTION = 100  # envelopes that are written in one
 HOUR = 3600.0
 # Seconds until the others are due. What waits longer than any pause does is due (queue/clock.py).
@@ -232,19 +231,12 @@ def table(runs: list[Depth]) -> Table:
 @click.option(
     "--rest", type=float, default=Options().rest, help="Seconds before memory is looked at."
 )
-@click.option(
-    "--dir",
-    "folder",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=BASE,
-    help="Where queues are kept: on a real disk.  [default: .build/bench]",
-)
-@click.option("--json", "output", type=click.Path(dir_okay=False, path_type=Path))
+@command.dir_option
+@command.json_option
 def main(folder: Path, output: Path | None, **options: Any) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
     console = Console(width=None if sys.stdout.isatty() else 120)
     runs: list[Depth] = []
-    with console.status("") as status:
+    with command.failures_told(), console.status("") as status:
         for one in run_all(Options(**options), folder.resolve(), status.update):
             runs.append(one)
             console.print(line(one))

@@ -1,4 +1,4 @@
-"""A message relayed costs little more than a relay in Python must cost, and none is lost.
+"""What a message relayed costs beside what it must cost in Python; none is lost.
 
 Two runs for each peer, in turns, as often as `--repeats` says, each on a fresh data folder and
 after a short warm-up:

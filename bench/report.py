@@ -35,6 +35,7 @@ class Results(Struct, kw_only=True):
     machine: Machine
     versions: dict[str, str]
     absent: dict[str, str] = {}  # peer -> why it was not measured
+    options: dict[str, Any] = {}
     runs: list[Run]
 
 

@@ -273,7 +273,6 @@ def main(folder: Path, output: Path | None, **values: int) -> None:
     options = Options(**values)
     if reason := missing():
         raise click.ClickException(reason)
-    folder.mkdir(parents=True, exist_ok=True)
     facts = {
         "command": shlex.join(["python", "-m", "bench", *sys.argv[1:]]),
         "machine": report.machine(folder.resolve()),
@@ -282,7 +281,8 @@ def main(folder: Path, output: Path | None, **values: int) -> None:
     }
     for name, value in msgspec.to_builtins(facts).items():
         click.echo(f"{name}: {value}")
-    outcome = run(options, folder.resolve())
+    with command.failures_told():
+        outcome = run(options, folder.resolve())
     command.console().print(table(outcome))
     click.echo(f"{outcome.messages:,} messages to as many sites, {outcome.lost} lost")
     command.write(output, {**facts, "outcome": outcome})

@@ -78,7 +78,6 @@ def table(lags: list[Lag]) -> Table:
 @command.dir_option
 @command.json_option
 def main(messages: int, workers: int, folder: Path, output: Path | None) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
     command.raise_limits()
     facts = {
         "command": shlex.join(["python", "-m", "bench", *sys.argv[1:]]),

@@ -141,10 +141,20 @@ def write(folder: Path, results: dict[str, Any]) -> None:
     plots.draw(again.runs, folder)
 
 
+def _chosen(context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
+    return tuple(command.among(CLAIMS, value))
+
+
 @click.command(help=__doc__)
-@click.option("--claims", default=",".join(CLAIMS), help="Only these.")
+@click.option("--claims", default=",".join(CLAIMS), show_default=True, callback=_chosen)
 @click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, help="Of relay.")
-@click.option("--seconds", type=float, default=2.0, show_default=True, help="Of each run, about.")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0, min_open=True),
+    default=2.0,
+    show_default=True,
+    help="Of each run, about.",
+)
 @click.option("--sessions", type=click.IntRange(1), default=2000, show_default=True, help="Idle.")
 @command.peers_option(*peers.NAMES)
 @command.dir_option
@@ -152,17 +162,17 @@ def write(folder: Path, results: dict[str, Any]) -> None:
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
     default=command.BASE.parent / "results",
+    callback=command.made,
     help="[default: .build/results]",
 )
-def main(names: list[str], claims: str, folder: Path, out: Path, **values: Any) -> None:
-    plan = Plan(claims=tuple(claims.split(",")), base=folder.resolve(), **values)
-    if unknown := set(plan.claims) - set(CLAIMS):
-        raise click.BadParameter(f"{', '.join(unknown)}: not among {', '.join(CLAIMS)}")
+def main(names: list[str], folder: Path, out: Path, **values: Any) -> None:
+    plan = Plan(base=folder.resolve(), **values)
     under_test, absent = command.present({name: peers.load(name) for name in names})
     facts = {**command.begin(under_test, folder), "absent": absent}
     command.raise_limits()
     console, suite = command.console(), Suite(plan, under_test)
-    runs = [ceiling.measure(Options(messages=100_000), plan.base)]
+    with command.failures_told():
+        runs = [ceiling.measure(Options(messages=100_000), plan.base)]
     try:
         show(console, suite, suite.steps(), runs)
     finally:  # what there is, where somebody loses patience

@@ -11,7 +11,6 @@ a core could do follows from the CPU, not from the rate.
 """
 
 import asyncio
-import resource
 import socket
 import subprocess
 import sys
@@ -29,7 +28,7 @@ from msgspec import Struct
 from rich.console import Console
 from rich.table import Table
 
-from bench import certificate, processes
+from bench import certificate, command, processes
 from bench.load import Client, Load, Tls, trusting
 from bench.peers.fastmta import PROGRAM
 from bench.queue_depth import memory
@@ -193,13 +192,26 @@ def memories(base: Path, sessions: int, tls: Tls, kind: certificate.Kind) -> Mem
 
 
 @click.command(help=__doc__)
-@click.option("--handshakes", "count", default=4000, show_default=True, help="Of each kind.")
-@click.option("--clients", default=2, show_default=True, help="Client processes.")
-@click.option("--sessions", default=2000, show_default=True, help="That idle.")
-@click.option("--key", "kind", type=click.Choice(certificate.KINDS), default="p256")
-@click.option("--repeats", default=3, show_default=True)
-@click.option("--dir", "folder", type=click.Path(path_type=Path), default=Path(".build/bench"))
-@click.option("--json", "output", type=click.Path(dir_okay=False, path_type=Path))
+@click.option(
+    "--handshakes",
+    "count",
+    type=click.IntRange(1),
+    default=4000,
+    show_default=True,
+    help="Of each kind.",
+)
+@click.option(
+    "--clients", type=click.IntRange(1), default=2, show_default=True, help="Client processes."
+)
+@click.option(
+    "--sessions", type=click.IntRange(1), default=2000, show_default=True, help="That idle."
+)
+@click.option(
+    "--key", "kind", type=click.Choice(certificate.KINDS), default="p256", show_default=True
+)
+@click.option("--repeats", type=click.IntRange(1), default=3, show_default=True)
+@command.dir_option
+@command.json_option
 def main(
     count: int,
     clients: int,
@@ -209,17 +221,16 @@ def main(
     folder: Path,
     output: Path | None,
 ) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # fastmta's, too
+    command.raise_limits()  # fastmta's, too
     base = folder.resolve()
     shaken: dict[str, list[Handshakes]] = {"full": [], "resumed": []}
     idling: dict[Tls, list[Memory]] = {tls: [] for tls in MODES}
-    for _ in range(repeats):
-        for name, runs in shaken.items():
-            runs.append(handshakes(base, count, clients, name == "resumed", kind))
-        for tls, found in idling.items():
-            found.append(memories(base, sessions, tls, kind))
+    with command.failures_told():
+        for _ in range(repeats):
+            for name, runs in shaken.items():
+                runs.append(handshakes(base, count, clients, name == "resumed", kind))
+            for tls, found in idling.items():
+                found.append(memories(base, sessions, tls, kind))
     Console().print(_table(shaken, idling))
     if output:
         facts = {"handshakes": shaken, "memory": idling, "key": kind}

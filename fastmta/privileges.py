@@ -5,6 +5,7 @@ can write to, since a link there would lead root elsewhere.
 """
 
 import ctypes
+import fnmatch
 import os
 import pwd
 import sys
@@ -45,6 +46,22 @@ def to_become(config: Config) -> Identity | None:
     if os.geteuid() != 0:
         raise CannotBecome(f"only root can become {config.user}; start as root, or as that user")
     return identity
+
+
+def owner_of(data_dir: Path) -> Identity | None:
+    """Who runs the server of a data directory, for root alone; None where that is root.
+
+    Files that root left in it would keep the server from starting.
+    """
+    there = [path for path in (data_dir / "lock", data_dir) if path.exists()]
+    if os.geteuid() != 0 or not there:
+        return None
+    facts = there[0].lstat()
+    try:
+        name = pwd.getpwuid(facts.st_uid).pw_name
+    except KeyError:
+        raise CannotBecome(f"{there[0]} is of user {facts.st_uid}, who has no name") from None
+    return Identity(name, facts.st_uid, facts.st_gid) if facts.st_uid else None
 
 
 def make_folder(folder: Path, owner: Identity) -> None:
@@ -103,13 +120,26 @@ def _check_reach(identity: Identity) -> None:
             raise CannotBecome(f"{identity.user} cannot read {path}: install it elsewhere")
 
 
-def check_owner(folder: Path, identity: Identity) -> None:
-    """CannotBecome where the data directory was made by somebody else."""
-    for path in (folder, folder / "lock", *folder.rglob("*.mdb")):
+def check_owner(folder: Path) -> None:
+    """CannotBecome where somebody else made the data directory, or something in it."""
+    for path in (folder, folder / "lock", *_kept(folder)):
         if path.exists() and not os.access(path, os.R_OK | os.W_OK, effective_ids=True):
-            raise CannotBecome(
-                f"{path} is not {identity.user}'s: chown -R {identity.user} {folder}"
-            )
+            user = _name(os.geteuid())
+            raise CannotBecome(f"{path} is not {user}'s: chown -R {user} {folder}")
+
+
+def _kept(data_dir: Path) -> Iterator[Path]:
+    """Folders and files of LMDB; what is in a folder of somebody else cannot be seen."""
+    for where, folders, files in os.walk(data_dir):
+        for name in (*folders, *fnmatch.filter(files, "*.mdb")):
+            yield Path(where, name)
+
+
+def _name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
 
 
 def _prctl(option: int, value: int) -> None:

@@ -105,9 +105,8 @@ class Supervisor:
             self._identity = identity = privileges.to_become(config)
             if identity:
                 privileges.make_folder(config.data_dir, identity)
-                with privileges.acting_as(identity):
-                    privileges.check_owner(config.data_dir, identity)
             with privileges.acting_as(identity):
+                privileges.check_owner(config.data_dir)
                 lock = _take(config.data_dir)
                 await _await_orphans(shard_folders(config.data_dir))
             for listener in config.listener:

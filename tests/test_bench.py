@@ -1,5 +1,6 @@
 """The bench: what it reports is what happened, and it leaves nothing behind."""
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -211,9 +212,11 @@ def test_the_command_shows_a_table_and_writes_every_run(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [output]
 
 
-def test_an_interrupted_run_leaves_nothing_behind(tmp_path: Path) -> None:
-    options = ["--messages=10000000", "--peers=null", "--dir", str(tmp_path)]
-    line = [sys.executable, "-m", "bench", "relay", *options]
+@pytest.mark.parametrize(
+    "command", [["relay", "--messages=10000000", "--peers=null"], ["head-of-line"]]
+)
+def test_an_interrupted_run_leaves_nothing_behind(command: list[str], tmp_path: Path) -> None:
+    line = [sys.executable, "-m", "bench", *command, "--dir", str(tmp_path)]
     for number in (signal.SIGINT, signal.SIGTERM):
         process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         wait_until(lambda pid=process.pid: len(processes.tree(pid)) == 4)  # type: ignore[misc]
@@ -259,8 +262,30 @@ def test_ratios_compare_what_has_the_same_features() -> None:
     assert found["messages/s, share of plain"] == {"fastmta, TLS in": 0.5, "postfix, TLS in": 0.25}
 
 
-def test_an_unknown_peer_is_wrong_usage() -> None:
-    assert CliRunner().invoke(main, ["relay", "--peers", "qmail"]).exit_code == 2
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["relay", "--peers", "qmail"],
+        ["relay", "--peers", ""],
+        ["all", "--claims", "relay,spped"],
+        ["all", "--seconds", "0"],
+        ["all", "--out", "/proc/results"],
+        ["relay", "--dir", "/proc/bench"],
+        ["relay", "--json", "/nowhere/runs.json"],
+        ["tls-sessions", "--clients", "0"],
+    ],
+)
+def test_what_cannot_be_is_wrong_usage_before_anything_runs(arguments: list[str]) -> None:
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code == 2
+    assert f"Invalid value for '{arguments[1]}'" in done.output
+
+
+def test_debians_tools_are_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    done = CliRunner().invoke(main, ["relay", "--peers", "null"])
+    assert done.exit_code == 1
+    assert "smtp-sink" in done.output
 
 
 def test_ratios_are_of_medians() -> None:

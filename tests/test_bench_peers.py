@@ -248,7 +248,7 @@ def test_the_markdown_has_every_figure_and_every_absence() -> None:
     assert "| messages a second | 100 | 2,000 | 100 |" in text
     assert "- haraka was not measured: no npm" in text
     assert "- exim, relay failed: it did not start" in text
-    assert "- postfix, clients clients 9: 3 lost, 1 corrupt of 100 messages" in text
+    assert "- postfix, clients 9: 3 lost, 1 corrupt of 100 messages" in text
 
 
 def test_pictures_are_drawn(tmp_path: Path) -> None:
@@ -272,6 +272,31 @@ def test_a_regression_fails_and_a_gain_does_not(tmp_path: Path) -> None:
     assert (
         CliRunner().invoke(main, ["compare", str(fast), str(slow), "--peer=postfix"]).exit_code == 0
     )
+
+
+def test_options_that_differ_are_told(tmp_path: Path) -> None:
+    paths = []
+    for sessions in (200, 2000):
+        measured = results(fastmta=2000, postfix=100)
+        measured.options = {"sessions": sessions, "repeats": 3}
+        paths.append(tmp_path / f"{sessions}.json")
+        paths[-1].write_bytes(msgspec.json.encode(measured))
+    said = CliRunner().invoke(main, ["compare", *map(str, paths)]).output
+    assert "sessions differs: 200 and 2000\n" in said
+    assert "repeats" not in said
+
+
+def test_what_cannot_be_compared_is_no_success(tmp_path: Path) -> None:
+    good, broken = tmp_path / "good.json", tmp_path / "broken.json"
+    good.write_bytes(msgspec.json.encode(results(fastmta=2000, postfix=100)))
+    broken.write_bytes(b'{"command": "bench"}')
+    for arguments, told in (
+        ([str(good), str(good), "--peer=qmail"], "has no run of qmail"),
+        ([str(good), str(broken)], "broken.json holds no results"),
+    ):
+        done = CliRunner().invoke(main, ["compare", *arguments])
+        assert done.exit_code == 1
+        assert told in done.output
 
 
 def test_what_is_lost_is_always_a_regression() -> None:

@@ -6,12 +6,16 @@ import pkgutil
 import re
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple, get_origin
 
+import msgspec
 import pytest
 from msgspec import NODEFAULT, UNSET, structs
 
 import fastmta
+from bench import markdown
+from bench.report import Results
 from fastmta import metrics
 from fastmta.config import Config, Duration, parse
 from fastmta.config_reader import Table, table_of
@@ -19,6 +23,10 @@ from fastmta.mail.classification import CATEGORIES
 from tests.certificates import make_certificate
 
 ROOT = Path(__file__).parent.parent
+BENCH = ROOT / "docs" / "bench"
+DOCUMENTS = [
+    *sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md")), ROOT / "grafana" / "README.md"
+]  # fmt: skip
 CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text()
 # Defaults that are a sentence, not a value.
 IN_WORDS = {
@@ -155,6 +163,59 @@ def test_a_metric_is_as_documented(name: str) -> None:
         assert re.findall(r"`([\w-]+)`", told.labels)[1:] == list(metric.counts)
     elif isinstance(metric, metrics.Counters):
         assert f"the {len(metric.counts)} " in told.labels or "the same" in told.labels
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_documents_name_metrics_that_exist(path: Path) -> None:
+    named = re.findall(r"\bfastmta_[a-z0-9_]+", path.read_text())
+    assert {re.sub("_(bucket|sum|count)$", "", name) for name in named} <= declared_metrics()
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_to_files_and_headings_that_are_there(path: Path) -> None:
+    for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", path.read_text()):
+        file, _, heading = link.partition("#")
+        target = path.parent / file if file else path
+        assert target.exists(), link
+        assert not heading or heading in headings(target), link
+
+
+def headings(path: Path) -> set[str]:
+    """The anchors of a document, as GitHub makes them."""
+    found = re.findall(r"^#+ (.+)$", path.read_text(), re.M)
+    return {re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in found}
+
+
+def test_the_tables_of_the_benchmark_are_those_of_its_results() -> None:
+    assert (BENCH / "results.md").read_text() == markdown.of(measured())
+
+
+def test_the_readme_has_the_figures_of_the_results() -> None:
+    """Its table is written by hand, from claims that results.md has in tables of their own."""
+    rows = {
+        "messages a second": ("relay", 0),
+        "CPU a message, µs": ("relay", 1),
+        "end of data to 250 at half of that load, p99, ms": ("latency", 1),
+        "an idle session, KB": ("idle", 0),
+    }
+    text = (ROOT / "README.md").read_text()
+    for title, (claim, row) in rows.items():
+        (line,) = re.findall(rf"^\| {re.escape(title)} \| (.+) \|$", text, re.M)
+        told = [cell.strip("* ") for cell in line.split("|")]
+        shown = markdown.TABLES[claim][1][row]
+        runs: dict[str, list[float]] = {}
+        for run in measured().runs:
+            if run.claim == claim:
+                runs.setdefault(run.peer, []).append(shown.value(run))
+        names = ["fastmta", "postfix", "exim", "opensmtpd", "haraka", "aiosmtpd", "null"]
+        forms = ["{:,.1f}" if "." in cell else "{:,.0f}" for cell in told]
+        assert told == [
+            form.format(median(runs[name])) for form, name in zip(forms, names, strict=True)
+        ]
+
+
+def measured() -> Results:
+    return msgspec.json.decode((BENCH / "results.json").read_bytes(), type=Results)
 
 
 def test_names_are_as_prometheus_wants_them() -> None:

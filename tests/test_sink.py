@@ -580,3 +580,18 @@ def test_wrong_usage_is_told(options: list[str]) -> None:
     line = [sys.executable, "-m", "fastmta.cli.sink", *options]
     done = subprocess.run(line, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--mbox", "/nowhere/mbox"], "/nowhere/mbox: No such file or directory"),
+        (["--listen", "unix:/nowhere/lmtp"], "cannot listen on unix:/nowhere/lmtp: No such file"),
+        (["--listen", "192.0.2.1:2700"], "cannot listen on 192.0.2.1:2700: Cannot assign"),
+    ],
+)
+def test_what_cannot_be_opened_is_told_in_words(options: list[str], told: str) -> None:
+    line = [sys.executable, "-m", "fastmta.cli.sink", *options]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"fastmta: {told}")

@@ -6,7 +6,14 @@ from pathlib import Path
 import click
 import lmdb
 
-from fastmta.cli.common import config_option, json_option, load_as_user, print_json, refuse
+from fastmta.cli.common import (
+    config_option,
+    in_words,
+    json_option,
+    load_as_user,
+    print_json,
+    refuse,
+)
 from fastmta.cli.progress import bars
 from fastmta.cli.words import size
 from fastmta.store.backup import CannotCopy
@@ -31,7 +38,7 @@ def backup(path: Path, target: Path, as_json: bool) -> None:
     except Locked:
         refuse(f"another backup to {target} is under way")
     except (CannotCopy, lmdb.Error, OSError) as error:
-        refuse(str(error))
+        refuse(in_words(error))
     octets = sum(part.octets for part in note.parts)
     if as_json:
         print_json({"backup": str(target), "octets": octets, "made": note.made})

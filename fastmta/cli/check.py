@@ -130,6 +130,7 @@ def _facts(config: Config) -> dict[str, Any]:
         "hostname": config.hostname,
         "listeners": listeners,
         "relay_networks": [str(network) for network in config.smtp.relay_networks],
+        "domains": sorted(config.domains),
         "routes": routes,
         "pools": pools,
         "dkim": [{"name": one.record_name, "key": str(one.key)} for one in config.dkim],
@@ -145,6 +146,7 @@ def _print_table(facts: dict[str, Any]) -> None:
         (f"{one['service']} on", f"{one['bind']}, tls: {one['tls']}") for one in facts["listeners"]
     ]
     rows += [("relays for", ", ".join(facts["relay_networks"]) or "nobody")]
+    rows += [("mailboxes for", ", ".join(facts["domains"]))] if facts["domains"] else []
     rows += [(f"mail for {one['domain']}", _hops(one)) for one in facts["routes"]]
     rows += [(f"pool {one['name']}", _shares(one["sources"])) for one in facts["pools"]]
     rows += [("signs by", f"{one['name']}, {one['key']}") for one in facts["dkim"]]

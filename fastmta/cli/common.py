@@ -8,7 +8,7 @@ import msgspec
 
 from fastmta.cli.words import visible
 from fastmta.config import Config, ConfigError, Source, read
-from fastmta.privileges import CannotBecome, become, make_folder, to_become
+from fastmta.privileges import CannotBecome, become, make_folder, owner_of, to_become
 
 config_option = click.option(
     "-c",
@@ -29,6 +29,13 @@ def refuse(*lines: str) -> NoReturn:
     raise SystemExit(1)
 
 
+def in_words(error: Exception) -> str:
+    """What an operator is told of it; of an error of the system the file, and no number."""
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
+
+
 def load_or_refuse(path: Path) -> Config:
     """The configuration, or one line for each problem and exit code 1."""
     return read_or_refuse(path)[1]
@@ -38,7 +45,7 @@ def load_as_user(path: Path) -> Config:
     """The same, for what writes in the data directory: root becomes the user whose it is."""
     config = load_or_refuse(path)
     try:
-        if identity := to_become(config):
+        if identity := to_become(config) or owner_of(config.data_dir):
             make_folder(config.data_dir, identity)
             become(identity)
     except CannotBecome as error:

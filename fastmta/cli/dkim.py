@@ -85,6 +85,8 @@ def check(path: Path, as_json: bool) -> None:
     found = [_compare(config, table) for table in config.dkim]
     if as_json:
         print_json(found)
+    elif not found:
+        click.echo("there is no [[dkim]] table: nothing is signed")
     else:
         for one in found:
             say(f"{one['name']}: {one['problem'] or 'ok'}")

@@ -5,7 +5,14 @@ from pathlib import Path
 import click
 import lmdb
 
-from fastmta.cli.common import config_option, json_option, load_as_user, print_json, refuse
+from fastmta.cli.common import (
+    config_option,
+    in_words,
+    json_option,
+    load_as_user,
+    print_json,
+    refuse,
+)
 from fastmta.cli.progress import bars
 from fastmta.cli.words import moment
 from fastmta.store.backup import CannotCopy
@@ -32,7 +39,7 @@ def restore(path: Path, source: Path, as_json: bool) -> None:
     except Locked:
         refuse(f"a server is running with data_dir {data_dir}")
     except (CannotCopy, lmdb.Error, OSError) as error:
-        refuse(str(error))
+        refuse(in_words(error))
     if as_json:
         print_json({"restored": str(source), "made": note.made})
     else:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from fastmta.cli.common import config_option, read_or_refuse, refuse
+from fastmta.cli.common import config_option, in_words, read_or_refuse, refuse
 
 
 @click.command()
@@ -36,6 +36,6 @@ def serve(path: Path) -> None:
     try:
         ended_well = uvloop.run(run())
     except (CannotStart, OSError) as error:
-        refuse(str(error))
+        refuse(in_words(error))
     if not ended_well:
         raise SystemExit(1)

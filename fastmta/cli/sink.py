@@ -1,6 +1,7 @@
 """`fastmta sink`: a receiving SMTP or LMTP server that misbehaves as told."""
 
 import asyncio
+import os
 import signal
 import ssl
 import sys
@@ -14,7 +15,7 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from fastmta.cli.common import json_option, print_json, refuse
+from fastmta.cli.common import in_words, json_option, print_json, refuse
 from fastmta.config import Duration, NextHop
 from fastmta.sink import FATES, KEYWORDS, STEPS, Behaviour, Counts, Mbox, Sink
 
@@ -153,7 +154,7 @@ def sink(
     """
     if behaviour["tempfail"] + behaviour["permfail"] > 1:
         raise click.UsageError("--tempfail and --permfail add up to more than 1")
-    with closing(Mbox(mbox)) if mbox else nullcontext() as box:
+    with closing(_mbox(mbox)) if mbox else nullcontext() as box:
         server = Sink(
             Behaviour(**behaviour),
             take=box.append if box else None,
@@ -170,7 +171,20 @@ def sink(
         try:
             uvloop.run(_serve(server, listen, exit_after, report))
         except OSError as error:
-            refuse(f"{listen}: {error.strerror}")
+            refuse(f"cannot listen on {listen}: {_reason(error)}")
+
+
+def _mbox(path: Path) -> Mbox:
+    try:
+        return Mbox(path)
+    except OSError as error:
+        refuse(in_words(error))
+
+
+def _reason(error: OSError) -> str:
+    """As errno(3) has it; uvloop tells the address once more, and look-ups have numbers below 0."""
+    number = error.errno or 0
+    return os.strerror(number) if number > 0 else str(error.strerror)
 
 
 def _context(certificate: Path, key: Path) -> ssl.SSLContext:

@@ -47,10 +47,11 @@ def _print_json(answers: list[control.WorkerStatus], silent: dict[int, str]) -> 
 
 
 def _print_table(answers: list[control.WorkerStatus], silent: dict[int, str]) -> None:
-    table = Table("worker", "pid", "up", "shards", "sessions in", "connections out", "queued")
-    table.add_column("configuration")
-    for column in table.columns[:-1]:
-        column.justify = "right"
+    # Without a frame: it fits into 80 columns, where a terminal or a pipe has no more.
+    table = Table(box=None, pad_edge=False, header_style="")
+    for name in ("worker", "pid", "up", "shards", "sessions in", "connections out", "queued"):
+        table.add_column(name, justify="right")
+    table.add_column("config")
     for answer in answers:
         table.add_row(*map(str, _cells(answer)))
     Console().print(table)

@@ -10,7 +10,15 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from fastmta.cli.common import config_option, json_option, load_as_user, print_json, refuse, say
+from fastmta.cli.common import (
+    config_option,
+    in_words,
+    json_option,
+    load_as_user,
+    print_json,
+    refuse,
+    say,
+)
 from fastmta.cli.progress import bars
 from fastmta.cli.words import many, size
 from fastmta.store.aside import FOLDER
@@ -50,7 +58,7 @@ def verify(path: Path, repair: bool, backup: Path | None, as_json: bool) -> None
     except Locked:
         refuse(f"a server is running with data_dir {folder}: stop it before a repair")
     except (lmdb.Error, OSError) as error:
-        refuse(str(error))
+        refuse(in_words(error))
     if as_json:
         for part in found:
             print_json(_facts(part))

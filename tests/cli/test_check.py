@@ -42,6 +42,12 @@ def test_a_good_configuration_is_summed_up(file: Path) -> None:
     assert [entry.name for entry in file.parent.iterdir()] == [file.name]
 
 
+def test_domains_of_ours_are_told(file: Path) -> None:
+    file.write_text(f'{GOOD}[domains."b.test"]\n[domains."a.test"]\n')
+    assert "  mailboxes for    a.test, b.test\n" in run("check", "-c", file).stdout
+    assert json.loads(run("check", "-c", file, "--json").stdout)["domains"] == ["a.test", "b.test"]
+
+
 def test_the_same_as_json(file: Path) -> None:
     result = run("check", "-c", file, "--json")
     facts = json.loads(result.stdout)

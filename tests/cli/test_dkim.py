@@ -81,6 +81,12 @@ def test_what_dns_publishes_is_compared(tmp_path: Path) -> None:
     assert "does not answer" in json.loads(server_is_gone.stdout)[0]["problem"]
 
 
+def test_where_nothing_is_signed_the_check_says_so(tmp_path: Path) -> None:
+    (tmp_path / "fastmta.toml").write_text(GOOD)
+    done = run("dkim", "check", "-c", tmp_path / "fastmta.toml")
+    assert (done.returncode, done.stdout) == (0, "there is no [[dkim]] table: nothing is signed\n")
+
+
 def test_the_check_warns_of_an_open_file_and_a_weak_key(tmp_path: Path) -> None:
     key, file = tmp_path / "key.pem", tmp_path / "fastmta.toml"
     subprocess.run([program("openssl"), "genrsa", "-out", key, "1024"], check=True)

@@ -56,6 +56,8 @@ def test_a_running_server(tmp_path: Path) -> None:
         table = status(tmp_path)
         assert table.exit_code == 0
         assert str(rows[0]["pid"]) in table.stdout
+        assert rows[0]["config"] in table.stdout  # whole, where there is no terminal
+        assert max(map(len, table.stdout.splitlines())) <= 80
         assert stat_mode(one.data / "control") == 0o600
     assert not (one.data / "control").exists()
 

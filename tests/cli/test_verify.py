@@ -74,6 +74,12 @@ def test_a_server_that_runs_is_not_repaired(config: Path, data: Path) -> None:
     os.close(held)
 
 
+def test_a_target_that_cannot_be_made_is_told_in_words(config: Path, tmp_path: Path) -> None:
+    target = tmp_path / "nowhere" / "copy"
+    said = fastmta(config, "backup", target, code=1).stderr
+    assert said == f"fastmta: {target}.partial: No such file or directory\n"
+
+
 def test_where_there_is_nothing(config: Path, data: Path, tmp_path: Path) -> None:
     config.write_text(CONFIG.format(tmp_path / "nothing"))
     assert "there is no mail in" in fastmta(config, "verify", code=1).stderr

@@ -315,19 +315,44 @@ def test_an_address_that_goes_is_let_go_of_and_one_above_1024_may_change() -> No
     run(scenario())
 
 
-def test_data_of_somebody_else_are_refused_with_what_to_do() -> None:
+@pytest.mark.parametrize("theirs", [".", "accounts"])
+def test_data_of_somebody_else_are_refused_with_what_to_do(theirs: str) -> None:
     async def scenario() -> None:
         with open_folder() as folder:
             async with ending(LowNode(folder, free_port())) as one:
-                (one.data / "spool" / "0").mkdir(parents=True)
-                one.data.chmod(0o700)
+                for path in (one.data, one.data / "accounts"):
+                    path.mkdir(mode=0o700)
+                    os.chown(path, int(UID), int(GID))
+                os.chown(one.data / theirs, 0, 0)
                 await one.launch(*reaching(folder))
                 assert await one.process.wait() == 1
                 assert one.output() == (
-                    f"fastmta: {one.data} is not {USER}'s: chown -R {USER} {one.data}\n"
+                    f"fastmta: {one.data / theirs} is not {USER}'s: chown -R {USER} {one.data}\n"
                 )
 
     run(scenario())
+
+
+@pytest.mark.parametrize("owned", ["data", "data/lock"])
+def test_root_leaves_no_file_of_his_own_with_a_server_that_never_was_root(owned: str) -> None:
+    """As under systemd: no user is set, and root makes an account."""
+    with open_folder() as folder:
+        (folder / "data").mkdir(mode=0o700)
+        (folder / "data" / "lock").touch()
+        for path in (folder / "data", folder / owned):
+            os.chown(path, int(UID), int(GID))
+        if owned == "data":
+            (folder / "data" / "lock").unlink()
+        text = 'hostname = "relay.example.test"\ndata_dir = "data"\n'
+        listener = '[[listener]]\nservice = "smtp"\nbind = "127.0.0.1:2525"\n'
+        (folder / "fastmta.toml").write_text(text + listener)
+        line = [str(PROGRAM), "account", "add", "-c", str(folder / "fastmta.toml")]
+        add = [*reaching(folder), *line, "bob@example.test", "--generate"]
+        done = subprocess.run(add, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+        made = [path for path in (folder / "data").rglob("*") if path.name != "lock"]
+        assert {path.name for path in made} >= {"accounts", "data.mdb"}
+        assert {str(path.stat().st_uid) for path in made} == {UID}
 
 
 def test_threat_20_a_link_in_the_users_folder_leads_root_nowhere() -> None:
