@@ -25,7 +25,7 @@ SWEEPS: dict[str, tuple[int | str, ...]] = {
 }
 FIRST = 300.0  # messages a second that a peer is taken to do before it was measured
 FEWEST, MOST = 100, 50_000  # messages of a run
-OCTETS = 100 << 20  # of a run at the most
+OCTETS = 400 << 20  # of a run at the most
 
 
 class Step(NamedTuple):
@@ -52,6 +52,9 @@ class Pace:
         rate = self._rates.get(name, FIRST)
         if options.clients == 1:
             rate = min(rate, FIRST)
+        return self.count(rate, options)
+
+    def count(self, rate: float, options: Options) -> int:
         count = min(rate * self._seconds, MOST, OCTETS / options.size)
         return int(max(count, FEWEST, options.clients))
 
@@ -91,6 +94,8 @@ def measure(step: Step, options: Options, pace: Pace, base: Path) -> Run:
     mine = at(options, step.point)
     mine = structs.replace(mine, messages=pace.messages(step.name, mine))
     run = attempt(step, mine, base)
+    if (enough := pace.count(run.rate, mine)) > 2 * mine.messages:  # it ended too soon to tell
+        run = attempt(step, structs.replace(mine, messages=enough), base)
     pace.learn(step.name, run)
     return run
 

@@ -112,7 +112,7 @@ def _chart(chart: Chart) -> timeseries.Panel:
         .description(chart.about)
         .datasource(SOURCE)
         .unit(chart.unit)
-        .min(0)
+        .axis_soft_min(0)  # what is below is shown: a certificate that has expired
         .height(8)
         .line_width(1)
         .fill_opacity(20 if chart.stacked else 8)

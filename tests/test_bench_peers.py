@@ -209,8 +209,19 @@ def test_a_pace_learns_what_a_peer_can_do() -> None:
     pace.learn("a", Run(messages=5000, seconds=1.0))
     assert pace.messages("a", Options()) == 10_000
     assert pace.messages("a", Options(clients=1)) == 600
-    assert pace.messages("a", Options(size=1 << 20)) == 100
+    assert pace.messages("a", Options(size=1 << 20)) == 400
     assert pace.messages("b", Options()) == 600
+
+
+def test_a_run_that_ended_too_soon_is_made_again_for_longer(tmp_path: Path) -> None:
+    pace = sweeps.Pace(2.0)
+    pace.learn("null", Run(messages=10, seconds=1.0))
+    step = sweeps.Step("null", peers.load("null"), "clients", {"clients": 20})
+    run = sweeps.measure(step, Options(), pace, tmp_path)
+    assert run.failed == ""
+    assert run.messages > 2 * 100  # as many as the slowest have to send
+    assert (run.lost, run.duplicated) == (0, 0)
+    assert pace.rate("null") == run.rate
 
 
 # What is written

@@ -132,7 +132,12 @@ async def _demo(folder: Path) -> None:
 
 async def _prepare(folder: Path, ports: dict[str, int]) -> None:
     from fastmta.cli.demo_people import make_accounts, make_certificate, welcome
+    from fastmta.store.env import LOCK, Locked, own
 
+    try:
+        os.close(own(folder / LOCK))
+    except Locked:
+        refuse(f"a demo is running in {folder}: end it, or choose another --dir")
     (folder / "fastmta.toml").write_text(CONFIGURATION.format(**ports))
     (folder / "dispositions.jsonl").touch(0o600)
     make_certificate(folder)

@@ -148,6 +148,16 @@ def test_what_goes_outside_is_in_the_sink(running: Demo) -> None:
     assert "It moves." in running.paste("sink")
 
 
+def test_a_second_demo_leaves_the_first_one_as_it_is(running: Demo) -> None:
+    configuration = (running.folder / "fastmta.toml").read_bytes()
+    done = subprocess.run(
+        [str(PROGRAM), "demo"], cwd=running.cwd, capture_output=True, text=True, timeout=LIMIT
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"fastmta: a demo is running in {running.folder}: end it")
+    assert (running.folder / "fastmta.toml").read_bytes() == configuration
+
+
 # What becomes of mail.
 
 
