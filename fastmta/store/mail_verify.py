@@ -16,7 +16,7 @@ from fastmta.store.env import Transaction
 from fastmta.store.findings import Look, MoveRow, wrong_checksum
 from fastmta.store.mail_rebuild import next_numbers
 from fastmta.store.mail_records import Body, Mailbox, Next
-from fastmta.store.records import Unreadable, checksum_of
+from fastmta.store.records import Unreadable, checksum_of, chunk_key
 
 WINDOW = 4_000_000  # bodies of which owners are counted at a time
 SUSPECTS = 100_000  # that are looked at again together
@@ -234,11 +234,12 @@ class MailCheck:
         plain, seal = records.unseal(row)
         checksum = checksum_of([plain])
         if found.octets is None:
-            there = number = 0
-            while chunks := rows.read_chunks(body, number, txn, self._db):
-                there += sum(map(len, chunks))
-                number += len(chunks)
-                checksum = checksum_of(chunks, checksum)
+            there = 0
+            for number, (key, chunk) in enumerate(rows.all_chunks(body, txn, self._db)):
+                if key != chunk_key(body, number):
+                    return "a part of its octets is missing"
+                there += len(chunk)
+                checksum = checksum_of([chunk], checksum)
             if there != found.size:
                 return f"{there} octets are there of {found.size}"
         return "" if seal in (None, checksum) else wrong_checksum(checksum, seal)
@@ -281,7 +282,10 @@ class MailCheck:
     def _check_chunks(self) -> None:
         """That none is left of a body that is gone."""
         for txn, key in self._look.groups("chunks", 8):
-            if txn.get(key, db=self._db["bodies"]) is None:
+            if len(key) < 8:
+                what = f"row {key.hex()} of chunks is that of no body"
+                self._look.find(what, MoveRow("chunks", key))
+            elif txn.get(key, db=self._db["bodies"]) is None:
                 body = int.from_bytes(key)
                 what = f"chunks are left of body {body}, which is not there"
                 self._look.find(what, mends.Body(body))

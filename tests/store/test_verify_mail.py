@@ -129,6 +129,11 @@ DAMAGE = [
      {"mail-0-body-9.eml"}),
     ("bodies", BODY(1 << 63), records.pack_body(1, b"", (b"x",)), f"body {1 << 63} is in no", ALL,
      {f"mail-0-body-{1 << 63}.eml"}),
+    ("entries", records.entry_key(7, 2) + bytes(500), b"x", "messages are in mailbox 7, which", ALL,
+     {f"mail-0-entry-0000000700000002{'0' * 171}.row"}),
+    ("bodies", bytes(511), b"x", f"row {'00' * 511} of bodies is that of no body", ALL,
+     {f"mail-0-{'0' * 193}.row"}),
+    ("chunks", b"\0", b"x", "row 00 of chunks is that of no body", ALL, {"mail-0-00.row"}),
     ("bodies", b"\0", b"x", "row 00 of bodies is that of no body", ALL, {"mail-0-00.row"}),
     ("bodies", b"\1", b"x", "row 01 of bodies is that of no body", ALL, {"mail-0-01.row"}),
     ("bodies", BODY(2), records.pack_body(3, b"", (b"xyz",)), "where the message tells",
@@ -141,7 +146,7 @@ DAMAGE = [
     ("shares", BODY(2), records.pack_count(3), "counted for 3 messages, is in 1", ALL, set()),
     ("shares", BODY(3), None, "counted for 1 messages, is in 2", ALL, set()),
     ("chunks", BODY(9) + bytes(4), b"x", "chunks are left of body 9", ALL, {"mail-0-body-9.eml"}),
-    ("chunks", BODY(4) + bytes(4), None, "octets are there of 100000", without(3),
+    ("chunks", BODY(4) + bytes(4), None, "a part of its octets is missing", without(3),
      {"mail-0-mailbox-1-4.eml", "mail-0-mailbox-1-4.json"}),
     ("mailboxes", INBOX, b"", "its row cannot be read", ALL, set()),
     ("mailboxes", INBOX, INBOX_ROW, "counted as 9 messages of 9", ALL, set()),
@@ -218,6 +223,18 @@ def test_an_inbox_that_was_lost_counts_for_its_account_again(data: Path) -> None
     list(verify.repair(data, nothing))
     assert stored(data) == without(0, 1, 2, 3)  # and changes what is left
     assert look(data).problems == []
+
+
+def test_a_chunk_that_has_another_number_is_kept_once(data: Path) -> None:
+    def how(txn: Transaction, db: Databases) -> None:
+        first = txn.pop(BODY(4) + bytes(4), db=db["chunks"])
+        txn.put(BODY(4) + b"\x80\0\0\0", first or b"", db=db["chunks"])
+
+    damage(data, how)
+    assert look(data).problems == ["body 4: a part of its octets is missing"]
+    list(verify.repair(data, nothing))
+    assert taken_out(data)["mail-0-mailbox-1-4.eml"] == FRONT + LARGE
+    assert stored(data) == without(3)
 
 
 def test_the_suspects_of_one_count_are_looked_at_again(
