@@ -333,6 +333,12 @@ DAMAGE: dict[str, tuple[Change, str, set[int], set[str]]] = {
         set(),
         set(),
     ),
+    "a segment under another's name": (
+        row_of("fresh", KEY(FRESH[0]) + b"x", lambda row: records.pack_segment([])),
+        "has other messages than it says",
+        set(),
+        {f"spool-0-segment-{format_id(FRESH[0])}.120.row"},
+    ),
     "a segment that is cut to nothing": (
         row_of("fresh", KEY(77), lambda row: b"\1\0\0"),
         f"segment {format_id(77)} cannot be read",

@@ -129,11 +129,14 @@ DAMAGE = [
      {"mail-0-body-9.eml"}),
     ("bodies", BODY(1 << 63), records.pack_body(1, b"", (b"x",)), f"body {1 << 63} is in no", ALL,
      {f"mail-0-body-{1 << 63}.eml"}),
-    ("entries", records.entry_key(7, 2) + bytes(500), b"x", "messages are in mailbox 7, which", ALL,
-     {f"mail-0-entry-0000000700000002{'0' * 171}.row"}),
+    ("entries", records.entry_key(1, 2) + bytes(500), b"x", "of entries is that of nothing", ALL,
+     {f"mail-0-0000000100000002{'0' * 177}.row"}),
+    ("entries", b"\0", b"x", "row 00 of entries is that of nothing", ALL, {"mail-0-00.row"}),
+    ("mailboxes", b"bob", INBOX_ROW, "mailbox 626f62 has no name that can be read", ALL,
+     {"mail-0-626f62.row"}),
     ("bodies", bytes(511), b"x", f"row {'00' * 511} of bodies is that of no body", ALL,
      {f"mail-0-{'0' * 193}.row"}),
-    ("chunks", b"\0", b"x", "row 00 of chunks is that of no body", ALL, {"mail-0-00.row"}),
+    ("chunks", b"\0", b"x", "row 00 of chunks is that of nothing", ALL, {"mail-0-00.row"}),
     ("bodies", b"\0", b"x", "row 00 of bodies is that of no body", ALL, {"mail-0-00.row"}),
     ("bodies", b"\1", b"x", "row 01 of bodies is that of no body", ALL, {"mail-0-01.row"}),
     ("bodies", BODY(2), records.pack_body(3, b"", (b"xyz",)), "where the message tells",
@@ -227,8 +230,8 @@ def test_an_inbox_that_was_lost_counts_for_its_account_again(data: Path) -> None
 
 def test_a_chunk_that_has_another_number_is_kept_once(data: Path) -> None:
     def how(txn: Transaction, db: Databases) -> None:
-        first = txn.pop(BODY(4) + bytes(4), db=db["chunks"])
-        txn.put(BODY(4) + b"\x80\0\0\0", first or b"", db=db["chunks"])
+        txn.delete(BODY(4) + bytes(4), db=db["chunks"])
+        txn.put(BODY(4) + b"\x80\0\0\0", LARGE[:CHUNK], db=db["chunks"])
 
     damage(data, how)
     assert look(data).problems == ["body 4: a part of its octets is missing"]
