@@ -1,15 +1,19 @@
 """Each kind of damage to mailboxes is found, named and repaired; what is whole stays."""
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
+from mmap import PAGESIZE
 from pathlib import Path
 from random import Random
+from subprocess import PIPE
 
 import pytest
 
 from fastmta.store import mail_records as records
 from fastmta.store import verify
-from fastmta.store.env import Databases, Transaction, open_environment
+from fastmta.store.env import Databases, Locked, Transaction, open_environment
 from fastmta.store.findings import Look, Part
 from fastmta.store.mail_ledger import Ledger
 from fastmta.store.mail_records import CHUNK, Flags
@@ -266,6 +270,36 @@ def test_whatever_octets_are_others_the_rest_goes_on(data: Path, seed: int) -> N
     assert look(data).problems == []
     assert len(stored(data)) <= len(ALL)
     assert look(data).problems == []
+
+
+# Opens the mailboxes below a folder, says so, and has them until it is told to end.
+COMMAND = """
+import sys
+from pathlib import Path
+from fastmta.store import mail_records
+from fastmta.store.env import open_environment
+env, _ = open_environment(Path(sys.argv[1]), mail_records.DATABASES)
+print(flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_file_that_a_command_has_open_is_not_made_anew(data: Path) -> None:
+    """What it stores would be in the broken file."""
+    folder = folder_of(data)
+    arguments = [sys.executable, "-c", COMMAND, str(folder)]
+    with subprocess.Popen(arguments, stdin=PIPE, stdout=PIPE) as command:
+        assert command.stdin is not None
+        assert command.stdout is not None
+        command.stdout.readline()
+        octets = (folder / "data.mdb").read_bytes()
+        (folder / "data.mdb").write_bytes(octets[:-PAGESIZE])  # the file it has, cut
+        with pytest.raises(Locked):
+            list(verify.repair(data, nothing))
+        assert not (data / "aside").exists()
+        command.stdin.close()
+    (mended,) = verify.repair(data, nothing)
+    assert "is kept as" in mended.mended[0]
 
 
 class Busy(Look):
