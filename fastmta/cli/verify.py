@@ -56,7 +56,7 @@ def verify(path: Path, repair: bool, backup: Path | None, as_json: bool) -> None
         with bars() as told:
             found = list(_run(folder, repair, told))
     except Locked:
-        refuse(f"a server is running with data_dir {folder}: stop it before a repair")
+        refuse(f"a server is running with data_dir {folder}, or a command: end it before a repair")
     except (lmdb.Error, OSError) as error:
         refuse(in_words(error))
     if as_json:

@@ -13,7 +13,6 @@ from math import inf
 
 import msgspec
 
-from fastmta.mail.envelope import Envelope
 from fastmta.queue.retry import JITTER
 from fastmta.store.spool import Spool
 
@@ -22,7 +21,6 @@ log = logging.getLogger(__name__)
 BACK = 60.0  # seconds that a clock goes back by slewing, and nobody need care
 LOOK = 5.0  # seconds between looks at the clock
 BATCH = 500  # envelopes that are brought back at a time
-POLL = 0.05  # seconds between looks whether a batch is settled
 
 
 class ClockWatch:
@@ -58,7 +56,8 @@ class ClockWatch:
             for envelope in claimed:
                 self._spool.settle(envelope, msgspec.structs.replace(envelope, due=time.time()))
             brought += len(claimed)
-            await self._until_settled(claimed)
+            # Whether they are out says nothing: they may be in a ready queue already, for hours.
+            await self._spool.written()
         if brought:
             log.warning("the clock was ahead: %d envelopes that waited for it are due", brought)
         return latest
@@ -66,7 +65,3 @@ class ClockWatch:
     def _latest(self) -> float:
         self._most = max(self._most, self._longest())
         return time.time() + self._most * (1 + JITTER) + BACK
-
-    async def _until_settled(self, claimed: list[Envelope]) -> None:
-        while any(map(self._spool.is_out, claimed)):  # noqa: ASYNC110
-            await asyncio.sleep(POLL)

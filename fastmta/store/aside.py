@@ -16,6 +16,7 @@ from fastmta.mail.envelope import Envelope, format_id
 from fastmta.store.env import flush_names, make_private
 
 FOLDER = "aside"  # in the data directory
+LONGEST_NAME = 200  # octets; a file system has 255, and a number and a suffix follow
 MOST_OPEN = 100  # files that are not flushed yet
 
 
@@ -33,7 +34,7 @@ class Aside:
     ) -> str:
         """Keep a message, what is known of it, and the row as it was; gives the name it has."""
         make_private(self.path)
-        stem = f"{self.part.replace('/', '-')}-{name}"
+        stem = f"{self.part.replace('/', '-')}-{name}"[:LONGEST_NAME]
         if pieces := [piece for piece in octets if piece]:
             stem = self._write(stem, ".eml", pieces)
         if facts is not None:

@@ -125,6 +125,18 @@ def open_environment(
     return env, handles
 
 
+def refuse_open(folder: Path) -> None:
+    """Locked if another process has an environment open, which this one has not.
+
+    LMDB locks the first octet of its file of locks for as long.
+    """
+    with suppress(FileNotFoundError), (folder / "lock.mdb").open("r+b") as lock:
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB, 1)
+        except (BlockingIOError, PermissionError):  # fcntl(2): EAGAIN or EACCES
+            raise Locked(f"{folder} is in use by another process") from None
+
+
 def make_private(folder: Path) -> None:
     """Make a folder and those above it for us alone: the mode of mkdir is for the last one only."""
     if not folder.is_dir():

@@ -203,18 +203,21 @@ async def _export_some(
 ) -> None:
     found = await boxes.read_several(mailbox, [uid for uid, _ in some])
     for (uid, entry), octets in zip(some, found, strict=True):
+        if not isinstance(octets, Exception) and len(octets) < entry.size:
+            octets = await _read_whole(boxes, mailbox, uid)
         if isinstance(octets, Unreadable):
             result.damaged.append(uid)
         elif not isinstance(octets, Exception):  # else it is gone
-            if len(octets) < entry.size:
-                octets = await _read_whole(boxes, mailbox, uid)
             target.add(uid, Mail(octets, entry.date, entry.flags, tuple(entry.keywords)))
             result.exported += 1
 
 
-async def _read_whole(boxes: Mailboxes, mailbox: int, uid: int) -> bytes:
-    """A message that is longer than what one look gives."""
+async def _read_whole(boxes: Mailboxes, mailbox: int, uid: int) -> bytes | Exception:
+    """A message that is longer than what one look gives, or what `read` raises."""
     pieces: list[bytes] = []
-    while more := await boxes.read(mailbox, uid, len(pieces)):
-        pieces += more
+    try:
+        while more := await boxes.read(mailbox, uid, len(pieces)):
+            pieces += more
+    except (KeyError, Unreadable) as error:
+        return error
     return b"".join(pieces)

@@ -98,7 +98,7 @@ class Strays:
             while more and (key := cursor.key()).startswith(self._start):
                 row = cursor.value()
                 aside.save(f"entry-{key.hex()}", facts=_facts(key, row, b""), row=row)
-                txn.put(b"entries:" + key, row, db=db["aside"])
+                txn.put(rows.aside_key("entries", key), row, db=db["aside"])
                 count += 1
                 more = cursor.delete()
         return f"{count} moved aside"
@@ -225,10 +225,7 @@ def _octets(txn: Transaction, db: Databases, body: int, row: bytes) -> Iterator[
         if (inside := records.unpack_octets(row)) is not None:
             yield inside
             return
-    number = 0
-    while chunks := rows.read_chunks(body, number, txn, db):
-        yield from chunks
-        number += len(chunks)
+    yield from (octets for _, octets in rows.all_chunks(body, txn, db))
 
 
 def _facts(key: bytes, row: bytes, name: bytes) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from fastmta.store import mail_records as records
 from fastmta.store import rows
 from fastmta.store.env import Databases, Transaction
 from fastmta.store.mail_records import Entry, Mailbox
-from fastmta.store.records import Unreadable
+from fastmta.store.records import CHUNK, Unreadable
 
 PAGE = 2048  # entries that one look passes over
 
@@ -120,21 +120,23 @@ def read_message(
     """Pieces of a message from number `first` on, about so many octets.
 
     The first is what stands in front. KeyError if the message is gone; Unreadable if its row or
-    its body's cannot be read.
+    its body's cannot be read, or a part of it is missing: who reads has no other way to know.
     """
     row = txn.get(records.entry_key(mailbox, uid), db=db["entries"])
     if row is None:
         raise KeyError(uid)
     body, front = records.unpack_place(row)
-    if first > 1:
-        return rows.read_chunks(body, first - 1, txn, db, octets)
     row = txn.get(records.body_key(body), db=db["bodies"])
     if row is None:
         raise Unreadable(f"body {body} is not there")
-    inline = records.unpack_octets(row)
-    if inline is not None:
-        return [front, inline][first:] if first else [front, inline]
-    return [front, *rows.read_chunks(body, 0, txn, db, octets)][first:]
+    known = records.unpack_body(row)
+    if known.octets is not None:
+        return [front, known.octets][first:]
+    number = max(0, first - 1)
+    chunks = rows.read_chunks(body, number, txn, db, octets)
+    if sum(map(len, chunks)) < min(octets, known.size - number * CHUNK):
+        raise Unreadable(f"a part of body {body} is missing")
+    return chunks if first else [front, *chunks]
 
 
 def read_messages(

@@ -16,9 +16,10 @@ from fastmta.store.env import Transaction
 from fastmta.store.findings import Look, MoveRow, wrong_checksum
 from fastmta.store.mail_rebuild import next_numbers
 from fastmta.store.mail_records import Body, Mailbox, Next
-from fastmta.store.records import Unreadable, checksum_of
+from fastmta.store.records import Unreadable, checksum_of, chunk_key
 
 WINDOW = 4_000_000  # bodies of which owners are counted at a time
+KEYS = {"names": 4, "entries": 8, "shares": 8, "chunks": 12}  # octets
 SUSPECTS = 100_000  # that are looked at again together
 
 
@@ -46,6 +47,7 @@ class MailCheck:
         self._suspects: dict[int, Owners] = {}
 
     def run(self) -> None:
+        self._check_keys()
         self._check_mailboxes()
         self._check_totals()
         self._check_strays()
@@ -58,6 +60,14 @@ class MailCheck:
         self._check_receipts()
         self._check_next()
 
+    def _check_keys(self) -> None:
+        """Those that name something else, by their length; they are out of the way of all else."""
+        for name, length in KEYS.items():
+            for key in self._look.keys(name):
+                if len(key) != length:
+                    what = f"row {key.hex()} of {name} is that of nothing"
+                    self._look.find(what, MoveRow(name, key))
+
     # Mailboxes and their entries
 
     def _check_mailboxes(self) -> None:
@@ -67,12 +77,11 @@ class MailCheck:
 
     def _check_mailbox(self, txn: Transaction, key: bytes, row: bytes | None) -> None:
         self.counts["mailboxes"] += 1
-        try:
-            name = " ".join(records.split_name(key))
-        except UnicodeDecodeError as error:
-            what = f"mailbox {key.hex()} has no name that can be read: {error}"
+        if not _can_be_read(key):
+            what = f"mailbox {key.hex()} has no name that can be read"
             self._look.find(what, MoveRow("mailboxes", key))
             return
+        name = " ".join(records.split_name(key))
         try:
             mailbox = records.unpack_mailbox(row or b"")
         except Unreadable as error:
@@ -89,6 +98,9 @@ class MailCheck:
         with txn.cursor(self._db["entries"]) as cursor:
             more = cursor.set_range(start)
             while more and (place := cursor.key()).startswith(start):
+                if len(place) != KEYS["entries"]:
+                    more = cursor.next()
+                    continue
                 last = int.from_bytes(place[4:])
                 try:
                     entry = records.unpack_entry(cursor.value())
@@ -143,6 +155,8 @@ class MailCheck:
     def _check_strays(self) -> None:
         """Entries of mailboxes that are not there."""
         for txn, start in self._look.groups("entries", 4):
+            if len(start) < 4:
+                continue  # and is told as such: what begins so is not of one mailbox
             key = txn.get(start, db=self._db["names"])
             row = None if key is None else txn.get(key, db=self._db["mailboxes"])
             try:
@@ -234,11 +248,12 @@ class MailCheck:
         plain, seal = records.unseal(row)
         checksum = checksum_of([plain])
         if found.octets is None:
-            there = number = 0
-            while chunks := rows.read_chunks(body, number, txn, self._db):
-                there += sum(map(len, chunks))
-                number += len(chunks)
-                checksum = checksum_of(chunks, checksum)
+            there = 0
+            for number, (key, chunk) in enumerate(rows.all_chunks(body, txn, self._db)):
+                if key != chunk_key(body, number):
+                    return "a part of its octets is missing"
+                there += len(chunk)
+                checksum = checksum_of([chunk], checksum)
             if there != found.size:
                 return f"{there} octets are there of {found.size}"
         return "" if seal in (None, checksum) else wrong_checksum(checksum, seal)
@@ -281,7 +296,7 @@ class MailCheck:
     def _check_chunks(self) -> None:
         """That none is left of a body that is gone."""
         for txn, key in self._look.groups("chunks", 8):
-            if txn.get(key, db=self._db["bodies"]) is None:
+            if len(key) == 8 and txn.get(key, db=self._db["bodies"]) is None:
                 body = int.from_bytes(key)
                 what = f"chunks are left of body {body}, which is not there"
                 self._look.find(what, mends.Body(body))
@@ -318,6 +333,7 @@ def _body_of(key: bytes) -> int:
 
 def _can_be_read(key: bytes) -> bool:
     try:
-        return bool(records.split_name(key))
+        account, name = records.split_name(key)
+        return bool(account and name)
     except UnicodeDecodeError:
         return False

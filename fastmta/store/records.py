@@ -173,6 +173,8 @@ def unpack_segment(row: bytes) -> Iterator[Entry]:
 
 def _unpack_single(row: bytes) -> Entry | None:
     """The one message of a row, as it was before segments; None where it is not that."""
+    if len(row) < _SINGLE.size:
+        return None
     _, length = _SINGLE.unpack_from(row)
     body = _SINGLE.size + length
     envelope = _PLAIN + row[_SINGLE.size : body]

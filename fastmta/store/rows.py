@@ -1,6 +1,6 @@
 """What is done to the spool's rows inside a transaction; `records` says what they look like."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from math import inf
 from typing import NamedTuple
@@ -27,13 +27,17 @@ class MoveAside:
     def apply(self, txn: Transaction, db: Databases) -> None:
         row = txn.pop(self.key, db=db[self.database])
         if row is not None:
-            name = self.database.encode() + b":" + self.key
-            txn.put(name[:LONGEST_KEY], row, db=db["aside"])
+            txn.put(aside_key(self.database, self.key), row, db=db["aside"])
         if self.waiting is not None:
             txn.delete(self.waiting, db=db["waiting"])
 
     def finished(self, error: Exception | None) -> None:
         pass  # it was reported when it was found, and is found again where this failed
+
+
+def aside_key(database: str, key: bytes) -> bytes:
+    """Where a row is kept that is moved aside."""
+    return (database.encode() + b":" + key)[:LONGEST_KEY]
 
 
 class Found:
@@ -103,17 +107,31 @@ def delete_body(txn: Transaction, db: Databases, message: int) -> None:
 def read_chunks(
     message: int, first: int, txn: Transaction, db: Databases, most: int = READ_OCTETS
 ) -> list[bytes]:
-    """Chunks of a message from number `first` on, about `most` octets; [] at the end."""
+    """Chunks of a message from number `first` on, about `most` octets; [] at the end.
+
+    The end is also where one is missing: what stands behind it is not to be taken for it.
+    """
     chunks: list[bytes] = []
     octets = 0
-    key = records.message_key(message)
+    key = records.chunk_key(message, first)
     with txn.cursor(db["chunks"]) as cursor:
-        found = cursor.set_range(records.chunk_key(message, first))
-        while found and octets < most and cursor.key().startswith(key):
+        found = cursor.set_range(key)
+        while found and octets < most and cursor.key() == key:
             chunks.append(cursor.value())
             octets += len(chunks[-1])
+            key = records.chunk_key(message, first + len(chunks))
             found = cursor.next()
     return chunks
+
+
+def all_chunks(message: int, txn: Transaction, db: Databases) -> Iterator[tuple[bytes, bytes]]:
+    """Keys and octets of all that there is of a message, whatever is missing in between."""
+    prefix = records.message_key(message)
+    with txn.cursor(db["chunks"]) as cursor:
+        more = cursor.set_range(prefix)
+        while more and cursor.key().startswith(prefix):
+            yield cursor.item()
+            more = cursor.next()
 
 
 def scan_lanes(txn: Transaction, db: Databases) -> list[LaneStart]:

@@ -169,12 +169,7 @@ def _name(key: bytes) -> str:
 
 def _chunks(txn: Transaction, db: Databases, message: int) -> Iterator[bytes]:
     """All that there is of a message, whatever is missing in between."""
-    prefix = records.message_key(message)
-    with txn.cursor(db["chunks"]) as cursor:
-        more = cursor.set_range(prefix)
-        while more and cursor.key().startswith(prefix):
-            yield cursor.value()
-            more = cursor.next()
+    return (octets for _, octets in rows.all_chunks(message, txn, db))
 
 
 def _readable(row: bytes) -> Iterator[Entry]:

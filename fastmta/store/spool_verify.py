@@ -14,7 +14,7 @@ from fastmta.store.records import Entry, Unreadable
 
 CANDIDATES = 10_000  # messages with octets and no envelope of their own that are looked at together
 LATEST = 1 << 44  # seconds since the epoch
-_MESSAGE_KEY = 8  # octets
+_MESSAGE_KEY, _ENVELOPE_KEY = 8, 10  # octets
 
 
 class Body(NamedTuple):
@@ -68,7 +68,8 @@ class SpoolCheck:
             self._look.find(f"{_segment(key)} cannot be read: {error}", spool_mend.Segment(key))
             return
         known = [entry.message for entry in entries]
-        if len({*known}) < len(known) or known[:1] != [records.message_of(key)]:
+        is_own = len(key) == _MESSAGE_KEY and known[:1] == [records.message_of(key)]
+        if len({*known}) < len(known) or not is_own:
             what = f"{_segment(key)} has other messages than it says"
             self._look.find(what, spool_mend.Segment(key))
             return
@@ -137,6 +138,11 @@ class SpoolCheck:
 
     def _check_turn(self, txn: Transaction, key: bytes) -> None:
         named = records.position_envelope(key[records.LANE_SIZE :])
+        if len(named) != _ENVELOPE_KEY:  # LMDB looks for no key that is empty
+            self._look.find(
+                f"row {key.hex()} of waiting is that of no turn", spool_mend.NoTurn(key)
+            )
+            return
         row = txn.get(named, db=self._db["envelopes"])
         try:
             envelope = records.unpack_envelope(row) if row is not None else None
@@ -159,22 +165,22 @@ class SpoolCheck:
         return self._body
 
     def _count_chunks(self, txn: Transaction, message: int) -> Body:
-        octets, checksum, expected = 0, 0, records.chunk_key(message, 0)
-        with txn.cursor(self._db["chunks"]) as cursor:
-            more = cursor.set_range(prefix := records.message_key(message))
-            while more and (key := cursor.key()).startswith(prefix):
-                if key != expected:
-                    return GAP
-                octets += len(chunk := cursor.value())
-                checksum = records.checksum_of([chunk], checksum)
-                expected = key[:-4] + (int.from_bytes(key[-4:]) + 1).to_bytes(4)
-                more = cursor.next()
+        octets = checksum = 0
+        for number, (key, chunk) in enumerate(rows.all_chunks(message, txn, self._db)):
+            if key != records.chunk_key(message, number):
+                return GAP
+            octets += len(chunk)
+            checksum = records.checksum_of([chunk], checksum)
         return Body(octets, checksum)
 
     def _check_chunks(self) -> None:
         """That nothing is left of a message whose envelopes are gone."""
         candidates: list[int] = []
         for txn, prefix in self._look.groups("chunks", _MESSAGE_KEY):
+            if len(prefix) < _MESSAGE_KEY:
+                what = f"row {prefix.hex()} of chunks is that of no message"
+                self._look.find(what, MoveRow("chunks", prefix))
+                continue
             message = int.from_bytes(prefix)
             if not rows.has_envelopes(txn, self._db, message):
                 candidates.append(message)
@@ -188,7 +194,7 @@ class SpoolCheck:
             for message in candidates:
                 if message in fresh or rows.has_envelopes(txn, self._db, message):
                     continue
-                if rows.read_chunks(message, 0, txn, self._db, 1):
+                if any(rows.all_chunks(message, txn, self._db)):
                     self._look.find(
                         f"message {format_id(message)} has no envelope any more",
                         spool_mend.Stray(message),

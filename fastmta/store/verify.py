@@ -23,6 +23,7 @@ from fastmta.store.env import (
     flush_names,
     open_environment,
     own,
+    refuse_open,
 )
 from fastmta.store.findings import Finding, Look, Part
 from fastmta.store.mail_verify import check_mail
@@ -184,7 +185,11 @@ class _Environment:
         self._part.problems += [each.what for each in findings if each.what not in known]
 
     def _make_anew(self, aside: Aside) -> None:
-        """A file with the rows that can still be read takes the place of one that is broken."""
+        """A file with the rows that can still be read takes the place of one that is broken.
+
+        Locked while another command has that one open: what it stores would go with it.
+        """
+        refuse_open(self._folder)
         beside = self._folder / "anew"
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(mode=0o700)
@@ -193,6 +198,7 @@ class _Environment:
             count = _copy(salvage.rows(), beside, self._kind.databases)
             last = max((meta.transaction for meta in salvage.metas()), default=0)
         pages.set_transaction(beside / DATA, min(last, LAST_TRANSACTION))
+        refuse_open(self._folder)  # copying takes long
         kept = aside.keep(self._folder / DATA)
         (beside / DATA).rename(self._folder / DATA)
         (self._folder / "lock.mdb").unlink(missing_ok=True)

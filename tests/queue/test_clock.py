@@ -62,6 +62,22 @@ def test_a_thousand_of_many_lanes_are_brought_back(tmp_path: Path) -> None:
     run(scenario())
 
 
+def test_what_is_brought_back_and_stays_out_keeps_nothing_waiting(tmp_path: Path) -> None:
+    """A batch is in ready queues, for as long as a destination is slow; more waits behind it."""
+    later = time.time() + DAY
+    fill(tmp_path, (waiting(n, f"d{n % 7}.test", later + n) for n in range(1, 1202)))
+
+    async def scenario() -> None:
+        async with opened(tmp_path) as (one, box):
+            runner = asyncio.ensure_future(watch(one).run())
+            while len(box.handed) < 1201:  # none of which is settled
+                await one.wait_due()
+                await one.lease()
+            runner.cancel()
+
+    run(scenario())
+
+
 def test_a_clock_that_was_ahead_between_two_looks_is_noticed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -72,8 +72,11 @@ def count(box: Mailboxes, database: str) -> int:
     return box._env.read_now(lambda txn, db: int(txn.stat(db[database])["entries"]))
 
 
-def damage(box: Mailboxes, database: str, key: bytes, row: bytes) -> None:
+def damage(box: Mailboxes, database: str, key: bytes, row: bytes | None) -> None:
     with box._env._env.begin(write=True) as txn:
+        if row is None:
+            assert txn.delete(key, db=box._env._db[database])
+            return
         assert txn.replace(key, row, db=box._env._db[database]) is not None
 
 
@@ -455,6 +458,30 @@ def test_the_structure_is_kept_and_fits_every_recipient(tmp_path: Path) -> None:
                     assert [part.data[part.body_start : part.end] for part in root.parts] == [
                         b"one"
                     ]
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("lost", [0, 3, 19, 99])
+@pytest.mark.parametrize("size", [100, 20])
+def test_a_message_that_has_lost_a_part_is_not_given_for_a_whole_one(
+    tmp_path: Path, size: int, lost: int
+) -> None:
+    """It may be longer than what one look gives, or not."""
+
+    async def scenario() -> None:
+        async with mailboxes(tmp_path) as box:
+            await box.append(post(b"x" * (size * CHUNK - 1), BOB))
+            mailbox = (await box.open(BOB)).mailbox
+            chunk = min(lost, size - 1)
+            damage(box, "chunks", records.body_key(1) + chunk.to_bytes(4), None)
+            pieces = 0
+            with pytest.raises(Unreadable):
+                while more := await box.read(mailbox, 1, pieces):
+                    pieces += len(more)
+            (begin,) = await box.read_several(mailbox, [1])
+            assert isinstance(begin, Unreadable) == (chunk < 20)
+            assert list((await box.open(BOB)).uids) == [1]  # for a repair to keep what there is
 
     run(scenario())
 

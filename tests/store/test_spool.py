@@ -82,6 +82,27 @@ def rows_in(folder: Path) -> dict[str, int]:
             return {name: txn.stat(handle)["entries"] for name, handle in db.items()}
 
 
+def test_what_stands_behind_a_lost_part_is_not_taken_for_it(tmp_path: Path) -> None:
+    """Else as many octets were read as the message had, and others."""
+    content = b"".join(b"%06d\r\n" % n for n in range(100 * records.CHUNK // 8))
+
+    async def scenario() -> None:
+        async with opened(tmp_path) as (one, box):
+            await accept(one, arrival(one, "bob@to.test", content=content))
+            [envelope] = await box.wait(1)
+        env, db = store_env.open_environment(tmp_path, records.DATABASES)
+        with env, env.begin(write=True) as txn:
+            for number in range(3, 6):
+                txn.delete(records.chunk_key(envelope.message, number), db=db["chunks"])
+        async with opened(tmp_path) as (one, _):
+            parts: list[bytes] = []
+            while more := await one.read(envelope.message, len(parts)):
+                parts += more
+            assert b"".join(parts) == content[: 3 * records.CHUNK]
+
+    run(scenario())
+
+
 def test_one_put_and_one_delete_for_a_message_that_leaves_at_once(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with opened(tmp_path) as (one, box):

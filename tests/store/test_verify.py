@@ -327,6 +327,30 @@ DAMAGE: dict[str, tuple[Change, str, set[int], set[str]]] = {
         set(),
         set(),
     ),
+    "a turn whose name is cut": (
+        row_of("waiting", bytes(5), lambda row: b"abcd"),
+        "row 0000000000 of waiting is that of no turn",
+        set(),
+        set(),
+    ),
+    "a segment under another's name": (
+        row_of("fresh", KEY(FRESH[0]) + b"x", lambda row: records.pack_segment([])),
+        "has other messages than it says",
+        set(),
+        {f"spool-0-segment-{format_id(FRESH[0])}.120.row"},
+    ),
+    "a segment that is cut to nothing": (
+        row_of("fresh", KEY(77), lambda row: b"\1\0\0"),
+        f"segment {format_id(77)} cannot be read",
+        set(),
+        {f"spool-0-segment-{format_id(77)}.row"},
+    ),
+    "octets with a name that is cut": (
+        row_of("chunks", b"\0\1", lambda row: b"x"),
+        "row 0001 of chunks is that of no message",
+        set(),
+        {"spool-0-0001.row"},
+    ),
     "octets of nobody": (
         row_of("chunks", records.chunk_key(77, 0), lambda row: b"From: x\r\n\r\n"),
         f"message {format_id(77)} has no envelope any more",

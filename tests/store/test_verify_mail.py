@@ -1,15 +1,19 @@
 """Each kind of damage to mailboxes is found, named and repaired; what is whole stays."""
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
+from mmap import PAGESIZE
 from pathlib import Path
 from random import Random
+from subprocess import PIPE
 
 import pytest
 
 from fastmta.store import mail_records as records
 from fastmta.store import verify
-from fastmta.store.env import Databases, Transaction, open_environment
+from fastmta.store.env import Databases, Locked, Transaction, open_environment
 from fastmta.store.findings import Look, Part
 from fastmta.store.mail_ledger import Ledger
 from fastmta.store.mail_records import CHUNK, Flags
@@ -129,6 +133,14 @@ DAMAGE = [
      {"mail-0-body-9.eml"}),
     ("bodies", BODY(1 << 63), records.pack_body(1, b"", (b"x",)), f"body {1 << 63} is in no", ALL,
      {f"mail-0-body-{1 << 63}.eml"}),
+    ("entries", records.entry_key(1, 2) + bytes(500), b"x", "of entries is that of nothing", ALL,
+     {f"mail-0-0000000100000002{'0' * 177}.row"}),
+    ("entries", b"\0", b"x", "row 00 of entries is that of nothing", ALL, {"mail-0-00.row"}),
+    ("mailboxes", b"bob", INBOX_ROW, "mailbox 626f62 has no name that can be read", ALL,
+     {"mail-0-626f62.row"}),
+    ("bodies", bytes(511), b"x", f"row {'00' * 511} of bodies is that of no body", ALL,
+     {f"mail-0-{'0' * 193}.row"}),
+    ("chunks", b"\0", b"x", "row 00 of chunks is that of nothing", ALL, {"mail-0-00.row"}),
     ("bodies", b"\0", b"x", "row 00 of bodies is that of no body", ALL, {"mail-0-00.row"}),
     ("bodies", b"\1", b"x", "row 01 of bodies is that of no body", ALL, {"mail-0-01.row"}),
     ("bodies", BODY(2), records.pack_body(3, b"", (b"xyz",)), "where the message tells",
@@ -141,7 +153,7 @@ DAMAGE = [
     ("shares", BODY(2), records.pack_count(3), "counted for 3 messages, is in 1", ALL, set()),
     ("shares", BODY(3), None, "counted for 1 messages, is in 2", ALL, set()),
     ("chunks", BODY(9) + bytes(4), b"x", "chunks are left of body 9", ALL, {"mail-0-body-9.eml"}),
-    ("chunks", BODY(4) + bytes(4), None, "octets are there of 100000", without(3),
+    ("chunks", BODY(4) + bytes(4), None, "a part of its octets is missing", without(3),
      {"mail-0-mailbox-1-4.eml", "mail-0-mailbox-1-4.json"}),
     ("mailboxes", INBOX, b"", "its row cannot be read", ALL, set()),
     ("mailboxes", INBOX, INBOX_ROW, "counted as 9 messages of 9", ALL, set()),
@@ -220,6 +232,18 @@ def test_an_inbox_that_was_lost_counts_for_its_account_again(data: Path) -> None
     assert look(data).problems == []
 
 
+def test_a_chunk_that_has_another_number_is_kept_once(data: Path) -> None:
+    def how(txn: Transaction, db: Databases) -> None:
+        txn.delete(BODY(4) + bytes(4), db=db["chunks"])
+        txn.put(BODY(4) + b"\x80\0\0\0", LARGE[:CHUNK], db=db["chunks"])
+
+    damage(data, how)
+    assert look(data).problems == ["body 4: a part of its octets is missing"]
+    list(verify.repair(data, nothing))
+    assert taken_out(data)["mail-0-mailbox-1-4.eml"] == FRONT + LARGE
+    assert stored(data) == without(3)
+
+
 def test_the_suspects_of_one_count_are_looked_at_again(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -246,6 +270,36 @@ def test_whatever_octets_are_others_the_rest_goes_on(data: Path, seed: int) -> N
     assert look(data).problems == []
     assert len(stored(data)) <= len(ALL)
     assert look(data).problems == []
+
+
+# Opens the mailboxes below a folder, says so, and has them until it is told to end.
+COMMAND = """
+import sys
+from pathlib import Path
+from fastmta.store import mail_records
+from fastmta.store.env import open_environment
+env, _ = open_environment(Path(sys.argv[1]), mail_records.DATABASES)
+print(flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_file_that_a_command_has_open_is_not_made_anew(data: Path) -> None:
+    """What it stores would be in the broken file."""
+    folder = folder_of(data)
+    arguments = [sys.executable, "-c", COMMAND, str(folder)]
+    with subprocess.Popen(arguments, stdin=PIPE, stdout=PIPE) as command:
+        assert command.stdin is not None
+        assert command.stdout is not None
+        command.stdout.readline()
+        octets = (folder / "data.mdb").read_bytes()
+        (folder / "data.mdb").write_bytes(octets[:-PAGESIZE])  # the file it has, cut
+        with pytest.raises(Locked):
+            list(verify.repair(data, nothing))
+        assert not (data / "aside").exists()
+        command.stdin.close()
+    (mended,) = verify.repair(data, nothing)
+    assert "is kept as" in mended.mended[0]
 
 
 class Busy(Look):

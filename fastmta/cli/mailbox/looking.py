@@ -105,6 +105,8 @@ async def _show_one(boxes: Mailboxes, mailbox: Snapshot, uid: int) -> None:
             number += len(pieces)
     except KeyError:
         refuse(f"there is no message {uid}")
+    except Unreadable as error:
+        refuse(f"message {uid} cannot be read: {error}")
     sys.stdout.flush()
 
 
